@@ -1,0 +1,176 @@
+//! The seam: what a service may ask of a store, whatever holds the bytes.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gf_digest::{Digest, InstanceName};
+
+use crate::StoreError;
+
+/// The number under which the store knows an owner of blobs: one tenant, one number, never used again for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerId(pub u32);
+
+/// How bytes are written on the wire or at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// As they are.
+    Identity,
+    /// One or more concatenated zstd frames.
+    Zstd,
+}
+
+/// Which encodings a reader takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accept {
+    /// Only the bytes as they are.
+    Identity,
+    /// Only zstd: bytes held raw are compressed on the way out.
+    Zstd,
+    /// Whichever the store holds; [`BlobRead::encoding`] tells which came.
+    Any,
+}
+
+/// A part of a blob, in uncompressed bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    /// Where to begin. Equal to the size: nothing is read. Beyond it: [`StoreError::OutOfRange`].
+    pub offset: u64,
+    /// At most so many bytes; `None` for all that follow.
+    pub limit: Option<u64>,
+}
+
+impl ByteRange {
+    /// The whole blob.
+    pub const ALL: Self = Self { offset: 0, limit: None };
+}
+
+/// A blob that arrives whole.
+#[derive(Clone, Debug)]
+pub struct NewBlob {
+    /// The digest of the uncompressed bytes.
+    pub digest: Digest,
+    /// The bytes, encoded as `encoding` says.
+    pub bytes: Bytes,
+    /// The encoding of `bytes`.
+    pub encoding: Encoding,
+}
+
+/// Which small named records an entry belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EntryTable {
+    /// Action results, by the digest of their action.
+    ActionResult = 1,
+    /// Bytes that HTTP clients keep under `/ac/` and that are no action results (ccache).
+    OpaqueResult = 2,
+}
+
+/// The key of an entry: a small record that is no blob, since its key is not the digest of its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EntryKey {
+    /// The kind of record.
+    pub table: EntryTable,
+    /// The owner.
+    pub owner: OwnerId,
+    /// The instance; the same digest under another instance is another entry.
+    pub instance: InstanceName,
+    /// The digest that the record is about.
+    pub digest: Digest,
+}
+
+/// A content-addressed store.
+///
+/// Every call that reports a blob present, or serves it, extends its lease. Absence is only ever reported when it
+/// is certain; when the store cannot know, it answers [`StoreError::Io`].
+#[async_trait]
+pub trait BlobStore: Send + Sync + 'static {
+    /// The digests among `digests` that `owner` must upload, each once, in the order asked. Extends the lease of
+    /// the others. The empty blob is always present.
+    async fn find_missing(&self, owner: OwnerId, digests: &[Digest]) -> Result<Vec<Digest>, StoreError>;
+
+    /// Opens a part of a blob for reading. The reader holds what it reads: eviction does not cut it off.
+    async fn read(
+        &self,
+        owner: OwnerId,
+        digest: Digest,
+        range: ByteRange,
+        accept: Accept,
+    ) -> Result<BlobRead, StoreError>;
+
+    /// Reads whole small blobs, one answer for each digest, in order. The caller bounds the sum of their sizes.
+    async fn read_batch(
+        &self,
+        owner: OwnerId,
+        digests: &[Digest],
+        accept: Accept,
+    ) -> Vec<Result<(Bytes, Encoding), StoreError>>;
+
+    /// Stores whole blobs, one answer for each, in order. What is answered `Ok` survives a killed process, and a
+    /// power cut after the store's stated window.
+    async fn write_batch(&self, owner: OwnerId, blobs: Vec<NewBlob>) -> Vec<Result<(), StoreError>>;
+
+    /// Begins an upload in pieces. Reserves the space; dropping the upload gives it back.
+    async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// The chunks, in order, that make up a blob; each is a blob of its own that `owner` can read from now on.
+    /// [`StoreError::NotSplit`] when the blob is smaller than a chunk.
+    async fn split(&self, owner: OwnerId, digest: Digest) -> Result<Vec<Digest>, StoreError>;
+
+    /// Makes a blob out of chunks that `owner` holds, verified by hashing; nothing is copied.
+    async fn splice(&self, owner: OwnerId, digest: Digest, chunks: &[Digest]) -> Result<(), StoreError>;
+
+    /// Reads an entry and extends its life; `None` when there is none.
+    async fn get_entry(&self, key: &EntryKey) -> Result<Option<Bytes>, StoreError>;
+
+    /// Writes or replaces an entry, as durable as [`Self::write_batch`].
+    async fn put_entry(&self, key: &EntryKey, value: Bytes) -> Result<(), StoreError>;
+
+    /// Removes an entry; whether there was one. A removed entry stays removed after a crash.
+    async fn remove_entry(&self, key: &EntryKey) -> Result<bool, StoreError>;
+}
+
+/// An upload under way. Bytes are hashed, and decoded where they are compressed, as they come.
+#[async_trait]
+pub trait Upload: Send {
+    /// Whether `owner` already has this blob, so that the client may stop sending. Checked anew at each call.
+    fn already_present(&self) -> bool;
+
+    /// Encoded bytes taken so far: where a resumed upload goes on.
+    fn received_bytes(&self) -> u64;
+
+    /// Takes the next encoded bytes. An error is final: the upload is void and its space given back.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Checks size and digest and makes the blob visible to the owner.
+    async fn finish(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// A blob, or a part of it, being read.
+pub struct BlobRead {
+    encoding: Encoding,
+    stream: Box<dyn Pieces>,
+}
+
+/// Where the pieces of a [`BlobRead`] come from.
+#[async_trait]
+pub(crate) trait Pieces: Send {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError>;
+}
+
+impl BlobRead {
+    pub(crate) fn new(encoding: Encoding, stream: Box<dyn Pieces>) -> Self {
+        Self { encoding, stream }
+    }
+
+    /// The encoding of the pieces.
+    #[must_use]
+    pub const fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The next piece, of at most about 1 MiB; `None` at the end. An error means that the bytes at hand are not
+    /// those of the digest or cannot be read: what came before is right, what follows is lost.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.stream.next().await
+    }
+}

@@ -1,0 +1,21 @@
+//! The content-addressed store: bytes in, under their digest; the same bytes out, or nothing.
+//!
+//! [`BlobStore`] is the seam that services see. `DiskBlobStore` is the embedded implementation: small blobs in
+//! append-only segments, large ones in files of their own, a persistent index over both.
+//!
+//! Deliberately absent: product rules. The store knows owners by number and entries by key; who may ask, and what
+//! an action result means, is decided above.
+//!
+//! What always holds:
+//! - bytes are served only after their checksum matched, and stored only after their digest did;
+//! - a digest exists for an owner only if that owner proved to hold the bytes;
+//! - what was reported present is kept for the lease; when nothing may go, writes are refused;
+//! - the index can be lost: segments and files carry everything that is needed to build it again.
+
+mod blob_store;
+mod error;
+
+pub use blob_store::{
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, NewBlob, OwnerId, Upload,
+};
+pub use error::{ErrorKind, StoreError};
