@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use gf_digest::{Digest, InstanceName};
+use gf_digest::{Digest, DigestFunction, InstanceName};
 
 use crate::StoreError;
 
@@ -88,6 +88,15 @@ pub trait BlobStore: Send + Sync + 'static {
     /// the others. The empty blob is always present.
     async fn find_missing(&self, owner: OwnerId, digests: &[Digest]) -> Result<Vec<Digest>, StoreError>;
 
+    /// The digest of the blob with this hash, for callers that know no size (the HTTP cache); `None` when `owner`
+    /// has no such blob. Extends its lease. The hash of the empty blob is always known.
+    async fn size_of(
+        &self,
+        owner: OwnerId,
+        function: DigestFunction,
+        hash: [u8; 32],
+    ) -> Result<Option<Digest>, StoreError>;
+
     /// Opens a part of a blob for reading. The reader holds what it reads: eviction does not cut it off.
     async fn read(
         &self,
@@ -153,12 +162,15 @@ pub struct BlobRead {
 
 /// Where the pieces of a [`BlobRead`] come from.
 #[async_trait]
-pub(crate) trait Pieces: Send {
+pub trait Pieces: Send {
+    /// The next piece, as [`BlobRead::next`] says.
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError>;
 }
 
 impl BlobRead {
-    pub(crate) fn new(encoding: Encoding, stream: Box<dyn Pieces>) -> Self {
+    /// Made by a store: the pieces must be in `encoding`.
+    #[must_use]
+    pub fn new(encoding: Encoding, stream: Box<dyn Pieces>) -> Self {
         Self { encoding, stream }
     }
 

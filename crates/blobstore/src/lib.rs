@@ -16,6 +16,6 @@ mod blob_store;
 mod error;
 
 pub use blob_store::{
-    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, NewBlob, OwnerId, Upload,
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, NewBlob, OwnerId, Pieces, Upload,
 };
 pub use error::{ErrorKind, StoreError};
