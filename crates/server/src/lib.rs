@@ -1,1 +1,6 @@
-//! server
+//! The server: edges that speak the clients' protocols, and the one wiring function that builds them.
+//!
+//! Deliberately absent: product rules (services have them) and the command line (`gf-cli`).
+
+pub mod edges;
+pub mod metrics;

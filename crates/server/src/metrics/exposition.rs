@@ -1,0 +1,227 @@
+//! The text that Prometheus reads.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{CODES, EdgeMetrics, Lookups, Method};
+
+/// The media type of [`encode`]'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Figures of the store at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// The most that the store may hold, in bytes.
+    pub capacity_bytes: u64,
+    /// What it holds.
+    pub used_bytes: u64,
+    /// Promised to uploads under way.
+    pub reserved_bytes: u64,
+    /// Held under lease, so not to be evicted now.
+    pub leased_bytes: u64,
+    /// Blobs held.
+    pub blobs: u64,
+    /// Blobs evicted since the start.
+    pub evicted_total: u64,
+    /// How long the youngest blob evicted had been untouched, in seconds; `None` before the first eviction.
+    pub youngest_evicted_age_seconds: Option<u64>,
+    /// Blobs found damaged and set aside.
+    pub quarantined: u64,
+}
+
+/// Everything as OpenMetrics text.
+///
+/// # Errors
+/// Never in practice: writing to a string does not fail.
+pub fn encode(edges: &Arc<EdgeMetrics>, store: Option<StoreFigures>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("gf");
+    registry.register_collector(Box::new(EdgeCollector(Arc::clone(edges))));
+    if let Some(figures) = store {
+        registry.register_collector(Box::new(StoreCollector(figures)));
+    }
+    let mut out = String::with_capacity(16 * 1024);
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+fn counter(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
+    encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
+}
+
+#[derive(Debug)]
+struct EdgeCollector(Arc<EdgeMetrics>);
+
+impl Collector for EdgeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.lookups(&mut encoder)?;
+        self.bytes(&mut encoder)?;
+        self.requests(&mut encoder)?;
+        self.in_flight(&mut encoder)?;
+        self.latency(&mut encoder)
+    }
+}
+
+impl EdgeCollector {
+    fn lookups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Look-ups by kind and result; a FindMissingBlobs counts each digest";
+        let mut family = encoder.encode_descriptor("cache_lookups", help, None, MetricType::Counter)?;
+        let kinds: [(&str, &Lookups); 3] = [("cas", &self.0.cas), ("ac", &self.0.action_cache), ("http", &self.0.http)];
+        for (kind, lookups) in kinds {
+            for (result, count) in [("hit", &lookups.hits), ("miss", &lookups.misses)] {
+                let labels = [("kind", kind), ("result", result)];
+                counter(&mut family.encode_family(&labels)?, count.load(Ordering::Relaxed))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bytes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let totals: [(&str, &str, &AtomicU64); 2] = [
+            ("received", "Bytes of blobs received, as on the wire", &self.0.bytes_in),
+            ("sent", "Bytes of blobs sent, as on the wire", &self.0.bytes_out),
+        ];
+        for (name, help, bytes) in totals {
+            let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Counter)?;
+            counter(&mut metric, bytes.load(Ordering::Relaxed))?;
+        }
+        Ok(())
+    }
+
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Calls that ended, by method and gRPC code";
+        let mut family = encoder.encode_descriptor("requests", help, None, MetricType::Counter)?;
+        for ((_, method), counters) in Method::ALL.iter().zip(&self.0.methods) {
+            for (code, count) in CODE_NAMES.iter().zip(&counters.by_code) {
+                let count = count.load(Ordering::Relaxed);
+                if count > 0 {
+                    counter(&mut family.encode_family(&[("method", *method), ("code", *code)])?, count)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Calls under way";
+        let mut family = encoder.encode_descriptor("requests_in_flight", help, None, MetricType::Gauge)?;
+        for ((_, method), counters) in Method::ALL.iter().zip(&self.0.methods) {
+            let value = counters.in_flight.load(Ordering::Relaxed);
+            family.encode_family(&[("method", *method)])?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn latency(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "From the call's arrival to its last answer";
+        let name = "request_duration";
+        let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for ((_, method), counters) in Method::ALL.iter().zip(&self.0.methods) {
+            let shot = counters.latency.snapshot();
+            if shot.count > 0 {
+                family.encode_family(&[("method", *method)])?.encode_histogram::<NoLabelSet>(
+                    shot.sum_seconds,
+                    shot.count,
+                    &shot.buckets,
+                    None,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const CODE_NAMES: [&str; CODES] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+#[derive(Debug)]
+struct StoreCollector(StoreFigures);
+
+impl Collector for StoreCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let StoreFigures { capacity_bytes, used_bytes, reserved_bytes, leased_bytes, .. } = self.0;
+        let sizes = [
+            ("store_capacity", "The most that the store may hold", capacity_bytes),
+            ("store_used", "What the store holds", used_bytes),
+            ("store_reserved", "Promised to uploads under way", reserved_bytes),
+            ("store_leased", "Held under lease: not to be evicted now", leased_bytes),
+        ];
+        for (name, help, bytes) in sizes {
+            encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?.encode_gauge(&bytes)?;
+        }
+        let blobs = ("store_blobs", "Blobs held", self.0.blobs);
+        let quarantined = ("store_quarantined_blobs", "Blobs found damaged and set aside", self.0.quarantined);
+        for (name, help, value) in [blobs, quarantined] {
+            encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+        }
+        let help = "Blobs evicted since the start";
+        counter(
+            &mut encoder.encode_descriptor("store_evicted_blobs", help, None, MetricType::Counter)?,
+            self.0.evicted_total,
+        )?;
+        if let Some(age) = self.0.youngest_evicted_age_seconds {
+            let help = "How long the youngest blob evicted had been untouched";
+            let name = "store_youngest_evicted_age";
+            encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&age)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::metrics::Lookup;
+
+    #[test]
+    fn counts_are_shown() {
+        let edges = Arc::new(EdgeMetrics::default());
+        edges.cas_lookup(90, 10);
+        edges.action_cache_lookup(Lookup::Hit);
+        edges.bytes_in(5);
+        edges.observe(Method::GetActionResult, Duration::from_micros(70), Code::NotFound);
+        let store = StoreFigures { capacity_bytes: 1000, leased_bytes: 400, ..StoreFigures::default() };
+        let text = encode(&edges, Some(store)).unwrap();
+        for line in [
+            r#"gf_cache_lookups_total{kind="cas",result="hit"} 90"#,
+            r#"gf_cache_lookups_total{kind="cas",result="miss"} 10"#,
+            r#"gf_cache_lookups_total{kind="ac",result="hit"} 1"#,
+            "gf_received_bytes_total 5",
+            r#"gf_requests_total{method="GetActionResult",code="NOT_FOUND"} 1"#,
+            r#"gf_request_duration_seconds_bucket{le="0.0001",method="GetActionResult"} 1"#,
+            r#"gf_request_duration_seconds_bucket{le="+Inf",method="GetActionResult"} 1"#,
+            "gf_store_capacity_bytes 1000",
+            "gf_store_leased_bytes 400",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "`{line}` is not in\n{text}");
+        }
+        assert!(!text.contains("youngest_evicted"), "no age before the first eviction");
+    }
+}
