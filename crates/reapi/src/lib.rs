@@ -12,11 +12,11 @@
 //! long must know that it keeps the whole message.
 
 mod digest_function;
-
+mod resource_name;
 mod wire_digest;
 
 pub use digest_function::{UnsupportedDigestFunction, digest_function};
-
+pub use resource_name::{Compressor, MAX_RESOURCE_NAME_BYTES, ResourceName, ResourceNameError};
 pub use wire_digest::WireDigest;
 
 pub use generated::build::bazel::remote::asset::v1 as asset;

@@ -229,3 +229,121 @@ impl fmt::Display for WireDigest {
         write!(f, "{}/{}", self.hash().escape_debug(), self.size_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The same message as the generator would write it.
+    #[derive(Clone, PartialEq, Message)]
+    struct Plain {
+        #[prost(string, tag = "1")]
+        hash: String,
+        #[prost(int64, tag = "2")]
+        size_bytes: i64,
+    }
+
+    /// It and a later version of it, with fields that we do not know.
+    #[derive(Clone, PartialEq, Message)]
+    struct Later {
+        #[prost(uint32, tag = "3")]
+        number: u32,
+        #[prost(string, tag = "1")]
+        hash: String,
+        #[prost(int64, tag = "2")]
+        size_bytes: i64,
+        #[prost(bytes = "bytes", tag = "1000")]
+        more: Bytes,
+    }
+
+    /// A message that holds digests, as most do.
+    #[derive(Clone, PartialEq, Message)]
+    struct Holder<D: Message + Default + fmt::Debug> {
+        #[prost(message, repeated, tag = "2")]
+        digests: Vec<D>,
+        #[prost(int32, tag = "3")]
+        function: i32,
+    }
+
+    proptest! {
+        #[test]
+        fn encodes_and_decodes_as_the_plain_message(hash in "\\PC{0,200}", size_bytes: i64) {
+            let plain = Plain { hash: hash.clone(), size_bytes };
+            let wire = WireDigest::from_text(&hash, size_bytes);
+            prop_assert_eq!(wire.encode_to_vec(), plain.encode_to_vec());
+            prop_assert_eq!(wire.encoded_len(), plain.encoded_len());
+            prop_assert_eq!(WireDigest::decode(&*plain.encode_to_vec()).unwrap(), wire);
+        }
+
+        #[test]
+        fn unknown_fields_are_skipped(hash in "[0-9a-f]{0,64}", size_bytes: i64, number: u32, more: Vec<u8>) {
+            let later = Later { number, hash: hash.clone(), size_bytes, more: more.into() };
+            let wire = WireDigest::decode(&*later.encode_to_vec()).unwrap();
+            prop_assert_eq!(wire, WireDigest::from_text(&hash, size_bytes));
+        }
+
+        #[test]
+        fn agrees_with_the_plain_message_on_arbitrary_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let wire = WireDigest::decode(&*bytes);
+            match Plain::decode(&*bytes) {
+                Ok(plain) => prop_assert_eq!(wire.unwrap(), WireDigest::from_text(&plain.hash, plain.size_bytes)),
+                Err(_) => prop_assert!(wire.is_err()),
+            }
+        }
+
+        #[test]
+        fn digests_survive(hash: [u8; 32], size in 0..i64::MAX) {
+            let digest = Digest::new(DigestFunction::Sha256, hash, size.unsigned_abs());
+            let bytes = WireDigest::from(digest).encode_to_vec();
+            let back = WireDigest::decode(&*bytes).unwrap().to_digest(DigestFunction::Sha256);
+            prop_assert_eq!(back, Ok(digest));
+        }
+    }
+
+    #[test]
+    fn wrong_wire_types_and_text_are_refused() {
+        let check = |bytes: &[u8], reason: &str| {
+            assert!(Plain::decode(bytes).is_err(), "{bytes:?}");
+            let error = WireDigest::decode(bytes).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        };
+        check(&[0x08, 1], "invalid wire type");
+        check(&[0x12, 1, b'a'], "invalid wire type");
+        check(&[0x0a, 2, 0xff, 0xff], "not UTF-8");
+        check(&[0x0a, 5, b'a'], "ends before its announced length");
+        check(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], "ends before its announced length");
+        check(&[&[0x0a, 100][..], &[0xff; 100]].concat(), "not UTF-8");
+    }
+
+    #[test]
+    fn long_hashes_are_bounded() {
+        let at_the_limit = WireDigest::from_text(&"a".repeat(WireDigest::MAX_HASH_BYTES), 1);
+        assert_eq!(WireDigest::decode(&*at_the_limit.encode_to_vec()).unwrap(), at_the_limit);
+        let beyond = WireDigest::from_text(&"a".repeat(WireDigest::MAX_HASH_BYTES + 1), 1);
+        assert!(WireDigest::decode(&*beyond.encode_to_vec()).unwrap_err().to_string().contains("longer than"));
+    }
+
+    #[test]
+    fn works_inside_other_messages() {
+        let hash = "0f".repeat(32);
+        let plain = Holder { digests: vec![Plain { hash: hash.clone(), size_bytes: 7 }; 3], function: 9 };
+        let wire = Holder { digests: vec![WireDigest::from_text(&hash, 7); 3], function: 9 };
+        let bytes = plain.encode_to_vec();
+        assert_eq!(wire.encode_to_vec(), bytes);
+        assert_eq!(Holder::<WireDigest>::decode(&*bytes).unwrap(), wire);
+        // A digest that claims more than the message around it has left.
+        let mut torn = bytes;
+        torn[1] = 3;
+        assert!(Holder::<WireDigest>::decode(&*torn).is_err());
+    }
+
+    #[test]
+    fn repeated_fields_keep_the_last() {
+        let (long, short) = (WireDigest::from_text(&"a".repeat(100), 1), WireDigest::from_text("b", 2));
+        let bytes = [long.encode_to_vec(), short.encode_to_vec()].concat();
+        assert_eq!(WireDigest::decode(&*bytes).unwrap(), short);
+    }
+}
