@@ -2,5 +2,8 @@
 //!
 //! Deliberately absent: product rules (services have them) and the command line (`gf-cli`).
 
+pub mod config;
 pub mod edges;
+pub mod listen;
 pub mod metrics;
+pub mod telemetry;

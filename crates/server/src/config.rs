@@ -1,0 +1,364 @@
+//! The configuration: one TOML file, every value with a default.
+//!
+//! All mistakes are reported at once, with file and line. A secret is never in the file: `access.token_file` names a
+//! file that holds it, or the environment variable `GF_TOKEN` does. Relative paths are relative to the
+//! configuration file.
+//!
+//! What always holds: a [`Config`] that exists is consistent, and it opens no door: without a token it listens on
+//! loopback only.
+
+mod reader;
+mod units;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use gf_digest::InstanceName;
+use gf_tenancy::{Access, AccessConfig, Secret, TenantConfig, TenantName};
+
+use crate::listen::TlsConfig;
+use crate::telemetry::{LogConfig, LogFormat, LogLevel};
+use reader::{At, Document, Section};
+
+pub use reader::{ConfigError, ConfigErrors};
+pub use units::{parse_duration, parse_size, show_duration, show_size};
+
+/// Everything that `gf serve` is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where all data live.
+    pub data_dir: PathBuf,
+    /// Logs.
+    pub log: LogConfig,
+    /// TLS; without it connections are in the clear.
+    pub tls: Option<TlsConfig>,
+    /// Tenants and the static token.
+    pub access: AccessConfig,
+    /// The store.
+    pub store: StoreSettings,
+}
+
+/// What an operator may say about the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// The most that it may hold; `None` for a share of the file system.
+    pub capacity_bytes: Option<u64>,
+    /// How long what was reported present stays.
+    pub lease: Duration,
+    /// The longest time that acknowledged blobs may be lost to a power cut.
+    pub sync_window: Duration,
+    /// The largest blob accepted.
+    pub max_blob_size_bytes: u64,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            capacity_bytes: None,
+            lease: Duration::from_secs(6 * 3600),
+            sync_window: Duration::from_secs(1),
+            max_blob_size_bytes: 16 << 30,
+        }
+    }
+}
+
+/// What the process was started with besides the file.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `GF_TOKEN`.
+    pub token: Option<String>,
+    /// Where data live when nothing says otherwise; `None` when there is no home.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let state_dir = if rustix::process::geteuid().is_root() {
+            Some(PathBuf::from("/var/lib"))
+        } else {
+            // The XDG specification says to ignore a relative path.
+            let xdg = path("XDG_STATE_HOME").filter(|dir| dir.is_absolute());
+            xdg.or_else(|| path("HOME").map(|home| home.join(".local/state")))
+        };
+        Self { token: std::env::var("GF_TOKEN").ok(), state_dir: state_dir.map(|dir| dir.join("gloriousflywheel")) }
+    }
+}
+
+/// What the command line says; it wins over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// What the file says, before defaults.
+#[derive(Default)]
+struct FileConfig {
+    listen: Option<At<SocketAddr>>,
+    data_dir: Option<PathBuf>,
+    log: LogConfig,
+    tls: Option<TlsConfig>,
+    token: Option<Secret>,
+    anonymous_read: bool,
+    tenants: Vec<TenantConfig>,
+    store: StoreSettings,
+}
+
+impl Config {
+    /// Reads the file, if one is named, and puts flags, environment and defaults around it.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn load(file: Option<&Path>, overrides: Overrides, environment: &Environment) -> Result<Self, ConfigErrors> {
+        let Some(path) = file else { return Self::parse(None, "", overrides, environment) };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let file = Some(path.display().to_string());
+            ConfigErrors(vec![ConfigError { file, line: None, message: format!("cannot be read: {error}") }])
+        })?;
+        Self::parse(Some(path), &text, overrides, environment)
+    }
+
+    /// As [`Self::load`], for text at hand. `file` is for messages and relative paths.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn parse(
+        file: Option<&Path>,
+        text: &str,
+        overrides: Overrides,
+        environment: &Environment,
+    ) -> Result<Self, ConfigErrors> {
+        let name = file.map_or_else(|| "gf.toml".to_owned(), |path| path.display().to_string());
+        let folder = file.and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
+        let document = Document::new(name, text);
+        let read = read_root(&document, &folder);
+        let mut outside = Vec::new();
+        let mut mistake = |message: String| outside.push(ConfigError { file: None, line: None, message });
+
+        let token = match environment.token.as_deref().map(|text| check_token("GF_TOKEN", text)) {
+            Some(Ok(token)) => Some(token),
+            Some(Err(message)) => {
+                mistake(message);
+                read.token
+            }
+            None => read.token,
+        };
+        let data_dir = overrides.data_dir.or(read.data_dir).or_else(|| environment.state_dir.clone());
+        if data_dir.is_none() {
+            mistake("there is no home folder to keep data in: say --data-dir DIR".to_owned());
+        }
+        let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Self::DEFAULT_PORT);
+        let listen = overrides.listen.or(read.listen.as_ref().map(|at| at.value)).unwrap_or(default);
+        if token.is_none() && !listen.ip().to_canonical().is_loopback() {
+            match read.listen.filter(|at| at.value == listen) {
+                Some(at) => document.mistake(at.place, exposed(listen)),
+                None => mistake(exposed(listen)),
+            }
+        }
+
+        let tenants = if read.tenants.is_empty() { default_tenant().into_iter().collect() } else { read.tenants };
+        let access = AccessConfig { tenants, token, anonymous_read: read.anonymous_read };
+        let mut mistakes = document.into_mistakes();
+        mistakes.append(&mut outside);
+        // What is left that only the policy itself can see.
+        if let (true, Err(error)) = (mistakes.is_empty(), Access::new(access.clone())) {
+            mistakes.push(ConfigError { file: None, line: None, message: error.to_string() });
+        }
+        match data_dir {
+            Some(data_dir) if mistakes.is_empty() => {
+                Ok(Self { listen, data_dir, log: read.log, tls: read.tls, access, store: read.store })
+            }
+            _ => Err(ConfigErrors(mistakes)),
+        }
+    }
+
+    /// The port of `gf serve`.
+    pub const DEFAULT_PORT: u16 = 8980;
+}
+
+/// A server that anybody can reach and write to would let them plant build results: refused, with the way out.
+fn exposed(listen: SocketAddr) -> String {
+    format!(
+        "listening on {listen} without a token would let everybody on the network write to the cache. Either make a \
+         token:\n    openssl rand -hex 32 > token\n  and name it in gf.toml (or put it into the environment variable \
+         GF_TOKEN):\n    [access]\n    token_file = \"token\"\n  or listen on this machine only:\n    listen = \
+         \"127.0.0.1:{}\"",
+        listen.port()
+    )
+}
+
+fn default_tenant() -> Option<TenantConfig> {
+    let name = TenantName::new("default").ok()?;
+    let instances = ["", "default"].into_iter().filter_map(|name| InstanceName::new(name).ok()).collect();
+    Some(TenantConfig { name, instances })
+}
+
+fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
+    let mut root = document.root();
+    let read = FileConfig {
+        listen: root.text("listen", parse_listen),
+        data_dir: root.text("data_dir", |text| parse_path(folder, text)).map(|at| at.value),
+        log: root.section("log", read_log),
+        tls: root.section("tls", |tls| read_tls(tls, folder)),
+        ..FileConfig::default()
+    };
+    let (token, anonymous_read) = root.section("access", |access| read_access(access, folder));
+    let tenants = root.sections("tenant", read_tenant);
+    let store = root.section("store", read_store);
+    report_shared_instances(document, &tenants);
+    root.finish();
+    let tenants = tenants.into_iter().map(|(tenant, _)| tenant).collect();
+    FileConfig { token, anonymous_read, tenants, store, ..read }
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an address and a port: write them as \"127.0.0.1:8980\" or \"[::1]:8980\"")
+    })
+}
+
+fn parse_path(folder: &Path, text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("the path is empty".to_owned()) } else { Ok(folder.join(text)) }
+}
+
+fn read_log(log: &mut Section<'_, '_>) -> LogConfig {
+    let defaults = LogConfig::default();
+    LogConfig {
+        format: log.text("format", str::parse::<LogFormat>).map_or(defaults.format, |at| at.value),
+        level: log.text("level", str::parse::<LogLevel>).map_or(defaults.level, |at| at.value),
+    }
+}
+
+fn read_tls(tls: &mut Section<'_, '_>, folder: &Path) -> Option<TlsConfig> {
+    let path = |text: &str| {
+        let path = parse_path(folder, text)?;
+        std::fs::metadata(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+        Ok(path)
+    };
+    let cert = tls.text("cert", path);
+    let key = tls.text("key", path);
+    match (cert, key) {
+        (Some(cert), Some(key)) => {
+            let config = TlsConfig { cert: cert.value, key: key.value };
+            if let Err(error) = config.load() {
+                tls.mistake("cert", cert.place, &error.to_string());
+            }
+            Some(config)
+        }
+        (Some(at), None) if !tls.was_given("key") => {
+            tls.mistake("key", at.place, "is missing: TLS needs cert and key");
+            None
+        }
+        (None, Some(at)) if !tls.was_given("cert") => {
+            tls.mistake("cert", at.place, "is missing: TLS needs cert and key");
+            None
+        }
+        _ => None,
+    }
+}
+
+fn read_access(access: &mut Section<'_, '_>, folder: &Path) -> (Option<Secret>, bool) {
+    let token = access.text("token_file", |text| {
+        let path = parse_path(folder, text)?;
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(&path).map_err(|error| format!("{name} cannot be read: {error}"))?;
+        check_token(&name, &text)
+    });
+    let anonymous_read = access.flag("anonymous_read").unwrap_or(false);
+    (token.map(|at| at.value), anonymous_read)
+}
+
+/// A token travels in a header, so it is visible ASCII without spaces. Messages never show it.
+fn check_token(origin: &str, text: &str) -> Result<Secret, String> {
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(format!("{origin} holds no token: fill it with `openssl rand -hex 32`"));
+    }
+    if token.len() > 4096 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("{origin} holds no token: expected one line of visible ASCII, at most 4096 characters"));
+    }
+    Ok(Secret::new(token.to_owned()))
+}
+
+type PlacedTenant = (TenantConfig, Vec<At<InstanceName>>);
+
+fn read_tenant(tenant: &mut Section<'_, '_>, place: std::ops::Range<usize>) -> Option<PlacedTenant> {
+    let name = tenant.text("name", |text| TenantName::new(text).map_err(|error| error.to_string()));
+    let instances = tenant.texts("instances", |text| InstanceName::new(text).map_err(|error| error.to_string()));
+    if !tenant.was_given("name") {
+        tenant.mistake("name", place.clone(), "is missing");
+    }
+    let name = name?.value;
+    let placed = match instances {
+        Some(at) if at.value.is_empty() => {
+            tenant.mistake("instances", at.place, "is empty, so nobody could reach this tenant: leave it out");
+            return None;
+        }
+        Some(at) => at.value,
+        None if tenant.was_given("instances") => return None,
+        // A tenant without a list is reached by its own name.
+        None => InstanceName::new(name.as_str()).ok().map(|value| At { value, place }).into_iter().collect(),
+    };
+    let instances = placed.iter().map(|at| at.value.clone()).collect();
+    Some((TenantConfig { name, instances }, placed))
+}
+
+fn report_shared_instances(document: &Document<'_>, tenants: &[PlacedTenant]) {
+    let mut seen: Vec<(&InstanceName, &TenantName)> = Vec::new();
+    for (tenant, instances) in tenants {
+        for At { value, place } in instances {
+            match seen.iter().find(|(instance, _)| *instance == value) {
+                Some((_, owner)) => {
+                    let message = format!("tenant.instances: {value:?} already belongs to tenant {owner}");
+                    document.mistake(place.clone(), message);
+                }
+                None => seen.push((value, &tenant.name)),
+            }
+        }
+    }
+}
+
+fn read_store(store: &mut Section<'_, '_>) -> StoreSettings {
+    let defaults = StoreSettings::default();
+    let minute = Duration::from_secs(60);
+    StoreSettings {
+        capacity_bytes: store
+            .text("capacity", |text| within(parse_size(text)?, StoreSettings::MIN_CAPACITY, u64::MAX, show_size))
+            .map(|at| at.value),
+        lease: store
+            .text("lease", |text| within(parse_duration(text)?, minute, minute * 60 * 24 * 30, show_duration))
+            .map_or(defaults.lease, |at| at.value),
+        sync_window: store
+            .text("sync_window", |text| within(parse_duration(text)?, Duration::from_millis(10), minute, show_duration))
+            .map_or(defaults.sync_window, |at| at.value),
+        max_blob_size_bytes: store
+            .text("max_blob_size", |text| within(parse_size(text)?, 1 << 20, 1 << 40, show_size))
+            .map_or(defaults.max_blob_size_bytes, |at| at.value),
+    }
+}
+
+impl StoreSettings {
+    /// Less than this cannot hold a few segments.
+    const MIN_CAPACITY: u64 = 64 << 20;
+}
+
+fn within<T: PartialOrd + Copy>(value: T, least: T, most: T, show: impl Fn(T) -> String) -> Result<T, String> {
+    if value < least {
+        Err(format!("{} is too little: at least {}", show(value), show(least)))
+    } else if value > most {
+        Err(format!("{} is too much: at most {}", show(value), show(most)))
+    } else {
+        Ok(value)
+    }
+}
+
+#[cfg(test)]
+mod tests;

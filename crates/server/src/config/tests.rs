@@ -1,0 +1,149 @@
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    parse_with(text, Overrides::default(), None)
+}
+
+fn parse_with(text: &str, overrides: Overrides, token: Option<&str>) -> Result<Config, ConfigErrors> {
+    let environment = Environment { token: token.map(str::to_owned), state_dir: Some("/state".into()) };
+    Config::parse(Some(Path::new("/etc/gf.toml")), text, overrides, &environment)
+}
+
+/// Lines and beginnings of messages.
+fn check_mistakes(text: &str, expected: &[(usize, &str)]) {
+    let ConfigErrors(found) = parse(text).unwrap_err();
+    let shown = found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert_eq!(found.len(), expected.len(), "{shown}");
+    for (error, (line, beginning)) in found.iter().zip(expected) {
+        assert_eq!(error.line, Some(*line), "{shown}");
+        assert!(error.message.starts_with(beginning), "expected {beginning:?} in\n{shown}");
+    }
+}
+
+#[test]
+fn nothing_said_is_a_working_server() {
+    let config = parse("").unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:8980");
+    assert_eq!(config.data_dir, Path::new("/state"));
+    assert_eq!(config.store, StoreSettings::default());
+    let instances: Vec<&str> = config.access.tenants[0].instances.iter().map(InstanceName::as_str).collect();
+    assert_eq!(instances, ["", "default"]);
+    assert!(config.tls.is_none() && config.access.token.is_none());
+}
+
+#[test]
+fn everything_said_is_read() {
+    let config = parse(
+        r#"
+        listen = "[::1]:9000"
+        data_dir = "data"
+        [log]
+        format = "json"
+        level = "debug"
+        [access]
+        anonymous_read = true
+        [[tenant]]
+        name = "default"
+        instances = ["", "default", "spoke-x"]
+        [[tenant]]
+        name = "org-acme"
+        [store]
+        capacity = "100GiB"
+        lease = "3h"
+        sync_window = "250ms"
+        max_blob_size = "2GiB"
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.listen.port(), 9000);
+    assert_eq!(config.data_dir, Path::new("/etc/data"), "relative to the file");
+    assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Debug));
+    assert!(config.access.anonymous_read);
+    assert_eq!(config.access.tenants[1].instances[0].as_str(), "org-acme");
+    let store = StoreSettings {
+        capacity_bytes: Some(100 << 30),
+        lease: Duration::from_secs(3 * 3600),
+        sync_window: Duration::from_millis(250),
+        max_blob_size_bytes: 2 << 30,
+    };
+    assert_eq!(config.store, store);
+}
+
+#[test]
+fn five_mistakes_are_five_messages_with_their_lines() {
+    let text = r#"listen = "localhost"
+prot = 8980
+
+[log]
+format = "xml"
+
+[store]
+capacity = "100 parsecs"
+lease = 6
+"#;
+    check_mistakes(
+        text,
+        &[
+            (1, "listen: \"localhost\" is not an address"),
+            (2, "prot: there is no such key; known here: listen, data_dir"),
+            (5, "log.format: "),
+            (8, "store.capacity: \"100 parsecs\" is not a size"),
+            (9, "store.lease: expected text in quotes, found a number"),
+        ],
+    );
+}
+
+#[test]
+fn mistakes_of_syntax_do_not_hide_the_others() {
+    check_mistakes("listen = \nprot = 1\n", &[(1, ""), (2, "prot: there is no such key")]);
+}
+
+#[test]
+fn mistakes_by_kind() {
+    check_mistakes("log = 1", &[(1, "log: expected a table, found a number")]);
+    check_mistakes("tenant = 1", &[(1, "tenant: write it as [[tenant]]")]);
+    check_mistakes("[store]\ncapacity = \"1KiB\"", &[(2, "store.capacity: 1.0 KiB is too little: at least 64.0 MiB")]);
+    check_mistakes("[store]\nlease = \"400d\"", &[(2, "store.lease: 400 d is too much")]);
+    check_mistakes("[[tenant]]\ninstances = [\"a\"]", &[(1, "tenant.name: is missing")]);
+    check_mistakes(
+        "[[tenant]]\nname = \"default\"\ninstances = [\"a/blobs\", 7]",
+        &[(3, "tenant.instances: the instance name must not"), (3, "tenant.instances: expected text")],
+    );
+    check_mistakes("[[tenant]]\nname = \"default\"\ninstances = []", &[(3, "tenant.instances: is empty")]);
+    check_mistakes(
+        "[[tenant]]\nname = \"org-a\"\ninstances = [\"x\"]\n[[tenant]]\nname = \"org-b\"\ninstances = [\"x\"]",
+        &[(6, "tenant.instances: \"x\" already belongs to tenant org-a")],
+    );
+    check_mistakes("[tls]\ncert = \"/dev/null\"", &[(2, "tls.key: is missing")]);
+    check_mistakes("[tls]\ncert = \"/no/such\"\nkey = \"/dev/null\"", &[(2, "tls.cert: /no/such cannot be read")]);
+    check_mistakes("[access]\ntoken_file = \"/dev/null\"", &[(2, "access.token_file: /dev/null holds no token")]);
+}
+
+#[test]
+fn a_secret_in_the_file_is_refused_and_not_shown() {
+    let errors = parse("[access]\ntoken = \"hunter2hunter2\"").unwrap_err().to_string();
+    assert!(errors.contains("access.token: there is no such key; known here: token_file"), "{errors}");
+    assert!(!errors.contains("hunter2"), "{errors}");
+}
+
+#[test]
+fn an_open_server_stays_on_loopback() {
+    check_mistakes("\nlisten = \"0.0.0.0:8980\"", &[(2, "listening on 0.0.0.0:8980 without a token")]);
+    check_mistakes("listen = \"[::]:1\"", &[(1, "listening on [::]:1 without a token")]);
+    for (address, token, accepted) in [
+        ("10.0.0.1:1", None, false),
+        ("10.0.0.1:1", Some("abc"), true),
+        ("[::ffff:127.0.0.1]:1", None, true),
+        ("127.8.8.8:1", None, true),
+    ] {
+        let overrides = Overrides { listen: Some(address.parse().unwrap()), data_dir: None };
+        assert_eq!(parse_with("", overrides, token).is_ok(), accepted, "{address} {token:?}");
+    }
+}
+
+#[test]
+fn a_bad_token_in_the_environment_does_not_open_the_server() {
+    for bad in ["", "  \n", "two words", "tök"] {
+        assert!(parse_with("", Overrides::default(), Some(bad)).is_err(), "{bad:?}");
+    }
+}

@@ -1,0 +1,229 @@
+//! One port for gRPC and HTTP/1.1, in the clear or over TLS.
+//!
+//! What always holds: connections, their headers, streams and silences are bounded; every connection is a task of a
+//! group, which [`Connections::drain`] ends within a deadline.
+
+mod first_bytes;
+mod tls;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::rt::Executor;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use first_bytes::FirstBytesDeadline;
+pub use tls::{TlsConfig, TlsError};
+
+/// At most so many connections at once; further ones wait in the backlog.
+const MAX_CONNECTIONS: usize = 8192;
+const BACKLOG: u32 = 1024;
+/// From the connection to the end of the TLS handshake, and again to the first bytes.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// From one HTTP/1.1 request to the headers of the next.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+const HTTP1_BUFFER_BYTES: usize = 256 << 10;
+const HTTP1_MAX_HEADERS: usize = 64;
+const HTTP2_MAX_HEADER_BYTES: u32 = 64 << 10;
+const HTTP2_MAX_STREAMS: u32 = 1024;
+/// Wide enough for one upload to fill a fast link with a long round trip.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Larger frames cost fewer wake-ups in a large upload.
+const HTTP2_MAX_FRAME_BYTES: u32 = 256 << 10;
+const HTTP2_SEND_BUFFER_BYTES: usize = 1 << 20;
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Out of file descriptors, most likely: others must end first.
+const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound port that does not answer yet.
+pub struct Listener {
+    socket: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// What the system says, for example that the address is in use.
+    pub fn bind(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> io::Result<Self> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A restart must not wait for the old connections to time out.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let socket = socket.listen(BACKLOG)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address, tls: tls.map(TlsAcceptor::from) })
+    }
+
+    /// The address taken, with the real port where 0 was asked for.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Begins to answer.
+    #[must_use]
+    pub fn serve(self, router: Router) -> Connections {
+        let connections = Connections {
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        let accept = accept_all(self, router, connections.clone());
+        connections.tasks.spawn(accept);
+        connections
+    }
+}
+
+/// The group of tasks that serve connections.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    tasks: TaskTracker,
+    draining: CancellationToken,
+    cut: CancellationToken,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every request was answered.
+    Complete,
+    /// Some were cut off at the deadline.
+    Cut,
+}
+
+impl Connections {
+    /// Stops accepting, lets requests under way finish, and cuts what is left at the deadline.
+    pub async fn drain(&self, deadline: Duration) -> Drained {
+        self.draining.cancel();
+        self.tasks.close();
+        if timeout(deadline, self.tasks.wait()).await.is_ok() {
+            return Drained::Complete;
+        }
+        self.cut.cancel();
+        self.tasks.wait().await;
+        Drained::Cut
+    }
+}
+
+/// Runs the streams of HTTP/2 connections inside the group.
+#[derive(Clone)]
+struct GroupExecutor(Connections);
+
+impl<F> Executor<F> for GroupExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let cut = self.0.cut.clone();
+        self.0.tasks.spawn(async move { cut.run_until_cancelled(future).await.map(drop) });
+    }
+}
+
+async fn accept_all(listener: Listener, router: Router, connections: Connections) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let http = Arc::new(http_builder(connections.clone()));
+    loop {
+        let accepted = connections.draining.run_until_cancelled(async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.socket.accept().await)
+        });
+        let Some((place, accepted)) = accepted.await else { return };
+        match accepted {
+            Ok((stream, _)) => {
+                let (http, router, tls) = (Arc::clone(&http), router.clone(), listener.tls.clone());
+                let group = connections.clone();
+                connections.tasks.spawn(async move {
+                    let serve = serve_connection(stream, tls, &http, router, &group.draining);
+                    group.cut.run_until_cancelled(serve).await;
+                    drop(place);
+                });
+            }
+            // The client gave up in the backlog.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_ERROR_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn http_builder(connections: Connections) -> auto::Builder<GroupExecutor> {
+    let mut builder = auto::Builder::new(GroupExecutor(connections));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HTTP1_BUFFER_BYTES)
+        .max_headers(HTTP1_MAX_HEADERS);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_MAX_FRAME_BYTES)
+        .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES)
+        .max_concurrent_streams(HTTP2_MAX_STREAMS)
+        .max_header_list_size(HTTP2_MAX_HEADER_BYTES)
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+    builder
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    http: &auto::Builder<GroupExecutor>,
+    router: Router,
+    draining: &CancellationToken,
+) {
+    // Without this, a small answer waits up to 44 ms for the client's delayed acknowledgement.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "the connection ended before it began");
+        return;
+    }
+    let Some(tls) = tls else { return serve_http(stream, http, router, draining).await };
+    match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => serve_http(stream, http, router, draining).await,
+        // A port scan or a client that speaks no TLS: nobody needs to look.
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+async fn serve_http<S>(stream: S, http: &auto::Builder<GroupExecutor>, router: Router, draining: &CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
+    let mut connection = std::pin::pin!(http.serve_connection(io, TowerToHyperService::new(router)));
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = draining.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
