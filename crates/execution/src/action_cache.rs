@@ -1,0 +1,233 @@
+//! Action results, by instance and action.
+//!
+//! A result is stored as it comes, and shown only while every blob that it names is there for the tenant: output
+//! files, every file of every tree, the directories below a root directory, stdout and stderr. Looking it up extends
+//! the life of all of them.
+//!
+//! What always holds: a result that is shown is complete; nothing is inlined unless the reader asks, and then only as
+//! far as one message holds.
+
+mod closure;
+mod entry;
+mod inlining;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gf_blobstore::{BlobStore, EntryKey, EntryTable, ErrorKind, OwnerId, StoreError};
+use gf_digest::{Digest, DigestFunction};
+use gf_reapi::execution::ActionResult;
+use gf_tenancy::{ActionCacheRead, ActionCacheWrite, Authorized, Permission};
+use prost::Message;
+use thiserror::Error;
+use tokio::sync::Mutex;
+
+use closure::Named;
+use entry::Entry;
+pub use inlining::Inlining;
+
+use crate::content::owner;
+
+/// Writers of entries take one of so many locks, by the hash of the action.
+const STRIPES: usize = 64;
+
+/// Why a result is not shown or not stored.
+#[derive(Debug, Error)]
+pub enum ActionCacheError {
+    /// There is none, or not all that it names is there.
+    #[error("no complete result is known for this action")]
+    NotFound,
+    /// The result cannot be one.
+    #[error("the action result is not valid: {0}")]
+    Invalid(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ActionCacheError {
+    /// Whose fault this is.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotFound => ErrorKind::NotFound,
+            Self::Invalid(_) => ErrorKind::Invalid,
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
+
+/// Which action. HTTP clients know no size; when both sides know it, it must be the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActionId {
+    /// The function of the action's digest, and of every digest in its result.
+    pub function: DigestFunction,
+    /// The hash of the action.
+    pub hash: [u8; 32],
+    /// The size of the action in bytes.
+    pub size_bytes: Option<u64>,
+}
+
+impl From<Digest> for ActionId {
+    fn from(digest: Digest) -> Self {
+        Self { function: digest.function(), hash: *digest.hash(), size_bytes: Some(digest.size_bytes()) }
+    }
+}
+
+impl ActionId {
+    /// The size is not part of the key, so that gRPC and HTTP clients find each other's results.
+    fn key<P: Permission>(&self, table: EntryTable, grant: &Authorized<P>) -> EntryKey {
+        EntryKey {
+            table,
+            owner: owner(grant),
+            instance: grant.instance().clone(),
+            digest: Digest::new(self.function, self.hash, 0),
+        }
+    }
+}
+
+/// The action cache. Cheap to clone.
+#[derive(Clone)]
+pub struct ActionCache {
+    store: Arc<dyn BlobStore>,
+    /// Held while an entry is replaced, so that adding a closure to a result never brings back an older one.
+    writers: Arc<[Mutex<()>]>,
+}
+
+impl ActionCache {
+    /// Keeps results in `store`.
+    #[must_use]
+    pub fn new(store: Arc<dyn BlobStore>) -> Self {
+        Self { store, writers: (0..STRIPES).map(|_| Mutex::default()).collect() }
+    }
+
+    /// The encoded `ActionResult` of an action.
+    ///
+    /// # Errors
+    /// [`ActionCacheError::NotFound`] when there is none or it is not complete.
+    pub async fn get(
+        &self,
+        grant: &Authorized<ActionCacheRead>,
+        action: ActionId,
+        inlining: &Inlining,
+    ) -> Result<Bytes, ActionCacheError> {
+        let key = action.key(EntryTable::ActionResult, grant);
+        let value = self.store.get_entry(&key).await?.ok_or(ActionCacheError::NotFound)?;
+        let entry = Entry::read(&value).ok_or(ActionCacheError::NotFound)?;
+        if let (Some(asked), Some(known)) = (action.size_bytes, entry.action_size_bytes)
+            && asked != known
+        {
+            return Err(ActionCacheError::NotFound);
+        }
+        match entry.closure(action.function) {
+            Some(closure) => self.check_complete(key.owner, &closure).await?,
+            None => self.complete(&key, &value, &entry).await?,
+        }
+        if *inlining == Inlining::NONE {
+            return Ok(entry.result);
+        }
+        let mut result = ActionResult::decode(entry.result).map_err(|_| ActionCacheError::NotFound)?;
+        inlining::put_contents(&*self.store, key.owner, action.function, &mut result, inlining).await;
+        Ok(result.encode_to_vec().into())
+    }
+
+    /// Stores a result and returns it encoded, as it will be read. Contents in it are stored as blobs.
+    ///
+    /// # Errors
+    /// [`ActionCacheError::Invalid`] when a digest is malformed or belongs to other contents.
+    pub async fn update(
+        &self,
+        grant: &Authorized<ActionCacheWrite>,
+        action: ActionId,
+        mut result: ActionResult,
+    ) -> Result<Bytes, ActionCacheError> {
+        let key = action.key(EntryTable::ActionResult, grant);
+        let contents = inlining::take_contents(&mut result, action.function)?;
+        if !contents.is_empty() {
+            let stored = self.store.write_batch(key.owner, contents).await;
+            stored.into_iter().collect::<Result<(), StoreError>>()?;
+        }
+        let named = Named::of(&result, action.function)?;
+        let closure = named.closure(&*self.store, key.owner).await?;
+        let value = Entry::write(action.size_bytes, closure.as_deref(), &result);
+        let encoded = value.result();
+        let _writing = self.writer(&key.digest).lock().await;
+        self.store.put_entry(&key, value.bytes).await?;
+        Ok(encoded)
+    }
+
+    /// The bytes that an HTTP client keeps here and that are no action result.
+    ///
+    /// # Errors
+    /// [`ActionCacheError::NotFound`].
+    pub async fn get_opaque(
+        &self,
+        grant: &Authorized<ActionCacheRead>,
+        action: ActionId,
+    ) -> Result<Bytes, ActionCacheError> {
+        let key = action.key(EntryTable::OpaqueResult, grant);
+        self.store.get_entry(&key).await?.ok_or(ActionCacheError::NotFound)
+    }
+
+    /// Keeps bytes that are no action result. They take the place of a result.
+    ///
+    /// # Errors
+    /// [`ActionCacheError::Store`].
+    pub async fn put_opaque(
+        &self,
+        grant: &Authorized<ActionCacheWrite>,
+        action: ActionId,
+        bytes: Bytes,
+    ) -> Result<(), ActionCacheError> {
+        let result = action.key(EntryTable::ActionResult, grant);
+        let _writing = self.writer(&result.digest).lock().await;
+        self.store.put_entry(&action.key(EntryTable::OpaqueResult, grant), bytes).await?;
+        self.store.remove_entry(&result).await?;
+        Ok(())
+    }
+
+    async fn check_complete(&self, owner: OwnerId, closure: &[Digest]) -> Result<(), ActionCacheError> {
+        if closure.is_empty() || self.store.find_missing(owner, closure).await?.is_empty() {
+            return Ok(());
+        }
+        Err(ActionCacheError::NotFound)
+    }
+
+    /// Checks a result whose closure was not known when it was stored, and keeps the closure.
+    async fn complete(&self, key: &EntryKey, value: &Bytes, entry: &Entry) -> Result<(), ActionCacheError> {
+        let closure = match self.read_closure(key, entry).await {
+            Ok(Some(closure)) => closure,
+            Err(ActionCacheError::Store(error)) => return Err(error.into()),
+            // What it names turned out to be no tree: it will never be complete.
+            Ok(None) | Err(ActionCacheError::NotFound | ActionCacheError::Invalid(_)) => {
+                return Err(ActionCacheError::NotFound);
+            }
+        };
+        self.check_complete(key.owner, &closure).await?;
+        let filled = entry.with_closure(&closure);
+        if filled == *value {
+            return Ok(());
+        }
+        let _writing = self.writer(&key.digest).lock().await;
+        if self.store.get_entry(key).await?.as_ref() == Some(value)
+            && let Err(error) = self.store.put_entry(key, filled).await
+        {
+            // The result is complete all the same; the next reader finds the closure anew.
+            tracing::warn!(action = %key.digest, %error, "the closure of an action result could not be kept");
+        }
+        Ok(())
+    }
+
+    async fn read_closure(&self, key: &EntryKey, entry: &Entry) -> Result<Option<Vec<Digest>>, ActionCacheError> {
+        let result = ActionResult::decode(entry.result.clone()).map_err(|_| ActionCacheError::NotFound)?;
+        Named::of(&result, key.digest.function())?.closure(&*self.store, key.owner).await
+    }
+
+    fn writer(&self, digest: &Digest) -> &Mutex<()> {
+        // There are STRIPES locks, so the remainder always names one.
+        &self.writers[usize::from(digest.hash()[0]) % STRIPES]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+//! Which blobs an action result names, at any depth.
+
+use std::collections::HashSet;
+
+use gf_blobstore::{BlobStore, ErrorKind, OwnerId, StoreError};
+use gf_digest::{Digest, DigestFunction};
+use gf_reapi::WireDigest;
+use gf_reapi::execution::{ActionResult, Directory, Tree};
+use prost::Message;
+
+use super::ActionCacheError;
+use crate::content::read_whole;
+
+/// Output files, directories and symlinks of one result.
+const MAX_OUTPUTS: usize = 100_000;
+
+/// The digests of one closure.
+const MAX_DIGESTS: usize = 1_000_000;
+
+/// The encoded bytes of one Tree or Directory.
+const MAX_TREE_BYTES: u64 = 64 << 20;
+
+/// What a result names itself, and where to look for the rest.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// Everything named directly, trees and root directories included.
+    digests: Vec<Digest>,
+    trees: Vec<Digest>,
+    roots: Vec<Digest>,
+}
+
+impl Named {
+    /// Reads the digests of a result.
+    ///
+    /// # Errors
+    /// [`ActionCacheError::Invalid`] when one is missing or malformed, or there are too many.
+    pub(super) fn of(result: &ActionResult, function: DigestFunction) -> Result<Self, ActionCacheError> {
+        let symlinks = result.output_symlinks.len() + output_symlinks_before_2_1(result);
+        if result.output_files.len() + result.output_directories.len() + symlinks > MAX_OUTPUTS {
+            return Err(ActionCacheError::Invalid(format!("more than {MAX_OUTPUTS} outputs")));
+        }
+        let read = |what: &str, wire: &WireDigest| {
+            wire.to_digest(function).map_err(|error| ActionCacheError::Invalid(format!("{what}: {error}")))
+        };
+        let mut named = Self::default();
+        for file in &result.output_files {
+            let wire = file.digest.as_ref().ok_or_else(|| no_digest("an output file"))?;
+            named.digests.push(read("the digest of an output file", wire)?);
+        }
+        for directory in &result.output_directories {
+            let (tree, root) = (&directory.tree_digest, &directory.root_directory_digest);
+            if tree.is_none() && root.is_none() {
+                return Err(no_digest("an output directory"));
+            }
+            if let Some(wire) = tree {
+                named.trees.push(read("the tree_digest of an output directory", wire)?);
+            }
+            if let Some(wire) = root {
+                named.roots.push(read("the root_directory_digest of an output directory", wire)?);
+            }
+        }
+        for (what, wire) in [("stdout_digest", &result.stdout_digest), ("stderr_digest", &result.stderr_digest)] {
+            if let Some(wire) = wire {
+                named.digests.push(read(what, wire)?);
+            }
+        }
+        named.digests.extend(named.trees.iter().chain(&named.roots));
+        Ok(named)
+    }
+
+    /// All digests that must be there, found by reading the trees. `None` when one of those is not there.
+    ///
+    /// # Errors
+    /// [`ActionCacheError::Invalid`] when a tree is malformed or too large; [`ActionCacheError::Store`].
+    pub(super) async fn closure(
+        self,
+        store: &dyn BlobStore,
+        owner: OwnerId,
+    ) -> Result<Option<Vec<Digest>>, ActionCacheError> {
+        if self.trees.is_empty() && self.roots.is_empty() {
+            return Ok(Some(self.digests));
+        }
+        match expand(store, owner, self).await {
+            Ok(digests) => Ok(Some(digests)),
+            Err(ActionCacheError::Store(error)) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[expect(deprecated, reason = "clients before REAPI 2.1 send these")]
+fn output_symlinks_before_2_1(result: &ActionResult) -> usize {
+    result.output_file_symlinks.len() + result.output_directory_symlinks.len()
+}
+
+fn no_digest(what: &str) -> ActionCacheError {
+    ActionCacheError::Invalid(format!("{what} has no digest"))
+}
+
+async fn expand(store: &dyn BlobStore, owner: OwnerId, named: Named) -> Result<Vec<Digest>, ActionCacheError> {
+    let mut closure = Closure::default();
+    for digest in &named.digests {
+        closure.add(*digest)?;
+    }
+    for tree in named.trees {
+        let bytes = read(store, owner, tree).await?;
+        let message = Tree::decode(bytes).map_err(|error| malformed(tree, &error.to_string()))?;
+        for directory in message.root.iter().chain(&message.children) {
+            closure.add_files(tree, directory)?;
+        }
+    }
+    let mut directories = named.roots;
+    let mut entered: HashSet<Digest> = directories.iter().copied().collect();
+    while let Some(digest) = directories.pop() {
+        let bytes = read(store, owner, digest).await?;
+        let directory = Directory::decode(bytes).map_err(|error| malformed(digest, &error.to_string()))?;
+        closure.add_files(digest, &directory)?;
+        for node in &directory.directories {
+            let child = node_digest(digest, node.digest.as_ref())?;
+            closure.add(child)?;
+            if entered.insert(child) {
+                directories.push(child);
+            }
+        }
+    }
+    Ok(closure.digests)
+}
+
+/// Digests, each once, in the order found.
+#[derive(Default)]
+struct Closure {
+    digests: Vec<Digest>,
+    seen: HashSet<Digest>,
+}
+
+impl Closure {
+    fn add(&mut self, digest: Digest) -> Result<(), ActionCacheError> {
+        if self.seen.insert(digest) {
+            self.digests.push(digest);
+        }
+        if self.digests.len() > MAX_DIGESTS {
+            return Err(ActionCacheError::Invalid(format!("more than {MAX_DIGESTS} blobs are named")));
+        }
+        Ok(())
+    }
+
+    fn add_files(&mut self, of: Digest, directory: &Directory) -> Result<(), ActionCacheError> {
+        for file in &directory.files {
+            self.add(node_digest(of, file.digest.as_ref())?)?;
+        }
+        Ok(())
+    }
+}
+
+fn node_digest(of: Digest, wire: Option<&WireDigest>) -> Result<Digest, ActionCacheError> {
+    let wire = wire.ok_or_else(|| malformed(of, "an entry has no digest"))?;
+    wire.to_digest(of.function()).map_err(|error| malformed(of, &error.to_string()))
+}
+
+fn malformed(digest: Digest, reason: &str) -> ActionCacheError {
+    ActionCacheError::Invalid(format!("the output directory {digest}: {reason}"))
+}
+
+async fn read(store: &dyn BlobStore, owner: OwnerId, digest: Digest) -> Result<bytes::Bytes, ActionCacheError> {
+    match read_whole(store, owner, digest, MAX_TREE_BYTES).await {
+        Err(StoreError::TooLarge { digest, limit_bytes }) => {
+            Err(ActionCacheError::Invalid(format!("the output directory {digest} has over {limit_bytes} bytes")))
+        }
+        other => Ok(other?),
+    }
+}
