@@ -1,2 +1,27 @@
-//! main
-fn main() {}
+//! `gf`: the server, and the commands that people run against it.
+//!
+//! `main` parses, runs one command and turns its end into an exit code: 0 done, 1 failed, 2 wrong usage, 3 the thing
+//! asked about is not so. Deliberately absent: everything that another front end would need too; that is below.
+
+mod args;
+mod config_command;
+mod failure;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command, ConfigCommand};
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Config { command: ConfigCommand::Check(args) } => config_command::check(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -2,8 +2,12 @@
 //!
 //! Deliberately absent: product rules (services have them) and the command line (`gf-cli`).
 
+mod app;
 pub mod config;
 pub mod edges;
+mod health;
 pub mod listen;
 pub mod metrics;
 pub mod telemetry;
+
+pub use app::{App, StartError};
