@@ -12,7 +12,7 @@ use crate::fixture::Fixture;
 use crate::load::{Round, as_float, median};
 use crate::process::{Server, program};
 use crate::report::{Line, Outcome};
-use crate::rows::{HIT_ROW, Measure, Row};
+use crate::rows::{HIT_ROW, Limit, Measure, Row};
 use crate::start;
 use crate::works::{Portion, Work};
 
@@ -94,19 +94,23 @@ async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Li
                 let compared = hits.clone().unwrap_or_else(|| Err("no rounds".into()));
                 lines.push(line(row, compared.map(|compared| compared.p99())));
             }
-            Measure::Memory => {
-                let resident = product.resident()?;
-                let note = format!("of it {:.0} MiB not backed by files", mebibytes(resident.anonymous));
-                let outcome = Outcome { figure: mebibytes(resident.total), note, ..Outcome::default() };
-                lines.push(line(row, Ok(outcome)));
-            }
+            Measure::Memory => lines.push(line(row, memory(&product).map_err(|wrong| format!("{wrong:#}")))),
             Measure::Start(_) | Measure::Index => {}
         }
     }
     drop(run);
     floor.kill().await?;
-    product.stop().await.context("stop gf serve")?;
+    if let Err(wrong) = product.stop().await {
+        let (work, about) = ("stop".into(), "stop after all of that".into());
+        lines.push(Line { work, about, unit: "", limit: Limit::None, outcome: Err(format!("{wrong:#}")) });
+    }
     Ok(lines)
+}
+
+fn memory(product: &Server) -> anyhow::Result<Outcome> {
+    let resident = product.resident()?;
+    let note = format!("of it {:.0} MiB not backed by files", mebibytes(resident.anonymous));
+    Ok(Outcome { figure: mebibytes(resident.total), note, ..Outcome::default() })
 }
 
 /// Both servers, as long as the rows last.

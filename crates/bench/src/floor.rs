@@ -21,8 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Bytes of the largest blob that the floor serves.
 const BUFFER_BYTES: usize = 16 << 20;
-/// Bytes in one `ReadResponse`. Of 64 KiB, 256 KiB and 1 MiB this moved the most.
-const PIECE_BYTES: usize = 256 << 10;
+/// Bytes in one `ReadResponse`. Of 16 KiB, 64 KiB, 256 KiB and 1 MiB this moved the most.
+const PIECE_BYTES: usize = 64 << 10;
 /// Bytes of each blob in a batch.
 pub(crate) const SMALL_BLOB_BYTES: usize = 4 << 10;
 /// Of the digests asked about, so many are missing.

@@ -100,8 +100,8 @@ pub(crate) fn print(lines: &[Line]) {
 
 fn table(lines: &[Line]) -> String {
     let mut text = format!(
-        "{:<54} {:>12} {:>12} {:>8} {:>7} {:>10} {:>9} {:>9}  verdict",
-        "work", "product", "floor", "unit", "ratio", "limit", "p50 ms", "p99 ms"
+        "{:<22} {:<54} {:>9} {:>9} {:>8} {:>6} {:>10} {:>8} {:>8}  verdict",
+        "row", "work", "product", "floor", "unit", "ratio", "limit", "p50 ms", "p99 ms"
     );
     for line in lines {
         let (outcome, wrong) = match &line.outcome {
@@ -111,7 +111,8 @@ fn table(lines: &[Line]) -> String {
         let milliseconds = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
         let _ = write!(
             text,
-            "\n{:<54} {:>12} {:>12} {:>8} {:>7} {:>10} {:>9} {:>9}  {}",
+            "\n{:<22} {:<54} {:>9} {:>9} {:>8} {:>6} {:>10} {:>8} {:>8}  {}",
+            line.work,
             line.about,
             number(Some(outcome.figure)),
             number(outcome.floor),
