@@ -1,6 +1,6 @@
 //! The content-addressed store: bytes in, under their digest; the same bytes out, or nothing.
 //!
-//! [`BlobStore`] is the seam that services see. `DiskBlobStore` is the embedded implementation: small blobs in
+//! [`BlobStore`] is the seam that services see. [`DiskBlobStore`] is the embedded implementation: small blobs in
 //! append-only segments, large ones in files of their own, a persistent index over both.
 //!
 //! Deliberately absent: product rules. The store knows owners by number and entries by key; who may ask, and what
@@ -13,9 +13,14 @@
 //! - the index can be lost: segments and files carry everything that is needed to build it again.
 
 mod blob_store;
+mod disk;
 mod error;
 
 pub use blob_store::{
     Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, NewBlob, OwnerId, Pieces, Upload,
+};
+pub use disk::{
+    CHUNK_AVERAGE_BYTES, CHUNK_SEED, CollectionReport, DiskBlobStore, EvictionPlan, FileLayer, Histogram, LeasePolicy,
+    OpenError, RecoveryReport, Repair, StoreConfig, StoreFile, StoreStats, SystemFiles, VerifyReport, plan,
 };
 pub use error::{ErrorKind, StoreError};

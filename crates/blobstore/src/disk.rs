@@ -1,0 +1,50 @@
+//! The embedded implementation: everything in one folder of a local file system.
+//!
+//! ```text
+//! FORMAT      version of the layout, and the key of its checks
+//! LOCK        held by the one process that has the store open
+//! checkpoint  how far the index agrees with the records
+//! index/      64 tables
+//! segments/   append-only files of records
+//! large/      one file for each large blob
+//! incoming/   uploads under way; emptied at every start
+//! quarantine/ damaged large files
+//! ```
+//!
+//! Read [`record`] and [`index`] for the formats, [`lease`] and [`eviction`] for the rules (pure), [`store`] for how
+//! they come together.
+
+mod cached_read;
+mod capacity;
+mod checkpoint;
+mod chunks;
+mod clock;
+mod collect;
+mod core;
+mod eviction;
+mod file_layer;
+mod folder;
+mod index;
+mod large;
+mod lease;
+mod maintenance;
+mod read;
+mod record;
+mod recovery;
+mod scan;
+mod segments;
+mod store;
+mod upload;
+mod verify;
+mod write;
+mod zstandard;
+
+pub use self::chunks::{CHUNK_AVERAGE_BYTES, CHUNK_SEED};
+pub use self::collect::CollectionReport;
+pub use self::core::StoreConfig;
+pub use self::eviction::{EvictionPlan, Histogram, plan};
+pub use self::file_layer::{FileLayer, StoreFile, SystemFiles};
+pub use self::lease::LeasePolicy;
+pub use self::recovery::RecoveryReport;
+pub use self::store::{DiskBlobStore, OpenError, StoreStats};
+pub use self::verify::{Repair, VerifyReport};

@@ -1,0 +1,269 @@
+//! Blobs made of parts: splitting by FastCDC, splicing, and saving space where blobs share parts.
+//!
+//! Splitting copies nothing: a chunk is a view of the blob that it was cut from. Splicing copies nothing either: the
+//! blob is a recipe. The parameters are those of REAPI's `FastCdc2020Params`, normalization level 2.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fastcdc::v2020::{FastCDC, Normalization};
+use gf_digest::{Digest, Hasher};
+
+use super::core::Core;
+use super::index::{Place, Slot};
+use super::read::Part;
+use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
+use crate::{Accept, ByteRange, Encoding, NewBlob, OwnerId, StoreError};
+
+/// The parameters of FastCDC that the store splits by; a server tells them to its clients.
+pub const CHUNK_AVERAGE_BYTES: u32 = 512 << 10;
+/// The seed of FastCDC that the store splits by.
+pub const CHUNK_SEED: u32 = 0;
+
+const CHUNK_MIN_BYTES: u32 = CHUNK_AVERAGE_BYTES / 4;
+const CHUNK_MAX_BYTES: u32 = CHUNK_AVERAGE_BYTES * 4;
+
+/// The most chunks that one blob may be spliced of: the recipe is one record.
+const MAX_CHUNKS: usize = 200_000;
+
+/// A blob is turned into a recipe when at least one part in so many is here already.
+const WORTHWHILE_SHARE: u64 = 4;
+
+impl Core {
+    pub(crate) async fn split(self: &Arc<Self>, owner: OwnerId, digest: Digest) -> Result<Vec<Digest>, StoreError> {
+        let slot = self.find(owner, &digest).await?.ok_or(StoreError::NotFound(digest))?;
+        if let Place::Recipe { .. } = slot.place {
+            let parts = self.parts(&slot, &digest).await?;
+            for part in &parts {
+                self.let_in(owner, &part.blob).await?;
+            }
+            return Ok(parts.into_iter().map(|part| part.blob).collect());
+        }
+        if digest.size_bytes() <= u64::from(CHUNK_MIN_BYTES) {
+            return Err(StoreError::NotSplit(digest));
+        }
+        let chunks = self.cut(owner, digest).await?;
+        if chunks.len() < 2 {
+            return Err(StoreError::NotSplit(digest));
+        }
+        for chunk in &chunks {
+            self.add_view(owner, digest, *chunk).await?;
+        }
+        Ok(chunks.into_iter().map(|chunk| chunk.blob).collect())
+    }
+
+    /// Where FastCDC cuts a blob: each part's digest and its offset in the blob.
+    async fn cut(self: &Arc<Self>, owner: OwnerId, digest: Digest) -> Result<Vec<Part>, StoreError> {
+        let mut read = self.read(owner, digest, ByteRange::ALL, Accept::Identity).await?;
+        let mut chunks = Vec::new();
+        let mut buffer: Vec<u8> = Vec::new();
+        let (mut offset, mut start, mut ended) = (0, 0, false);
+        loop {
+            // With a whole largest chunk at hand the cut is the one that the whole blob would give.
+            while !ended && buffer.len() - start < CHUNK_MAX_BYTES as usize {
+                match read.next().await? {
+                    Some(piece) => buffer.extend_from_slice(&piece),
+                    None => ended = true,
+                }
+            }
+            if start == buffer.len() {
+                return Ok(chunks);
+            }
+            let length = first_cut(&buffer[start..]);
+            let bytes = &buffer[start..start + length];
+            let blob = Digest::of(digest.function(), bytes);
+            chunks.push(Part { blob, offset, bytes: length as u64 });
+            offset += length as u64;
+            start += length;
+            if start > 4 * CHUNK_MAX_BYTES as usize {
+                buffer.drain(..start);
+                start = 0;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Makes a chunk a blob of its own: a view of `parent`, unless it is here in its own right.
+    async fn add_view(self: &Arc<Self>, owner: OwnerId, parent: Digest, chunk: Part) -> Result<(), StoreError> {
+        if let Some(present) = self.any_owner(&chunk.blob)?
+            && (present.owner == owner || self.find(owner, &chunk.blob).await?.is_some())
+        {
+            return Ok(());
+        }
+        let mut reservation = self.reserve(2 * HEADER_BYTES as u64 + 48).await?;
+        let mut payload = Vec::with_capacity(48);
+        payload.extend_from_slice(parent.hash());
+        payload.extend_from_slice(&parent.size_bytes().to_le_bytes());
+        payload.extend_from_slice(&chunk.offset.to_le_bytes());
+        let header = RecordHeader::blob(RecordKind::View, owner, chunk.blob, Encoding::Identity);
+        let kept = self.publish(
+            header,
+            &payload,
+            &mut reservation,
+            |present| self.segments.reaches(&present.place),
+            |at| Place::View { segment: at.segment, offset: at.offset, bytes: at.bytes },
+        )?;
+        if kept.is_some_and(|present| present.owner != owner) {
+            self.grant(owner, &chunk.blob, &mut reservation)?;
+        }
+        Ok(())
+    }
+
+    /// Lets an owner who may read a blob read its chunk too.
+    async fn let_in(self: &Arc<Self>, owner: OwnerId, chunk: &Digest) -> Result<(), StoreError> {
+        if self.visible(owner, chunk)?.is_some() {
+            return Ok(());
+        }
+        let mut reservation = self.reserve(HEADER_BYTES as u64).await?;
+        self.grant(owner, chunk, &mut reservation)
+    }
+
+    pub(crate) async fn splice(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        digest: Digest,
+        chunks: &[Digest],
+    ) -> Result<(), StoreError> {
+        if digest.is_empty() && digest == Digest::empty(digest.function()) && chunks.iter().all(Digest::is_empty) {
+            return Ok(());
+        }
+        let total = chunks.iter().try_fold(0_u64, |sum, chunk| sum.checked_add(chunk.size_bytes()));
+        let one_function = chunks.iter().all(|chunk| chunk.function() == digest.function());
+        if total != Some(digest.size_bytes()) || !one_function || chunks.len() > MAX_CHUNKS {
+            return Err(StoreError::ChunksMismatch(digest));
+        }
+        let bytes = self.verify_splice(owner, digest, chunks).await?;
+        if self.find(owner, &digest).await?.is_some() {
+            return Ok(());
+        }
+        match bytes {
+            // Small enough to be kept whole: a recipe would cost more than it saves.
+            Some(bytes) => {
+                let blob = NewBlob { digest, bytes: bytes.into(), encoding: Encoding::Identity };
+                self.write_batch(owner, vec![blob]).await.pop().unwrap_or(Ok(()))
+            }
+            None => self.add_recipe(owner, digest, chunks, |present| self.holds_bytes(present, &digest)).await,
+        }
+    }
+
+    /// Reads and hashes the chunks. Returns their bytes when they are few.
+    async fn verify_splice(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        digest: Digest,
+        chunks: &[Digest],
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        // Absence first: it costs nothing to find out and says most.
+        for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+            self.find(owner, chunk).await?.ok_or(StoreError::NotFound(*chunk))?;
+        }
+        let mut whole = (digest.size_bytes() <= self.config.large_blob_bytes).then(Vec::new);
+        let mut hasher = Hasher::new(digest.function());
+        for chunk in chunks {
+            let mut read = self.read(owner, *chunk, ByteRange::ALL, Accept::Identity).await?;
+            while let Some(piece) = read.next().await? {
+                hasher.update(&piece);
+                if let Some(whole) = &mut whole {
+                    whole.extend_from_slice(&piece);
+                }
+            }
+        }
+        if hasher.finish() == digest { Ok(whole) } else { Err(StoreError::ChunksMismatch(digest)) }
+    }
+
+    async fn add_recipe(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        digest: Digest,
+        chunks: &[Digest],
+        keep: impl Fn(&Slot) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut payload = Vec::with_capacity(40 * chunks.len());
+        for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+            payload.extend_from_slice(chunk.hash());
+            payload.extend_from_slice(&chunk.size_bytes().to_le_bytes());
+        }
+        let mut reservation = self.reserve((2 * HEADER_BYTES + payload.len()) as u64).await?;
+        let header = RecordHeader::blob(RecordKind::Recipe, owner, digest, Encoding::Identity);
+        let kept = self.publish(header, &payload, &mut reservation, keep, |at| Place::Recipe {
+            segment: at.segment,
+            offset: at.offset,
+            bytes: at.bytes,
+        })?;
+        if kept.is_some_and(|present| present.owner != owner) {
+            self.grant(owner, &digest, &mut reservation)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at a large blob in a quiet moment: where enough of it is here as parts of others, it becomes a recipe and
+    /// its file goes; otherwise its own chunks become known, for others to share. Returns the bytes saved.
+    pub(crate) async fn deduplicate(self: &Arc<Self>, owner: OwnerId, digest: Digest) -> Result<u64, StoreError> {
+        let Some(slot @ Slot { place: Place::Large { file, .. }, .. }) = self.visible(owner, &digest)? else {
+            return Ok(0);
+        };
+        let chunks = self.cut(owner, digest).await?;
+        let mut shared = 0;
+        for chunk in &chunks {
+            if self.visible(owner, &chunk.blob)?.is_some() && self.find(owner, &chunk.blob).await?.is_some() {
+                shared += chunk.bytes;
+            }
+        }
+        if chunks.len() < 2 || shared * WORTHWHILE_SHARE < digest.size_bytes() {
+            for chunk in &chunks {
+                self.add_view(owner, digest, *chunk).await?;
+            }
+            return Ok(0);
+        }
+        for chunk in &chunks {
+            if !self.has_elsewhere(owner, &digest, &chunk.blob).await? {
+                self.copy_out(owner, digest, *chunk).await?;
+            }
+        }
+        let names: Vec<Digest> = chunks.iter().map(|chunk| chunk.blob).collect();
+        self.add_recipe(owner, digest, &names, |present| present.place != slot.place).await?;
+        // Durable before the file goes, and read no more from it.
+        self.segments.sync().map_err(super::core::failed("saving space"))?;
+        self.index.sync().map_err(super::core::failed("saving space"))?;
+        if self.any_owner(&digest)?.is_some_and(|present| present.place != slot.place) {
+            self.capacity.sub_used(self.large.remove(file).map_err(super::core::failed("saving space"))?);
+        }
+        self.counters.deduplicated_bytes.fetch_add(shared, Ordering::Relaxed);
+        Ok(shared)
+    }
+
+    /// Whether a chunk can be read without the blob that is about to lose its file.
+    async fn has_elsewhere(&self, owner: OwnerId, parent: &Digest, chunk: &Digest) -> Result<bool, StoreError> {
+        let Some(slot) = self.find(owner, chunk).await? else { return Ok(false) };
+        match slot.place {
+            Place::View { .. } => Ok(self.parts(&slot, chunk).await?.iter().all(|part| part.blob != *parent)),
+            Place::Recipe { .. } => Ok(false),
+            Place::Segment { .. } | Place::Large { .. } => Ok(true),
+        }
+    }
+
+    /// Stores a chunk with bytes of its own, in place of a view if there is one.
+    async fn copy_out(self: &Arc<Self>, owner: OwnerId, parent: Digest, chunk: Part) -> Result<(), StoreError> {
+        let range = ByteRange { offset: chunk.offset, limit: Some(chunk.bytes) };
+        let mut read = self.read(owner, parent, range, Accept::Identity).await?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = read.next().await? {
+            bytes.extend_from_slice(&piece);
+        }
+        let blob = NewBlob { digest: chunk.blob, bytes: bytes.into(), encoding: Encoding::Identity };
+        self.write_batch(owner, vec![blob]).await.pop().unwrap_or(Ok(()))
+    }
+}
+
+/// The length of the first chunk of `bytes`.
+fn first_cut(bytes: &[u8]) -> usize {
+    let mut chunker = FastCDC::with_level_and_seed(
+        bytes,
+        CHUNK_MIN_BYTES as usize,
+        CHUNK_AVERAGE_BYTES as usize,
+        CHUNK_MAX_BYTES as usize,
+        Normalization::Level2,
+        u64::from(CHUNK_SEED),
+    );
+    chunker.next().map_or(bytes.len(), |chunk| chunk.length)
+}

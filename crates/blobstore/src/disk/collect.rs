@@ -1,0 +1,288 @@
+//! Making room: evicting what the plan says, and compacting the segments that it leaves holes in.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::capacity::Reservation;
+use super::core::{Core, failed};
+use super::eviction::{EvictionPlan, Histogram, plan};
+use super::index::{Place, SHARDS, Slot};
+use super::record::{HEADER_BYTES, RecordKind};
+use super::scan::{self, Scanned};
+use super::segments::{NewRecord, lock, read_lock};
+use super::zstandard;
+use crate::{Encoding, StoreError};
+
+/// What a collection did, or would do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CollectionReport {
+    /// Blobs and entries evicted.
+    pub evicted: u64,
+    /// Their bytes.
+    pub evicted_bytes: u64,
+    /// Bytes that the store uses less than before.
+    pub freed_bytes: u64,
+    /// Bytes under lease, which nothing may evict.
+    pub leased_bytes: u64,
+    /// Segments removed or rewritten.
+    pub compacted_segments: u64,
+}
+
+/// Bytes at rest by segment that the index points to.
+type LiveBytes = BTreeMap<u32, u64>;
+
+/// A segment is rewritten only if at least one byte in so many is garbage.
+const WORTHWHILE_GARBAGE: u64 = 10;
+
+/// How much is freed beyond what is needed, as a share of the capacity, so that one collection serves many writes.
+const SLACK_SHARE: u64 = 32;
+
+impl Core {
+    /// Evicts until `bytes` can be reserved, or says why they cannot.
+    pub(crate) fn make_room(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        let _one_at_a_time = lock(&self.evicting);
+        let mut excess = match self.capacity.reserve(bytes) {
+            Ok(reservation) => return Ok(reservation),
+            Err(excess) => excess,
+        };
+        if self.clock.now() < self.full_until.load(Ordering::Relaxed) {
+            return Err(self.no_space(bytes));
+        }
+        // Freed bytes are an estimate until segments are compacted; a second round covers the difference.
+        for _ in 0..3 {
+            let report =
+                self.collect(excess + self.capacity.limit_bytes() / SLACK_SHARE).map_err(failed("making room"))?;
+            match self.capacity.reserve(bytes) {
+                Ok(reservation) => return Ok(reservation),
+                Err(still) => excess = still,
+            }
+            if report.freed_bytes == 0 {
+                break;
+            }
+        }
+        // A look at the whole index for each of a thousand refused writes would stop the reads too.
+        self.full_until.store(self.clock.now() + 1, Ordering::Relaxed);
+        Err(self.no_space(bytes))
+    }
+
+    fn no_space(&self, needed_bytes: u64) -> StoreError {
+        let mib = |bytes: u64| bytes >> 20;
+        StoreError::NoSpace {
+            needed_bytes,
+            reason: format!(
+                "{} of {} MiB are in use and {} MiB of them are under lease; raise [store] capacity or lower its lease",
+                mib(self.capacity.used_bytes()),
+                mib(self.capacity.limit_bytes()),
+                mib(self.counters.leased_bytes.load(Ordering::Relaxed)),
+            ),
+        }
+    }
+
+    /// What a collection of `needed_bytes` would evict. Changes nothing.
+    pub(crate) fn plan_collection(&self, needed_bytes: u64) -> io::Result<CollectionReport> {
+        let (histogram, _) = self.survey()?;
+        let now = self.clock.now();
+        let plan = plan(&histogram, needed_bytes, self.lease, now);
+        let freed = plan.map_or(0, |plan| plan.freed_bytes);
+        Ok(CollectionReport {
+            evicted_bytes: freed,
+            freed_bytes: freed,
+            leased_bytes: histogram.leased_bytes(self.lease, now),
+            ..CollectionReport::default()
+        })
+    }
+
+    /// Frees about `needed_bytes`, as far as leases allow.
+    pub(crate) fn collect(&self, needed_bytes: u64) -> io::Result<CollectionReport> {
+        let used_before = self.capacity.used_bytes();
+        let (histogram, live) = self.survey()?;
+        let now = self.clock.now();
+        let mut report =
+            CollectionReport { leased_bytes: histogram.leased_bytes(self.lease, now), ..CollectionReport::default() };
+        self.counters.leased_bytes.store(report.leased_bytes, Ordering::Relaxed);
+        // Garbage first: nothing needs to go that compaction can make room for.
+        self.segments.seal_active();
+        report.compacted_segments += self.compact(&live, used_before.saturating_sub(needed_bytes))?;
+        let freed = used_before.saturating_sub(self.capacity.used_bytes());
+        if freed < needed_bytes
+            && let Some(plan) = plan(&histogram, needed_bytes - freed, self.lease, now)
+        {
+            self.evict(plan, &mut report)?;
+            let (_, live) = self.survey()?;
+            report.compacted_segments += self.compact(&live, used_before.saturating_sub(needed_bytes))?;
+        }
+        report.freed_bytes = used_before.saturating_sub(self.capacity.used_bytes());
+        Ok(report)
+    }
+
+    /// One look at the whole index.
+    fn survey(&self) -> io::Result<(Histogram, LiveBytes)> {
+        let mut histogram = Histogram::default();
+        let mut live = LiveBytes::new();
+        for shard in 0..SHARDS {
+            self.index.visit_shard(shard, |slot| {
+                histogram.add(slot.touched, bytes_at_rest(slot));
+                if let Some(segment) = slot.place.segment() {
+                    *live.entry(segment).or_default() += bytes_at_rest(slot);
+                }
+            })?;
+        }
+        Ok((histogram, live))
+    }
+
+    fn evict(&self, plan: EvictionPlan, report: &mut CollectionReport) -> io::Result<()> {
+        let left = Cell::new(plan.and_bytes);
+        let mut files = Vec::new();
+        for shard in 0..SHARDS {
+            let doomed = self.index.remove_from_shard(shard, |slot| {
+                slot.touched < plan.before
+                    || slot.touched == plan.before && left.get() > 0 && {
+                        left.set(left.get().saturating_sub(bytes_at_rest(slot)));
+                        true
+                    }
+            })?;
+            for slot in doomed {
+                report.evicted += 1;
+                report.evicted_bytes += bytes_at_rest(&slot);
+                self.counters.youngest_evicted.fetch_max(slot.touched, Ordering::Relaxed);
+                if let Place::Large { file, .. } = slot.place {
+                    files.push(file);
+                }
+            }
+        }
+        self.counters.evicted_blobs.fetch_add(report.evicted, Ordering::Relaxed);
+        self.counters.evicted_bytes.fetch_add(report.evicted_bytes, Ordering::Relaxed);
+        // The index must have forgotten them for good before their bytes go: else a power cut would bring back names
+        // of nothing.
+        self.index.sync()?;
+        for file in files {
+            self.capacity.sub_used(self.large.remove(file)?);
+        }
+        Ok(())
+    }
+
+    /// Removes segments without live records, then rewrites the emptiest ones, until no more than `target_bytes` are
+    /// in use. Returns how many segments went.
+    fn compact(&self, live: &LiveBytes, target_bytes: u64) -> io::Result<u64> {
+        let mut candidates: Vec<(u32, u64, u64)> = self
+            .segments
+            .sizes()
+            .into_iter()
+            .filter(|(number, _)| !self.segments.is_active(*number))
+            .map(|(number, bytes)| (number, bytes, live.get(&number).copied().unwrap_or(0).min(bytes)))
+            .filter(|(_, bytes, live)| (bytes - live) * WORTHWHILE_GARBAGE >= *bytes)
+            .collect();
+        // Emptiest first, by share: x/a < y/b as x*b < y*a.
+        candidates.sort_by(|a, b| (u128::from(a.2) * u128::from(b.1)).cmp(&(u128::from(b.2) * u128::from(a.1))));
+        let mut compacted = 0;
+        for (number, _, live) in candidates {
+            if live > 0 && self.capacity.used_bytes() <= target_bytes {
+                break;
+            }
+            self.rewrite(number)?;
+            compacted += 1;
+        }
+        Ok(compacted)
+    }
+
+    /// Copies what is live in a sealed segment to the active one, then removes it.
+    fn rewrite(&self, number: u32) -> io::Result<()> {
+        let Some(file) = self.segments.file(number)? else { return Ok(()) };
+        let is_oldest = self.segments.sizes().keys().next() == Some(&number);
+        let mut moves = Vec::new();
+        scan::records(&file, self.segments.key(), 0, |record| {
+            let key = record.header.index_key();
+            let is_removal = record.header.kind == RecordKind::EntryRemoved;
+            let is_live = if is_removal { !is_oldest } else { self.is_live(&key, number, record.offset)? };
+            if is_live && record.payload.is_some() {
+                moves.push(self.copy(record)?);
+            }
+            Ok(())
+        })?;
+        // The copies are durable before the index knows them: until then a power cut must find the originals.
+        self.segments.sync()?;
+        for (from, slot) in moves {
+            let _publishing = read_lock(&self.publish);
+            self.index.change(&slot.key, |present| {
+                let present =
+                    present.filter(|present| present.place.record().map(|(s, o, _)| (s, o)) == Some((number, from)))?;
+                Some(Slot { touched: present.touched, owner: present.owner, ..slot })
+            })?;
+        }
+        self.index.sync()?;
+        self.capacity.sub_used(self.segments.remove(number)?);
+        Ok(())
+    }
+
+    /// Appends a copy of a record, compressed if that makes it smaller. Returns the old offset and the new slot.
+    fn copy(&self, record: Scanned) -> io::Result<(u32, Slot)> {
+        let Scanned { offset, mut header, payload } = record;
+        let mut payload = payload.unwrap_or_default();
+        if header.kind == RecordKind::Blob && header.encoding == Encoding::Identity {
+            let compressed = zstandard::compress(&payload)?;
+            if compressed.len() < payload.len() / 8 * 7 {
+                payload = compressed;
+                header.encoding = Encoding::Zstd;
+            }
+        }
+        let (key, kind, encoding, owner) = (header.index_key(), header.kind, header.encoding, header.owner);
+        let size_bytes = if key.digest(0).is_some() { header.digest.size_bytes() } else { payload.len() as u64 };
+        let bytes = header.head_bytes() as u64 + payload.len() as u64;
+        let now = self.clock.now();
+        let appended = self.segments.append(vec![NewRecord { header, payload: &payload }], now)?;
+        self.capacity.add_used(bytes);
+        let at = appended.first().ok_or_else(|| io::Error::other("nothing was appended"))?;
+        let place = match kind {
+            RecordKind::View => Place::View { segment: at.segment, offset: at.offset, bytes: at.bytes },
+            RecordKind::Recipe => Place::Recipe { segment: at.segment, offset: at.offset, bytes: at.bytes },
+            _ => Place::Segment { segment: at.segment, offset: at.offset, bytes: at.bytes, encoding },
+        };
+        Ok((offset, Slot { key, place, size_bytes, touched: now, owner }))
+    }
+
+    /// Counts exactly what is used: segments by their sizes, large files by theirs.
+    pub(crate) fn recount(&self) -> io::Result<()> {
+        let before = self.capacity.used_bytes();
+        let segments: u64 = self.segments.sizes().values().sum();
+        let mut large = 0;
+        for shard in 0..=u8::MAX {
+            large += self.large.list(shard)?.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
+        }
+        // What is written meanwhile is counted by its writer, so the difference is applied and not the sum.
+        let counted = segments + large;
+        if counted > before {
+            self.capacity.add_used(counted - before);
+        } else {
+            self.capacity.sub_used(before - counted);
+        }
+        Ok(())
+    }
+
+    /// Blobs that share parts with others, one at a time, until none waits or the store is busy.
+    pub(crate) async fn deduplicate_waiting(self: &Arc<Self>) {
+        while !self.closed.load(Ordering::Relaxed)
+            && self.clock.now().saturating_sub(self.last_busy.load(Ordering::Relaxed)) >= QUIET_S
+        {
+            let Some((owner, digest)) = lock(&self.to_chunk).pop() else { return };
+            if let Err(error) = self.deduplicate(owner, digest).await {
+                tracing::debug!(%digest, %error, "a large blob was not looked at for shared parts");
+            }
+        }
+    }
+}
+
+/// Seconds without a read or an upload after which the store counts as quiet.
+const QUIET_S: u32 = 2;
+
+/// What a slot's bytes take on disk, about.
+const fn bytes_at_rest(slot: &Slot) -> u64 {
+    match slot.place {
+        Place::Segment { bytes, .. } | Place::View { bytes, .. } | Place::Recipe { bytes, .. } => {
+            HEADER_BYTES as u64 + bytes as u64
+        }
+        Place::Large { .. } => HEADER_BYTES as u64 + slot.size_bytes,
+    }
+}

@@ -1,0 +1,256 @@
+//! What the parts of the disk store share: its files, its index, its account of space.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use gf_digest::Digest;
+
+use super::capacity::{Capacity, Reservation};
+use super::clock::Clock;
+use super::file_layer::{FileLayer, StoreFile};
+use super::index::{Index, IndexKey, Lookup, Place, Slot};
+use super::large::LargeFiles;
+use super::lease::LeasePolicy;
+use super::record::{RecordHeader, RecordKind};
+use super::segments::{Appended, NewRecord, ReadFault, Segments, lock};
+use crate::{OwnerId, StoreError};
+
+/// How a disk store is set up.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The folder of the store. Created when missing.
+    pub data_dir: PathBuf,
+    /// Bytes that the store may use.
+    pub capacity_bytes: u64,
+    /// How long what was reported present is kept, at least.
+    pub lease: Duration,
+    /// How long after it was acknowledged a blob can still be lost to a power cut.
+    pub sync_window: Duration,
+    /// The largest blob accepted.
+    pub max_blob_size_bytes: u64,
+    /// Blobs larger than this get a file of their own; at most 8 MiB.
+    pub large_blob_bytes: u64,
+}
+
+impl StoreConfig {
+    /// A store in `data_dir` with everything else at its default.
+    #[must_use]
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            capacity_bytes: 100 << 30,
+            lease: Duration::from_secs(6 * 3600),
+            sync_window: Duration::from_secs(1),
+            max_blob_size_bytes: 16 << 30,
+            large_blob_bytes: 1 << 20,
+        }
+    }
+}
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub evicted_blobs: AtomicU64,
+    pub evicted_bytes: AtomicU64,
+    /// When the most recently touched of all evicted ones was touched; 0 while none was.
+    pub youngest_evicted: AtomicU32,
+    pub quarantined: AtomicU64,
+    pub leased_bytes: AtomicU64,
+    pub deduplicated_bytes: AtomicU64,
+}
+
+pub(crate) struct Core {
+    pub config: StoreConfig,
+    pub layer: Arc<dyn FileLayer>,
+    pub index: Index,
+    pub segments: Segments,
+    pub large: LargeFiles,
+    pub capacity: Arc<Capacity>,
+    pub lease: LeasePolicy,
+    pub clock: Clock,
+    pub counters: Counters,
+    /// Held shared from appending a record until the index knows it; taken alone by a checkpoint, which must not see
+    /// one without the other.
+    pub publish: RwLock<()>,
+    /// Large files that are not durable yet.
+    pub unsynced_large: Mutex<Vec<(u64, Arc<dyn StoreFile>)>>,
+    /// Large blobs that may share parts with others, to be looked at in a quiet moment.
+    pub to_chunk: Mutex<Vec<(OwnerId, Digest)>>,
+    /// One eviction at a time.
+    pub evicting: Mutex<()>,
+    /// Until when trying to make room is known to be in vain.
+    pub full_until: AtomicU32,
+    pub closed: AtomicBool,
+    /// The number of this start of the store; part of every sequence number.
+    pub epoch: u32,
+    /// When the store last served a request that moved bytes, for work that waits for quiet.
+    pub last_busy: AtomicU32,
+}
+
+impl Core {
+    /// The slot of a blob that `owner` may see, touched. Says nothing about what the slot depends on.
+    pub(crate) fn visible(&self, owner: OwnerId, digest: &Digest) -> Result<Option<Slot>, StoreError> {
+        let now = self.clock.now();
+        let key = IndexKey::blob(digest);
+        let size = digest.size_bytes();
+        let touched = |slot: &Slot| self.lease.must_write(slot.touched, now).then_some(Slot { touched: now, ..*slot });
+        let found = self
+            .index
+            .lookup(&key, |slot| if slot.owner == owner && slot.size_bytes == size { touched(slot) } else { None });
+        match self.known(found)? {
+            None => Ok(None),
+            Some(slot) if slot.size_bytes != size || !self.segments.reaches(&slot.place) => Ok(None),
+            Some(slot) if slot.owner == owner => Ok(Some(slot)),
+            Some(_) if !self.is_granted(owner, digest)? => Ok(None),
+            Some(_) => self.known(self.index.lookup(&key, touched)),
+        }
+    }
+
+    /// The slot of a blob, whoever owns it, touched.
+    pub(crate) fn any_owner(&self, digest: &Digest) -> Result<Option<Slot>, StoreError> {
+        let now = self.clock.now();
+        let found = self.index.lookup(&IndexKey::blob(digest), |slot| {
+            self.lease.must_write(slot.touched, now).then_some(Slot { touched: now, ..*slot })
+        });
+        let usable = |slot: &Slot| slot.size_bytes == digest.size_bytes() && self.segments.reaches(&slot.place);
+        Ok(self.known(found)?.filter(usable))
+    }
+
+    fn is_granted(&self, owner: OwnerId, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.known(self.index.peek(&IndexKey::grant(owner, digest)))?.is_some())
+    }
+
+    /// Found, absent, or an error for what cannot be known.
+    pub(crate) fn known(&self, lookup: io::Result<Lookup>) -> Result<Option<Slot>, StoreError> {
+        match lookup.map_err(failed("looking into the index"))? {
+            Lookup::Found(slot) => Ok(Some(slot)),
+            Lookup::Absent => Ok(None),
+            Lookup::Unknown => Err(StoreError::Io {
+                doing: "looking into the index",
+                source: io::Error::other("a part of it was lost and is being rebuilt; try again in a moment"),
+            }),
+        }
+    }
+
+    /// Sets space aside, evicting where that is needed and allowed.
+    pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(StoreError::Closed);
+        }
+        if let Ok(reservation) = self.capacity.reserve(bytes) {
+            return Ok(reservation);
+        }
+        let core = Arc::clone(self);
+        let evicted = tokio::task::spawn_blocking(move || core.make_room(bytes)).await;
+        evicted.map_err(|error| failed("making room")(io::Error::other(error)))?
+    }
+
+    /// Appends one record and points a slot to it, unless `keep` says that the present one is to stay. Returns the
+    /// present slot in that case.
+    pub(crate) fn publish(
+        &self,
+        header: RecordHeader,
+        payload: &[u8],
+        reservation: &mut Reservation,
+        keep: impl Fn(&Slot) -> bool,
+        place: impl Fn(Appended) -> Place,
+    ) -> Result<Option<Slot>, StoreError> {
+        let now = self.clock.now();
+        let _publishing = super::segments::read_lock(&self.publish);
+        let (key, owner, digest) = (header.index_key(), header.owner, header.digest);
+        let bytes = header.head_bytes() as u64 + payload.len() as u64;
+        let size_bytes = if key.digest(0).is_some() { digest.size_bytes() } else { payload.len() as u64 };
+        let appended = self.segments.append(vec![NewRecord { header, payload }], now);
+        let appended = appended.map_err(failed("appending to a segment"))?;
+        reservation.use_bytes(bytes);
+        let Some(appended) = appended.first() else { return Ok(None) };
+        let slot = Slot { key, place: place(*appended), size_bytes, touched: now, owner };
+        self.point(slot, keep)
+    }
+
+    /// Points the index to `slot`, unless `keep` holds for the present one, which is then returned.
+    pub(crate) fn point(&self, slot: Slot, keep: impl Fn(&Slot) -> bool) -> Result<Option<Slot>, StoreError> {
+        let mut kept = None;
+        let changed = self.index.change(&slot.key, |present| {
+            kept = present.filter(|present| keep(present)).copied();
+            kept.is_none().then_some(slot)
+        });
+        changed.map_err(failed("writing the index"))?;
+        Ok(kept)
+    }
+
+    /// Lets a further owner see a blob that is here.
+    pub(crate) fn grant(
+        &self,
+        owner: OwnerId,
+        digest: &Digest,
+        reservation: &mut Reservation,
+    ) -> Result<(), StoreError> {
+        if self.is_granted(owner, digest)? {
+            return Ok(());
+        }
+        let header = RecordHeader::blob(RecordKind::Grant, owner, *digest, crate::Encoding::Identity);
+        self.publish(
+            header,
+            &[],
+            reservation,
+            |_| false,
+            |at| Place::Segment {
+                segment: at.segment,
+                offset: at.offset,
+                bytes: at.bytes,
+                encoding: crate::Encoding::Identity,
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Takes a slot out of the index since its bytes are damaged, unless it changed since it was read.
+    pub(crate) fn quarantine(&self, slot: &Slot, what: &str) {
+        match self.index.remove_if(&slot.key, |present| present.place == slot.place) {
+            Ok(Some(_)) => {
+                self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(what, place = ?slot.place, "damaged bytes were found and taken out of the store");
+                if let Place::Large { file, .. } = slot.place {
+                    let moved = self.large.quarantine(file, &self.config.data_dir.join("quarantine"));
+                    if let Err(error) = moved {
+                        tracing::warn!(%error, "the damaged file could not be moved to quarantine");
+                    }
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "damaged bytes could not be taken out of the index"),
+        }
+    }
+
+    /// Turns a fault met while reading `slot` into an error, after taking damaged bytes out.
+    pub(crate) fn read_failed(&self, fault: ReadFault, slot: &Slot, digest: &Digest) -> StoreError {
+        match fault {
+            ReadFault::Gone => StoreError::NotFound(*digest),
+            ReadFault::Damaged => {
+                self.quarantine(slot, &digest.to_string());
+                StoreError::NotFound(*digest)
+            }
+            ReadFault::Io(error) => failed("reading a blob")(error),
+        }
+    }
+
+    /// Remembers that a large file must be synced.
+    pub(crate) fn must_sync(&self, number: u64, file: Arc<dyn StoreFile>) {
+        lock(&self.unsynced_large).push((number, file));
+    }
+}
+
+/// Says what the store was doing; a full disk is told apart from one that fails.
+pub(crate) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StoreError {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace {
+            needed_bytes: 0,
+            reason: "the file system is full; reads go on, and writes do once space is freed".to_owned(),
+        },
+        _ => StoreError::Io { doing, source },
+    }
+}

@@ -1,0 +1,263 @@
+//! One shard: a table in memory and its file.
+//!
+//! The file is a 64-byte head (magic, version, seed, whether complete, check) and the slots. A change is one write of
+//! one slot. Growing writes a new file and renames it over the old one, so a table on disk is never half grown.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::slot::{
+    Cell, EMPTY_SLOT, IndexKey, RawSlot, SLOT_BYTES, Slot, cell, decode, encode, holds, is_sound, removed_slot,
+};
+use crate::disk::file_layer::{FileLayer, StoreFile};
+use crate::disk::record::array;
+
+const MAGIC: [u8; 8] = *b"GFIDX001";
+const SMALLEST: usize = 64;
+
+pub(crate) struct Shard {
+    path: PathBuf,
+    file: Option<Arc<dyn StoreFile>>,
+    slots: Vec<RawSlot>,
+    taken: usize,
+    removed: usize,
+    seed: u64,
+    complete: bool,
+    dirty: bool,
+}
+
+impl Shard {
+    /// A shard that is not loaded yet. With `fresh`, a missing file means an empty shard, else a lost one.
+    pub(crate) const fn new(path: PathBuf, fresh: bool) -> Self {
+        Self { path, file: None, slots: Vec::new(), taken: 0, removed: 0, seed: 0, complete: fresh, dirty: false }
+    }
+
+    /// Reads the file if that has not happened. Returns how many slots it brought.
+    pub(crate) fn load(&mut self, layer: &dyn FileLayer) -> io::Result<u64> {
+        if self.file.is_some() {
+            return Ok(0);
+        }
+        match layer.open(&self.path) {
+            Ok(file) => self.read(layer, file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.seed = fresh_seed();
+                self.rewrite(layer, &[], SMALLEST)?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(self.taken as u64)
+    }
+
+    fn read(&mut self, layer: &dyn FileLayer, file: Arc<dyn StoreFile>) -> io::Result<()> {
+        let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(0)];
+        let filled = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(filled);
+        let (slots, remainder) = bytes.get(SLOT_BYTES..).unwrap_or_default().as_chunks::<SLOT_BYTES>();
+        let head = Head::decode(&bytes);
+        let sound = head.is_some_and(|head| head.complete && head.capacity == slots.len() && slots.len() >= SMALLEST)
+            && remainder.is_empty()
+            && slots.iter().all(is_sound);
+        self.seed = head.map_or_else(fresh_seed, |head| head.seed);
+        if sound {
+            self.taken = slots.iter().filter(|raw| matches!(cell(raw), Cell::Taken)).count();
+            self.removed = slots.iter().filter(|raw| matches!(cell(raw), Cell::Removed)).count();
+            self.slots = slots.to_vec();
+            self.file = Some(file);
+            self.complete = true;
+            return Ok(());
+        }
+        // Keep every slot that is right, and remember that some may be missing.
+        self.complete = false;
+        let kept: Vec<Slot> = slots.iter().filter(|raw| is_sound(raw)).filter_map(taken_slot).collect();
+        tracing::error!(
+            table = %self.path.display(), kept = kept.len(),
+            "the index is damaged; what it lost is found again in the segments"
+        );
+        self.rewrite(layer, &kept, capacity_for(kept.len()))
+    }
+
+    /// Whether what is not found is absent.
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    pub(crate) const fn mark_incomplete(&mut self) {
+        self.complete = false;
+    }
+
+    pub(crate) fn mark_complete(&mut self, layer: &dyn FileLayer) -> io::Result<()> {
+        if self.complete {
+            return Ok(());
+        }
+        self.complete = true;
+        let slots: Vec<Slot> = self.slots().collect();
+        self.rewrite(layer, &slots, self.slots.len())
+    }
+
+    /// The position and content of a key's slot.
+    pub(crate) fn find(&self, key: &IndexKey) -> Option<(usize, Slot)> {
+        let mut at = key.start(self.seed, self.slots.len());
+        // A table always keeps empty slots, so the search ends.
+        loop {
+            let raw = &self.slots[at];
+            match cell(raw) {
+                Cell::Empty => return None,
+                Cell::Taken if holds(raw, key) => return decode(raw).map(|slot| (at, slot)),
+                Cell::Taken | Cell::Removed => {}
+            }
+            at += 1;
+            if at == self.slots.len() {
+                at = 0;
+            }
+        }
+    }
+
+    /// Overwrites the slot at `at`.
+    pub(crate) fn write(&mut self, at: usize, slot: &Slot) -> io::Result<()> {
+        self.put(at, encode(slot))
+    }
+
+    /// Overwrites the slot at `at` with a later touch. On a full disk the touch counts all the same, until a restart:
+    /// reading must go on.
+    pub(crate) fn touch(&mut self, at: usize, slot: &Slot) -> io::Result<()> {
+        match self.put(at, encode(slot)) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                self.slots[at] = encode(slot);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Adds a slot whose key is not in the table.
+    pub(crate) fn insert(&mut self, layer: &dyn FileLayer, slot: &Slot) -> io::Result<()> {
+        if (self.taken + self.removed + 1) * 100 > self.slots.len() * 85 {
+            let slots: Vec<Slot> = self.slots().collect();
+            self.rewrite(layer, &slots, capacity_for(slots.len() + 1))?;
+        }
+        let mut at = slot.key.start(self.seed, self.slots.len());
+        while matches!(cell(&self.slots[at]), Cell::Taken) {
+            at = (at + 1) % self.slots.len();
+        }
+        let reused = matches!(cell(&self.slots[at]), Cell::Removed);
+        self.put(at, encode(slot))?;
+        self.taken += 1;
+        self.removed -= usize::from(reused);
+        Ok(())
+    }
+
+    /// Empties the slot at `at`, which is taken.
+    pub(crate) fn remove(&mut self, at: usize) -> io::Result<()> {
+        self.put(at, removed_slot())?;
+        self.taken -= 1;
+        self.removed += 1;
+        Ok(())
+    }
+
+    /// Every taken slot.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.slots.iter().filter_map(taken_slot)
+    }
+
+    /// The file, if it has changes that are not durable; they count as durable from now on.
+    pub(crate) fn take_dirty(&mut self) -> Option<Arc<dyn StoreFile>> {
+        std::mem::take(&mut self.dirty).then(|| self.file.clone()).flatten()
+    }
+
+    pub(crate) const fn mark_dirty(&mut self) {
+        self.dirty = true;
+    }
+
+    fn put(&mut self, at: usize, raw: RawSlot) -> io::Result<()> {
+        let Some(file) = &self.file else { return Err(io::Error::other("the shard is not loaded")) };
+        file.write_at(&raw, (SLOT_BYTES * (at + 1)) as u64)?;
+        self.slots[at] = raw;
+        self.dirty = true;
+        Ok(())
+    }
+
+    /// Makes a new table of these slots and puts it in place of the old one, in memory and on disk.
+    fn rewrite(&mut self, layer: &dyn FileLayer, slots: &[Slot], capacity: usize) -> io::Result<()> {
+        let mut table = vec![EMPTY_SLOT; capacity];
+        for slot in slots {
+            let mut at = slot.key.start(self.seed, capacity);
+            while matches!(cell(&table[at]), Cell::Taken) {
+                at = (at + 1) % capacity;
+            }
+            table[at] = encode(slot);
+        }
+        let temporary = self.path.with_extension("new");
+        layer.remove(&temporary)?;
+        let file = layer.create(&temporary)?;
+        // Allocated in full, so that a later write of a slot cannot lack space.
+        file.resize((SLOT_BYTES * (capacity + 1)) as u64)?;
+        let head = Head { seed: self.seed, complete: self.complete, capacity };
+        file.write_at(&head.encode(), 0)?;
+        file.write_at(table.as_flattened(), SLOT_BYTES as u64)?;
+        // Durable before it replaces what was; an empty table replaces nothing.
+        if !slots.is_empty() {
+            file.sync()?;
+        }
+        layer.rename(&temporary, &self.path)?;
+        self.file = Some(file);
+        self.taken = slots.len();
+        self.removed = 0;
+        self.slots = table;
+        self.dirty = true;
+        Ok(())
+    }
+}
+
+fn taken_slot(raw: &RawSlot) -> Option<Slot> {
+    matches!(cell(raw), Cell::Taken).then(|| decode(raw)).flatten()
+}
+
+/// Half as many again as there are, in whole pages of slots.
+fn capacity_for(taken: usize) -> usize {
+    (taken + taken / 2).next_multiple_of(SMALLEST).max(SMALLEST)
+}
+
+/// A number nobody outside can guess. Failing to get one is no danger to any blob, only to speed.
+fn fresh_seed() -> u64 {
+    use ring::rand::SecureRandom;
+    let mut seed = [0x5a; 8];
+    if ring::rand::SystemRandom::new().fill(&mut seed).is_err() {
+        tracing::warn!("the system gave no random numbers; the index is laid out predictably");
+    }
+    u64::from_le_bytes(seed)
+}
+
+#[derive(Clone, Copy)]
+struct Head {
+    seed: u64,
+    complete: bool,
+    capacity: usize,
+}
+
+impl Head {
+    fn encode(&self) -> [u8; SLOT_BYTES] {
+        let mut head = [0; SLOT_BYTES];
+        head[..8].copy_from_slice(&MAGIC);
+        head[8..16].copy_from_slice(&self.seed.to_le_bytes());
+        head[16..24].copy_from_slice(&(self.capacity as u64).to_le_bytes());
+        head[24] = u8::from(self.complete);
+        let check = xxh3_64(&head[..56]);
+        head[56..].copy_from_slice(&check.to_le_bytes());
+        head
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let head: &[u8; SLOT_BYTES] = bytes.first_chunk()?;
+        if head[..8] != MAGIC || u64::from_le_bytes(array(head, 56)) != xxh3_64(&head[..56]) {
+            return None;
+        }
+        Some(Self {
+            seed: u64::from_le_bytes(array(head, 8)),
+            capacity: usize::try_from(u64::from_le_bytes(array(head, 16))).ok()?,
+            complete: head[24] == 1,
+        })
+    }
+}

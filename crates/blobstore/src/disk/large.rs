@@ -1,0 +1,288 @@
+//! Large blobs: a file each.
+//!
+//! A file is a record header, then the blob in blocks of 256 KiB of uncompressed bytes, each held as it is or as a
+//! zstd frame of its own, then a table with one entry of 16 bytes a block: bytes at rest (4), 1 if zstd (4), check of
+//! the bytes at rest (8). The check in the header is that of the table. So any part of a blob can be read and
+//! verified alone, and the frames of a compressed blob one after another are a zstd stream of the whole.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use gf_digest::Digest;
+
+use super::cached_read::read_exactly;
+use super::file_layer::{FileLayer, StoreFile};
+use super::index::IndexKey;
+use super::record::{HEADER_BYTES, RecordHeader, RecordKey, RecordKind, RunningCheck, array, payload_check};
+use super::segments::ReadFault;
+use super::zstandard;
+use crate::{Encoding, OwnerId};
+
+/// Uncompressed bytes a block.
+pub(crate) const BLOCK_BYTES: u64 = 256 << 10;
+const TABLE_ENTRY_BYTES: usize = 16;
+
+/// Where the files are.
+pub(crate) struct LargeFiles {
+    layer: Arc<dyn FileLayer>,
+    directory: PathBuf,
+    incoming: PathBuf,
+    key: RecordKey,
+    next: AtomicU64,
+    next_incoming: AtomicU64,
+}
+
+impl LargeFiles {
+    /// Takes over the files in `directory`; new ones are numbered from `next`, which no file ever had. What an
+    /// earlier process left in `incoming` is removed.
+    pub(crate) fn open(
+        layer: Arc<dyn FileLayer>,
+        directory: &Path,
+        incoming: &Path,
+        key: RecordKey,
+        next: u64,
+    ) -> io::Result<Self> {
+        layer.create_directory(incoming)?;
+        for (name, _) in layer.list(incoming)? {
+            layer.remove(&incoming.join(name))?;
+        }
+        for shard in 0..=u8::MAX {
+            layer.create_directory(&directory.join(format!("{shard:02x}")))?;
+        }
+        let (directory, incoming) = (directory.to_owned(), incoming.to_owned());
+        Ok(Self { layer, directory, incoming, key, next: AtomicU64::new(next), next_incoming: AtomicU64::new(0) })
+    }
+
+    /// The number that the next file gets.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// Takes a number for a file that is finished.
+    pub(crate) fn take_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Begins a file.
+    pub(crate) fn create(&self, encoding: Encoding) -> io::Result<LargeWriter> {
+        let number = self.next_incoming.fetch_add(1, Ordering::Relaxed);
+        let path = self.incoming.join(format!("{number:016x}"));
+        Ok(LargeWriter {
+            file: self.layer.create(&path)?,
+            path,
+            layer: Arc::clone(&self.layer),
+            key: self.key,
+            encoding,
+            end: HEADER_BYTES as u64,
+            block_bytes: 0,
+            check: RunningCheck::new(),
+            block: Vec::new(),
+            table: Vec::new(),
+            kept: false,
+        })
+    }
+
+    /// Makes a finished file visible under a number that was taken for it, and returns it for syncing.
+    pub(crate) fn keep(&self, mut writer: LargeWriter, number: u64) -> io::Result<Arc<dyn StoreFile>> {
+        self.layer.rename(&writer.path, &self.path(number))?;
+        writer.kept = true;
+        Ok(Arc::clone(&writer.file))
+    }
+
+    /// Removes a file and returns its size in bytes; 0 when there is none.
+    pub(crate) fn remove(&self, number: u64) -> io::Result<u64> {
+        let path = self.path(number);
+        let bytes = match self.layer.open(&path) {
+            Ok(file) => file.size()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        self.layer.remove(&path)?;
+        Ok(bytes)
+    }
+
+    /// Whether there is a file of this number.
+    pub(crate) fn exists(&self, number: u64) -> bool {
+        self.layer.open(&self.path(number)).is_ok()
+    }
+
+    /// The folder that holds a file; a new name in it is durable once it is synced.
+    pub(crate) fn folder(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("{:02x}", number & 0xff))
+    }
+
+    /// Numbers and sizes in bytes of the files in one of the 256 folders.
+    pub(crate) fn list(&self, shard: u8) -> io::Result<Vec<(u64, u64)>> {
+        let files = self.layer.list(&self.directory.join(format!("{shard:02x}")))?;
+        Ok(files.into_iter().filter_map(|(name, bytes)| Some((u64::from_str_radix(&name, 16).ok()?, bytes))).collect())
+    }
+
+    /// Moves a file away, out of reach, for a person to look at.
+    pub(crate) fn quarantine(&self, number: u64, directory: &Path) -> io::Result<()> {
+        self.layer.create_directory(directory)?;
+        self.layer.rename(&self.path(number), &directory.join(format!("{number:016x}")))
+    }
+
+    /// Opens a file for reading and checks header and table. `key` is what the caller believes it to hold.
+    pub(crate) async fn open_file(&self, number: u64, key: Option<&IndexKey>) -> Result<LargeFile, ReadFault> {
+        let file = match self.layer.open(&self.path(number)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ReadFault::Gone),
+            Err(error) => return Err(ReadFault::Io(error)),
+        };
+        let head = read_exactly(&file, HEADER_BYTES, 0).await.map_err(ReadFault::Io)?;
+        let header = RecordHeader::decode(self.key, &head).ok_or(ReadFault::Damaged)?;
+        let blocks = usize::try_from(header.digest.size_bytes().div_ceil(BLOCK_BYTES)).unwrap_or(0);
+        let table_at = HEADER_BYTES as u64 + header.payload_bytes;
+        let table = read_exactly(&file, blocks * TABLE_ENTRY_BYTES, table_at).await.map_err(ReadFault::Io)?;
+        let mut starts = Vec::with_capacity(blocks);
+        let mut at = HEADER_BYTES as u64;
+        for entry in table.chunks_exact(TABLE_ENTRY_BYTES) {
+            starts.push(at);
+            at += u64::from(u32::from_le_bytes(array(entry, 0)));
+        }
+        let sound = header.kind == RecordKind::Large
+            && key.is_none_or(|key| header.index_key() == *key)
+            && payload_check(&table) == header.payload_check
+            && at == table_at;
+        if sound { Ok(LargeFile { file, header, table, starts }) } else { Err(ReadFault::Damaged) }
+    }
+
+    fn path(&self, number: u64) -> PathBuf {
+        self.folder(number).join(format!("{number:016x}"))
+    }
+}
+
+/// A file being written. Dropped before it is kept, it leaves nothing.
+pub(crate) struct LargeWriter {
+    layer: Arc<dyn FileLayer>,
+    path: PathBuf,
+    key: RecordKey,
+    file: Arc<dyn StoreFile>,
+    encoding: Encoding,
+    end: u64,
+    block_bytes: u64,
+    check: RunningCheck,
+    /// The block being gathered; unused while blocks are held as they are.
+    block: Vec<u8>,
+    table: Vec<u8>,
+    kept: bool,
+}
+
+impl LargeWriter {
+    pub(crate) const fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// Takes the next uncompressed bytes.
+    pub(crate) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let room = usize::try_from(BLOCK_BYTES - self.block_bytes).unwrap_or(usize::MAX);
+            let (part, rest) = bytes.split_at(room.min(bytes.len()));
+            match self.encoding {
+                Encoding::Identity => {
+                    self.file.write_at(part, self.end)?;
+                    self.end += part.len() as u64;
+                    self.check.update(part);
+                }
+                Encoding::Zstd => self.block.extend_from_slice(part),
+            }
+            self.block_bytes += part.len() as u64;
+            if self.block_bytes == BLOCK_BYTES {
+                self.end_block()?;
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        let (bytes, is_zstd, check) = match self.encoding {
+            Encoding::Identity => (self.block_bytes, false, self.check.digest()),
+            Encoding::Zstd => {
+                let frame = zstandard::compress(&self.block)?;
+                let is_zstd = frame.len() < self.block.len();
+                let at_rest = if is_zstd { &frame } else { &self.block };
+                self.file.write_at(at_rest, self.end)?;
+                self.end += at_rest.len() as u64;
+                (at_rest.len() as u64, is_zstd, payload_check(at_rest))
+            }
+        };
+        // A block is at most 256 KiB.
+        self.table.extend_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
+        self.table.extend_from_slice(&u32::from(is_zstd).to_le_bytes());
+        self.table.extend_from_slice(&check.to_le_bytes());
+        self.block.clear();
+        self.block_bytes = 0;
+        self.check.reset();
+        Ok(())
+    }
+
+    /// Writes table and header. Returns the size of the file in bytes.
+    pub(crate) fn finish(&mut self, owner: OwnerId, digest: Digest, sequence: u64, now: u32) -> io::Result<u64> {
+        if self.block_bytes > 0 {
+            self.end_block()?;
+        }
+        self.file.write_at(&self.table, self.end)?;
+        let header = RecordHeader {
+            payload_bytes: self.end - HEADER_BYTES as u64,
+            payload_check: payload_check(&self.table),
+            sequence,
+            written_at: now,
+            ..RecordHeader::blob(RecordKind::Large, owner, digest, self.encoding)
+        };
+        let mut head = Vec::with_capacity(HEADER_BYTES);
+        header.encode(self.key, &mut head);
+        self.file.write_at(&head, 0)?;
+        Ok(self.end + self.table.len() as u64)
+    }
+}
+
+impl Drop for LargeWriter {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = self.layer.remove(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "an abandoned upload could not be removed");
+        }
+    }
+}
+
+/// A large blob, open for reading.
+pub(crate) struct LargeFile {
+    file: Arc<dyn StoreFile>,
+    pub(crate) header: RecordHeader,
+    table: Vec<u8>,
+    starts: Vec<u64>,
+}
+
+impl LargeFile {
+    pub(crate) const fn blocks(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Reads block `number` as it is at rest, verified.
+    pub(crate) async fn block_at_rest(&self, number: usize) -> Result<(Bytes, Encoding), ReadFault> {
+        let entry = &self.table[number * TABLE_ENTRY_BYTES..][..TABLE_ENTRY_BYTES];
+        let bytes = u32::from_le_bytes(array(entry, 0)) as usize;
+        let block = read_exactly(&self.file, bytes, self.starts[number]).await.map_err(ReadFault::Io)?;
+        if block.len() != bytes || payload_check(&block) != u64::from_le_bytes(array(entry, 8)) {
+            return Err(ReadFault::Damaged);
+        }
+        let encoding = if entry[4] == 1 { Encoding::Zstd } else { Encoding::Identity };
+        Ok((block.into(), encoding))
+    }
+
+    /// Reads block `number` uncompressed, verified.
+    pub(crate) async fn block(&self, number: usize) -> Result<Bytes, ReadFault> {
+        match self.block_at_rest(number).await? {
+            (block, Encoding::Identity) => Ok(block),
+            (block, Encoding::Zstd) => {
+                zstandard::decompress(&block, BLOCK_BYTES).map(Bytes::from).map_err(|_| ReadFault::Damaged)
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The store's own work: making writes durable within the window, checkpoints, and what can wait for a quiet moment.
+//!
+//! Two threads. The first syncs; it must keep its time. The second, at the lowest priority, loads and mends the index,
+//! keeps some space free, and looks for shared parts.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+
+use super::checkpoint::Checkpoint;
+use super::core::Core;
+use super::segments::{lock, write_lock};
+
+/// A checkpoint is written at least this often while there is something new, so that recovery has little to look at.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
+
+/// How often the second thread looks for work.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long to leave a full store alone in which nothing may go.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+pub(crate) struct Maintenance {
+    signal: Arc<Signal>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Tells threads to stop, and lets them sleep until then.
+#[derive(Default)]
+struct Signal {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Signal {
+    /// Sleeps; whether to stop.
+    fn wait(&self, duration: Duration) -> bool {
+        let guard = lock(&self.stopped);
+        let waited = self.changed.wait_timeout_while(guard, duration, |stopped| !*stopped);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn stop(&self) {
+        *lock(&self.stopped) = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Maintenance {
+    pub(crate) fn start(core: &Arc<Core>, runtime: Handle) -> io::Result<Self> {
+        let signal = Arc::new(Signal::default());
+        let mut threads = Vec::new();
+        let (for_sync, sync_signal) = (Arc::clone(core), Arc::clone(&signal));
+        threads.push(
+            std::thread::Builder::new()
+                .name("gf-store-sync".into())
+                .spawn(move || keep_durable(&for_sync, &sync_signal))?,
+        );
+        let (for_rest, rest_signal) = (Arc::clone(core), Arc::clone(&signal));
+        threads.push(
+            std::thread::Builder::new()
+                .name("gf-store-idle".into())
+                .spawn(move || keep_in_order(&for_rest, &rest_signal, &runtime))?,
+        );
+        Ok(Self { signal, threads })
+    }
+
+    /// Stops both threads and waits for them.
+    pub(crate) fn stop(self) {
+        self.signal.stop();
+        for thread in self.threads {
+            // A panic there was printed by its thread; stopping goes on.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn keep_durable(core: &Core, signal: &Signal) {
+    let mut last_checkpoint = Instant::now();
+    let mut last_end = core.segments.end();
+    // Shorter than the window: a write that just missed one sync waits for the next, which itself takes time.
+    while !signal.wait(core.config.sync_window / 2) {
+        let checkpoint_due = last_checkpoint.elapsed() >= CHECKPOINT_EVERY && core.segments.end() != last_end;
+        let result = if checkpoint_due {
+            last_checkpoint = Instant::now();
+            last_end = core.segments.end();
+            core.checkpoint(false)
+        } else {
+            core.sync()
+        };
+        if let Err(error) = result {
+            tracing::error!(%error, "what was written could not be made durable; trying again");
+        }
+    }
+}
+
+fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
+    // The lowest priority, for this thread alone; if the system says no, the work is done all the same.
+    let _ = rustix::process::nice(19);
+    if let Err(error) = mend(core) {
+        tracing::error!(%error, "the index could not be read; run `gf store verify`");
+    }
+    let mut nothing_to_free_until = Instant::now();
+    while !signal.wait(LOOK_EVERY) {
+        let limit = core.capacity.limit_bytes();
+        if core.capacity.used_bytes() > limit - limit / 20 && Instant::now() >= nothing_to_free_until {
+            let _one_at_a_time = lock(&core.evicting);
+            match core.collect(limit / 16) {
+                Ok(report) if report.freed_bytes > 0 => {}
+                Ok(_) => nothing_to_free_until = Instant::now() + RETRY_AFTER,
+                Err(error) => tracing::error!(%error, "making room in advance failed"),
+            }
+        }
+        if !lock(&core.to_chunk).is_empty() {
+            runtime.block_on(core.deduplicate_waiting());
+        }
+    }
+}
+
+/// Reads the whole index, and builds again what it lost.
+fn mend(core: &Core) -> io::Result<()> {
+    if !core.index.load_all()? {
+        let report = core.rebuild()?;
+        tracing::warn!(?report, "the index was damaged and is whole again");
+    }
+    core.recount()
+}
+
+impl Core {
+    /// Makes everything acknowledged so far durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let mut files = std::mem::take(&mut *lock(&self.unsynced_large));
+        let mut folders = BTreeSet::new();
+        while let Some((number, file)) = files.pop() {
+            if let Err(error) = file.sync() {
+                files.push((number, file));
+                lock(&self.unsynced_large).extend(files);
+                return Err(error);
+            }
+            folders.insert(self.large.folder(number));
+        }
+        for folder in folders {
+            self.layer.sync_directory(&folder)?;
+        }
+        self.segments.sync()
+    }
+
+    /// Makes records and index durable and notes how far they agree.
+    pub(crate) fn checkpoint(&self, is_clean: bool) -> io::Result<()> {
+        let (segment, offset, next_large) = {
+            // Alone: no record is between its append and its place in the index.
+            let _alone = write_lock(&self.publish);
+            let (segment, offset, _) = self.segments.end();
+            (segment, offset, self.large.next())
+        };
+        self.sync()?;
+        self.index.sync()?;
+        let segments: u64 = self.segments.sizes().values().sum();
+        let checkpoint = Checkpoint {
+            epoch: self.epoch,
+            is_clean,
+            boot_id: self.layer.boot_id(),
+            segment,
+            offset,
+            next_large,
+            large_bytes: self.capacity.used_bytes().saturating_sub(segments),
+            time: self.clock.now(),
+        };
+        checkpoint.write(self.layer.as_ref(), &self.config.data_dir)
+    }
+}

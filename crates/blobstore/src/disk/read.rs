@@ -1,0 +1,382 @@
+//! Reading: from a slot to pieces of bytes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gf_digest::Digest;
+
+use super::core::Core;
+use super::index::{IndexKey, Place, Slot};
+use super::large::{BLOCK_BYTES, LargeFile};
+use super::record::array;
+use super::segments::ReadFault;
+use super::zstandard;
+use crate::{Accept, BlobRead, ByteRange, Encoding, OwnerId, Pieces, StoreError};
+
+/// Views are of blobs with bytes of their own and recipes are of those or views, so three steps reach the bytes.
+const MAX_DEPTH: u8 = 4;
+
+/// A record can move between the look and the read; it does not move again and again in so short a time.
+const ATTEMPTS: u8 = 3;
+
+impl Core {
+    /// The slot of a blob that `owner` may see and whose bytes are all here, touched.
+    pub(crate) async fn find(&self, owner: OwnerId, digest: &Digest) -> Result<Option<Slot>, StoreError> {
+        match self.visible(owner, digest)? {
+            Some(slot) if slot.place.has_dependencies() && !self.is_whole(&slot, digest, MAX_DEPTH).await? => Ok(None),
+            found => Ok(found),
+        }
+    }
+
+    /// Whether everything that a slot depends on is here. Touches it, so that it stays as long as what needs it.
+    async fn is_whole(&self, slot: &Slot, digest: &Digest, depth: u8) -> Result<bool, StoreError> {
+        if depth == 0 {
+            return Ok(false);
+        }
+        let parts = match self.parts(slot, digest).await {
+            Ok(parts) => parts,
+            Err(StoreError::NotFound(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for part in parts {
+            match self.any_owner(&part.blob)? {
+                None => return Ok(false),
+                Some(slot) if slot.place.has_dependencies() => {
+                    if !Box::pin(self.is_whole(&slot, &part.blob, depth - 1)).await? {
+                        return Ok(false);
+                    }
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(true)
+    }
+
+    /// The parts of other blobs that a view or a recipe is made of, in order.
+    pub(crate) async fn parts(&self, slot: &Slot, digest: &Digest) -> Result<Vec<Part>, StoreError> {
+        let read = self.segments.read(&slot.key, &slot.place).await;
+        let (_, payload) = read.map_err(|fault| self.read_failed(fault, slot, digest))?;
+        let function = digest.function();
+        let named = |bytes: &[u8]| Digest::new(function, array(bytes, 0), u64::from_le_bytes(array(bytes, 32)));
+        Ok(match slot.place {
+            Place::View { .. } => {
+                let blob = named(&payload);
+                vec![Part { blob, offset: u64::from_le_bytes(array(&payload, 40)), bytes: digest.size_bytes() }]
+            }
+            _ => payload
+                .chunks_exact(40)
+                .map(named)
+                .map(|blob| Part { blob, offset: 0, bytes: blob.size_bytes() })
+                .collect(),
+        })
+    }
+
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        digest: Digest,
+        range: ByteRange,
+        accept: Accept,
+    ) -> Result<BlobRead, StoreError> {
+        let size = digest.size_bytes();
+        if range.offset > size {
+            return Err(StoreError::OutOfRange { digest, offset: range.offset });
+        }
+        let end = range.limit.map_or(size, |limit| range.offset.saturating_add(limit).min(size));
+        if digest.is_empty() {
+            return if digest == Digest::empty(digest.function()) {
+                Ok(empty(accept))
+            } else {
+                Err(StoreError::NotFound(digest))
+            };
+        }
+        self.last_busy.store(self.clock.now(), Ordering::Relaxed);
+        for _ in 0..ATTEMPTS {
+            let Some(slot) = self.find(owner, &digest).await? else { break };
+            if range.offset == end {
+                return Ok(empty(accept));
+            }
+            match self.open(&slot, &digest, range.offset, end, accept).await {
+                Ok(read) => return Ok(read),
+                Err(StoreError::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::NotFound(digest))
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        slot: &Slot,
+        digest: &Digest,
+        from: u64,
+        to: u64,
+        accept: Accept,
+    ) -> Result<BlobRead, StoreError> {
+        let whole = from == 0 && to == digest.size_bytes();
+        if accept != Accept::Identity && whole {
+            match slot.place {
+                Place::Segment { encoding: Encoding::Zstd, .. } => {
+                    let read = self.segments.read(&slot.key, &slot.place).await;
+                    let (_, payload) = read.map_err(|fault| self.read_failed(fault, slot, digest))?;
+                    return Ok(BlobRead::new(Encoding::Zstd, Box::new(Whole(Some(payload)))));
+                }
+                Place::Large { file, encoding: Encoding::Zstd } => {
+                    let file = self.open_large(slot, digest, file).await?;
+                    let frames = Frames { core: Arc::clone(self), slot: *slot, file, next: 0 };
+                    return Ok(BlobRead::new(Encoding::Zstd, Box::new(frames)));
+                }
+                _ => {}
+            }
+        }
+        let plain = self.open_plain(*slot, *digest, from, to, MAX_DEPTH).await?;
+        Ok(if accept == Accept::Zstd {
+            BlobRead::new(Encoding::Zstd, Box::new(Compressing(plain)))
+        } else {
+            BlobRead::new(Encoding::Identity, plain)
+        })
+    }
+
+    /// Opens the bytes `from..to` of a blob, uncompressed.
+    pub(crate) async fn open_plain(
+        self: &Arc<Self>,
+        slot: Slot,
+        digest: Digest,
+        from: u64,
+        to: u64,
+        depth: u8,
+    ) -> Result<Box<dyn Pieces>, StoreError> {
+        match slot.place {
+            Place::Segment { encoding, .. } => {
+                let read = self.segments.read(&slot.key, &slot.place).await;
+                let (_, payload) = read.map_err(|fault| self.read_failed(fault, &slot, &digest))?;
+                let bytes = self.decoded(payload, encoding, &slot, &digest)?;
+                // Both are within the blob, which is in memory.
+                #[expect(clippy::cast_possible_truncation, reason = "bounded by a length in memory")]
+                let part = bytes.slice((from as usize).min(bytes.len())..(to as usize).min(bytes.len()));
+                Ok(Box::new(Whole(Some(part))))
+            }
+            Place::Large { file, .. } => {
+                let file = self.open_large(&slot, &digest, file).await?;
+                Ok(Box::new(Blocks { core: Arc::clone(self), slot, file, at: from, end: to }))
+            }
+            Place::View { .. } | Place::Recipe { .. } => {
+                let mut parts = self.parts(&slot, &digest).await?;
+                trim(&mut parts, from, to);
+                Ok(Box::new(Chain { core: Arc::clone(self), parts: parts.into_iter(), open: None, digest, depth }))
+            }
+        }
+    }
+
+    fn decoded(&self, payload: Bytes, encoding: Encoding, slot: &Slot, digest: &Digest) -> Result<Bytes, StoreError> {
+        let decoded = match encoding {
+            Encoding::Identity => Some(payload),
+            Encoding::Zstd => zstandard::decompress(&payload, digest.size_bytes()).ok().map(Bytes::from),
+        };
+        decoded
+            .filter(|bytes| bytes.len() as u64 == digest.size_bytes())
+            .ok_or_else(|| self.read_failed(ReadFault::Damaged, slot, digest))
+    }
+
+    async fn open_large(&self, slot: &Slot, digest: &Digest, file: u64) -> Result<LargeFile, StoreError> {
+        match self.large.open_file(file, Some(&slot.key)).await {
+            Ok(file) => Ok(file),
+            // Evicted since it was looked up, or lost: either way it must not be reported present again.
+            Err(ReadFault::Gone) => {
+                let _ = self.index.remove_if(&slot.key, |present| present.place == slot.place);
+                Err(StoreError::NotFound(*digest))
+            }
+            Err(fault) => Err(self.read_failed(fault, slot, digest)),
+        }
+    }
+
+    pub(crate) async fn read_small(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        digest: &Digest,
+        accept: Accept,
+    ) -> Result<(Bytes, Encoding), StoreError> {
+        // The common case first: one record, in a form that the caller takes.
+        if let Some(slot @ Slot { place: Place::Segment { encoding, .. }, .. }) = self.visible(owner, digest)?
+            && (encoding == Encoding::Identity && accept != Accept::Zstd
+                || encoding == Encoding::Zstd && accept != Accept::Identity)
+            && let Ok((_, payload)) = self.segments.read(&slot.key, &slot.place).await
+        {
+            return Ok((payload, encoding));
+        }
+        let mut read = self.read(owner, *digest, ByteRange::ALL, accept).await?;
+        let mut bytes = read.next().await?.unwrap_or_default();
+        if let Some(more) = read.next().await? {
+            let mut all = Vec::from(bytes);
+            all.extend_from_slice(&more);
+            while let Some(more) = read.next().await? {
+                all.extend_from_slice(&more);
+            }
+            bytes = all.into();
+        }
+        Ok((bytes, read.encoding()))
+    }
+}
+
+/// A part of a blob.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub blob: Digest,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+/// Cuts parts down to the bytes `from..to` of what they make up.
+fn trim(parts: &mut Vec<Part>, from: u64, to: u64) {
+    let mut at = 0;
+    parts.retain_mut(|part| {
+        let (start, end) = (at, at + part.bytes);
+        at = end;
+        let (cut_start, cut_end) = (from.clamp(start, end), to.clamp(start, end));
+        part.offset += cut_start - start;
+        part.bytes = cut_end - cut_start;
+        part.bytes > 0
+    });
+}
+
+fn empty(accept: Accept) -> BlobRead {
+    match accept {
+        // A stream of no frames is valid zstd, but not every decoder agrees: one frame of nothing.
+        Accept::Zstd => {
+            let frame = zstandard::compress(&[]).unwrap_or_default();
+            BlobRead::new(Encoding::Zstd, Box::new(Whole(Some(frame.into()))))
+        }
+        Accept::Identity | Accept::Any => BlobRead::new(Encoding::Identity, Box::new(Whole(None))),
+    }
+}
+
+/// Bytes at hand.
+struct Whole(Option<Bytes>);
+
+#[async_trait]
+impl Pieces for Whole {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.take())
+    }
+}
+
+/// A part of a large file, uncompressed, block by block.
+struct Blocks {
+    core: Arc<Core>,
+    slot: Slot,
+    file: LargeFile,
+    at: u64,
+    end: u64,
+}
+
+#[async_trait]
+impl Pieces for Blocks {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let number = self.at / BLOCK_BYTES;
+        let start = number * BLOCK_BYTES;
+        let digest = self.file.header.digest;
+        #[expect(clippy::cast_possible_truncation, reason = "a block number of a file that is open")]
+        let block = self.file.block(number as usize).await;
+        let block = block.map_err(|fault| self.core.read_failed(fault, &self.slot, &digest))?;
+        let to = (self.end - start).min(block.len() as u64);
+        #[expect(clippy::cast_possible_truncation, reason = "both are within a block")]
+        let piece = block.slice(((self.at - start) as usize).min(block.len())..to as usize);
+        if piece.is_empty() {
+            return Err(self.core.read_failed(ReadFault::Damaged, &self.slot, &digest));
+        }
+        self.at += piece.len() as u64;
+        Ok(Some(piece))
+    }
+}
+
+/// A whole large file as the zstd frames that it rests in.
+struct Frames {
+    core: Arc<Core>,
+    slot: Slot,
+    file: LargeFile,
+    next: usize,
+}
+
+#[async_trait]
+impl Pieces for Frames {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.next == self.file.blocks() {
+            return Ok(None);
+        }
+        let digest = self.file.header.digest;
+        let block = self.file.block_at_rest(self.next).await;
+        self.next += 1;
+        match block.map_err(|fault| self.core.read_failed(fault, &self.slot, &digest))? {
+            (frame, Encoding::Zstd) => Ok(Some(frame)),
+            (plain, Encoding::Identity) => compress(&plain).map(Some),
+        }
+    }
+}
+
+/// Parts of other blobs, one after another.
+struct Chain {
+    core: Arc<Core>,
+    parts: std::vec::IntoIter<Part>,
+    open: Option<Box<dyn Pieces>>,
+    digest: Digest,
+    depth: u8,
+}
+
+#[async_trait]
+impl Pieces for Chain {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            if let Some(open) = &mut self.open
+                && let Some(piece) = open.next().await?
+            {
+                return Ok(Some(piece));
+            }
+            let Some(part) = self.parts.next() else { return Ok(None) };
+            let slot = self.core.any_owner(&part.blob)?.filter(|_| self.depth > 0);
+            let slot = slot.ok_or(StoreError::NotFound(self.digest))?;
+            let (from, to) = (part.offset, part.offset + part.bytes);
+            self.open = Some(self.core.open_plain(slot, part.blob, from, to, self.depth - 1).await?);
+        }
+    }
+}
+
+/// Compresses each piece into a frame of its own.
+struct Compressing(Box<dyn Pieces>);
+
+#[async_trait]
+impl Pieces for Compressing {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match self.0.next().await? {
+            Some(piece) => compress(&piece).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+fn compress(piece: &[u8]) -> Result<Bytes, StoreError> {
+    zstandard::compress(piece).map(Bytes::from).map_err(|source| StoreError::Io { doing: "compressing a blob", source })
+}
+
+impl Core {
+    /// The key and digest of a blob known only by its hash, if `owner` may see it.
+    pub(crate) async fn size_of(
+        &self,
+        owner: OwnerId,
+        function: gf_digest::DigestFunction,
+        hash: [u8; 32],
+    ) -> Result<Option<Digest>, StoreError> {
+        let empty = Digest::empty(function);
+        if *empty.hash() == hash {
+            return Ok(Some(empty));
+        }
+        let key = IndexKey::blob(&Digest::new(function, hash, 0));
+        let Some(slot) = self.known(self.index.peek(&key))? else { return Ok(None) };
+        let digest = Digest::new(function, hash, slot.size_bytes);
+        Ok(self.find(owner, &digest).await?.map(|_| digest))
+    }
+}

@@ -1,0 +1,201 @@
+//! After a power cut, and after the index was lost: finding out what is there.
+
+use std::collections::HashSet;
+use std::io;
+
+use super::checkpoint::Checkpoint;
+use super::core::Core;
+use super::index::{IndexKey, Lookup, Place, SHARDS, Slot};
+use super::record::{RecordHeader, RecordKind, array};
+use super::scan::{self, Scanned};
+use super::segments::read_lock;
+
+/// What a recovery found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Records seen.
+    pub records: u64,
+    /// Records whose bytes were damaged or torn.
+    pub damaged: u64,
+    /// Keys that the index had lost and has again.
+    pub restored: u64,
+    /// Keys that the index had and whose bytes never reached the disk.
+    pub dropped: u64,
+}
+
+/// What the tail of the log was found to hold for certain.
+#[derive(Default)]
+struct Confirmed {
+    records: HashSet<(u32, u32)>,
+    files: HashSet<u64>,
+}
+
+impl Core {
+    /// After a power cut: checks every byte written since the checkpoint, takes back what did not reach the disk, and
+    /// tells the index of what did. Runs before the store answers anything.
+    pub(crate) async fn recover_tail(&self, checkpoint: &Checkpoint) -> io::Result<RecoveryReport> {
+        let mut report = RecoveryReport::default();
+        let mut confirmed = Confirmed::default();
+        for (&number, _) in self.segments.sizes().range(checkpoint.segment..) {
+            let from = if number == checkpoint.segment { checkpoint.offset } else { 0 };
+            for record in self.segment_records(number, from)? {
+                report.records += 1;
+                if self.confirm(number, &record, &mut confirmed).await? {
+                    report.restored += u64::from(self.restore(number, &record, true)?);
+                } else {
+                    report.damaged += 1;
+                }
+            }
+        }
+        report.dropped = self.drop_unconfirmed(checkpoint, &confirmed)?;
+        Ok(report)
+    }
+
+    /// Whether the record, and the large file that it names, reached the disk whole.
+    async fn confirm(&self, segment: u32, record: &Scanned, confirmed: &mut Confirmed) -> io::Result<bool> {
+        let Some(payload) = &record.payload else { return Ok(false) };
+        if record.header.kind == RecordKind::Large {
+            let number = u64::from_le_bytes(array(payload, 0));
+            let Ok(file) = self.large.open_file(number, Some(&record.header.index_key())).await else {
+                return Ok(false);
+            };
+            for block in 0..file.blocks() {
+                if file.block_at_rest(block).await.is_err() {
+                    return Ok(false);
+                }
+            }
+            confirmed.files.insert(number);
+        }
+        confirmed.records.insert((segment, record.offset));
+        Ok(true)
+    }
+
+    /// Takes out of the index what points past the checkpoint to something that was not confirmed.
+    fn drop_unconfirmed(&self, checkpoint: &Checkpoint, confirmed: &Confirmed) -> io::Result<u64> {
+        let after_checkpoint =
+            |segment: u32, offset: u32| (segment, u64::from(offset)) >= (checkpoint.segment, checkpoint.offset);
+        let is_doubtful = |slot: &Slot| match slot.place {
+            Place::Large { file, .. } => file >= checkpoint.next_large && !confirmed.files.contains(&file),
+            _ => slot.place.record().is_some_and(|(segment, offset, _)| {
+                after_checkpoint(segment, offset) && !confirmed.records.contains(&(segment, offset))
+            }),
+        };
+        let mut dropped = 0;
+        for shard in 0..SHARDS {
+            for slot in self.index.remove_from_shard(shard, is_doubtful)? {
+                dropped += 1;
+                if let Place::Large { file, .. } = slot.place {
+                    self.large.remove(file)?;
+                }
+            }
+        }
+        Ok(dropped)
+    }
+
+    /// Walks every record, newest first, and gives the index what it lacks. Runs while the store serves.
+    pub(crate) fn rebuild(&self) -> io::Result<RecoveryReport> {
+        let mut report = RecoveryReport::default();
+        let mut removed = HashSet::new();
+        let (newest_at_start, offset_at_start, _) = self.segments.end();
+        for number in self.segments.sizes().into_keys().rev() {
+            let mut records = self.segment_records(number, 0)?;
+            records.reverse();
+            for record in records {
+                report.records += 1;
+                let key = record.header.index_key();
+                if record.payload.is_none() {
+                    report.damaged += 1;
+                } else if record.header.kind == RecordKind::EntryRemoved {
+                    removed.insert(key);
+                } else if !removed.contains(&key) {
+                    report.restored += u64::from(self.restore(number, &record, false)?);
+                }
+            }
+        }
+        self.apply_removals_since(newest_at_start, offset_at_start)?;
+        self.index.mark_complete()?;
+        Ok(report)
+    }
+
+    /// Entries that were removed while a rebuild was under way, and that it may have put back.
+    fn apply_removals_since(&self, segment: u32, offset: u64) -> io::Result<()> {
+        for (&number, _) in self.segments.sizes().range(segment..) {
+            let from = if number == segment { offset } else { 0 };
+            for record in self.segment_records(number, from)? {
+                if record.header.kind == RecordKind::EntryRemoved {
+                    let position = (number, record.offset);
+                    self.index.remove_if(&record.header.index_key(), |slot| {
+                        slot.place.record().is_some_and(|(segment, offset, _)| (segment, offset) < position)
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the index the slot of a record if it has none; with `overwrite`, also if it has an older one. Returns
+    /// whether it did. What is restored counts as touched now, since its last touch is not known.
+    fn restore(&self, segment: u32, record: &Scanned, overwrite: bool) -> io::Result<bool> {
+        let _publishing = read_lock(&self.publish);
+        let Some(slot) = self.slot_of(segment, record) else { return Ok(false) };
+        if record.header.kind == RecordKind::EntryRemoved {
+            return Ok(false);
+        }
+        let position = (segment, record.offset);
+        let is_older =
+            |present: &Slot| present.place.record().is_some_and(|(segment, offset, _)| (segment, offset) < position);
+        let mut changed = false;
+        self.index.change(&slot.key, |present| {
+            let wanted = present.is_none_or(|present| overwrite && is_older(present));
+            changed = wanted;
+            wanted.then_some(slot)
+        })?;
+        Ok(changed)
+    }
+
+    fn slot_of(&self, segment: u32, record: &Scanned) -> Option<Slot> {
+        let RecordHeader { kind, encoding, owner, digest, payload_bytes, .. } = record.header;
+        let (offset, bytes) = (record.offset, u32::try_from(payload_bytes).ok()?);
+        let place = match kind {
+            RecordKind::Blob | RecordKind::Entry | RecordKind::Grant | RecordKind::EntryRemoved => {
+                Place::Segment { segment, offset, bytes, encoding }
+            }
+            RecordKind::View => Place::View { segment, offset, bytes },
+            RecordKind::Recipe => Place::Recipe { segment, offset, bytes },
+            RecordKind::Large => {
+                let file = u64::from_le_bytes(array(record.payload.as_deref()?, 0));
+                if !self.large.exists(file) {
+                    return None;
+                }
+                Place::Large { file, encoding }
+            }
+        };
+        let key = record.header.index_key();
+        let size_bytes = if key.digest(0).is_some() { digest.size_bytes() } else { payload_bytes };
+        Some(Slot { key, place, size_bytes, touched: self.clock.now(), owner })
+    }
+
+    /// Every record of a segment from `from` on. Payloads that mean nothing to a recovery are checked and dropped.
+    fn segment_records(&self, number: u32, from: u64) -> io::Result<Vec<Scanned>> {
+        let Some(file) = self.segments.file(number)? else { return Ok(Vec::new()) };
+        let mut records = Vec::new();
+        scan::records(&file, self.segments.key(), from, |mut record| {
+            if record.header.kind != RecordKind::Large
+                && let Some(payload) = &mut record.payload
+            {
+                *payload = Vec::new();
+            }
+            records.push(record);
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// Whether the index points to exactly this record.
+    pub(crate) fn is_live(&self, key: &IndexKey, segment: u32, offset: u32) -> io::Result<bool> {
+        Ok(match self.index.peek(key)? {
+            Lookup::Found(slot) => slot.place.record().is_some_and(|(s, o, _)| (s, o) == (segment, offset)),
+            Lookup::Absent | Lookup::Unknown => false,
+        })
+    }
+}

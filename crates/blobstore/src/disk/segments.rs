@@ -1,0 +1,299 @@
+//! Segments: append-only files of records.
+//!
+//! One segment is active; the others are sealed and never change again, so that a sealed segment can become an
+//! object elsewhere. A process never appends to a segment of an earlier one: what that left half-written at the end
+//! stays unreferenced. Segment numbers are never used twice.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::Bytes;
+
+use super::cached_read::read_exactly;
+use super::file_layer::{FileLayer, StoreFile};
+use super::index::{IndexKey, Place};
+use super::record::{HEADER_BYTES, RecordHeader, RecordKey, payload_check};
+
+/// Sealed segments kept open.
+const OPEN_FILES: usize = 512;
+
+/// A record to append. Sequence, check, length and time are filled in.
+pub(crate) struct NewRecord<'a> {
+    pub header: RecordHeader,
+    pub payload: &'a [u8],
+}
+
+/// Where a record was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Appended {
+    pub segment: u32,
+    pub offset: u32,
+    pub bytes: u32,
+}
+
+/// Why a record cannot be read.
+#[derive(Debug)]
+pub(crate) enum ReadFault {
+    /// The segment is gone: the record was moved or evicted since it was looked up.
+    Gone,
+    /// The bytes there are not the record.
+    Damaged,
+    /// The system failed.
+    Io(io::Error),
+}
+
+struct Active {
+    number: u32,
+    file: Option<Arc<dyn StoreFile>>,
+    bytes: u64,
+    unsynced: bool,
+    buffer: Vec<u8>,
+}
+
+pub(crate) struct Segments {
+    layer: Arc<dyn FileLayer>,
+    directory: PathBuf,
+    key: RecordKey,
+    /// A segment is sealed when it has reached this size.
+    sealed_at_bytes: u64,
+    active: Mutex<Active>,
+    /// Bytes of every segment, the active one included.
+    sizes: RwLock<BTreeMap<u32, u64>>,
+    open: RwLock<HashMap<u32, Arc<dyn StoreFile>>>,
+    /// Sealed since the last sync, and not yet durable.
+    sealed_unsynced: Mutex<Vec<Arc<dyn StoreFile>>>,
+    next_sequence: AtomicU64,
+}
+
+impl Segments {
+    /// Takes over the segments in `directory`. The first append goes to segment `next` or a later one.
+    pub(crate) fn open(
+        layer: Arc<dyn FileLayer>,
+        directory: &Path,
+        key: RecordKey,
+        next: u32,
+        first_sequence: u64,
+        sealed_at_bytes: u64,
+    ) -> io::Result<Self> {
+        layer.create_directory(directory)?;
+        let sizes: BTreeMap<u32, u64> = layer
+            .list(directory)?
+            .into_iter()
+            .filter_map(|(name, bytes)| Some((u32::from_str_radix(name.strip_suffix(".segment")?, 16).ok()?, bytes)))
+            .collect();
+        let after_last = sizes.last_key_value().map_or(1, |(number, _)| number + 1);
+        let active = Active { number: next.max(after_last), file: None, bytes: 0, unsynced: false, buffer: Vec::new() };
+        Ok(Self {
+            layer,
+            directory: directory.to_owned(),
+            key,
+            sealed_at_bytes,
+            active: Mutex::new(active),
+            sizes: RwLock::new(sizes),
+            open: RwLock::default(),
+            sealed_unsynced: Mutex::default(),
+            next_sequence: AtomicU64::new(first_sequence),
+        })
+    }
+
+    /// Appends records, all in one write, and says where each is. They survive a killed process from now on.
+    ///
+    /// The records together must be smaller than 1 GiB.
+    pub(crate) fn append(&self, records: Vec<NewRecord<'_>>, now: u32) -> io::Result<Vec<Appended>> {
+        let mut active = self.lock_active();
+        let mut buffer = std::mem::take(&mut active.buffer);
+        buffer.clear();
+        let mut starts = Vec::with_capacity(records.len());
+        for NewRecord { mut header, payload } in records {
+            header.sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
+            header.written_at = now;
+            header.payload_bytes = payload.len() as u64;
+            header.payload_check = payload_check(payload);
+            starts.push((buffer.len(), payload.len()));
+            header.encode(self.key, &mut buffer);
+            buffer.extend_from_slice(payload);
+        }
+        let result = self.write(&mut active, &buffer);
+        let number = active.number;
+        // One huge batch must not hold its memory for ever.
+        if buffer.capacity() <= 8 << 20 {
+            active.buffer = buffer;
+        }
+        drop(active);
+        let base = result?;
+        let place = |(start, bytes): (usize, usize)| {
+            Some(Appended {
+                segment: number,
+                offset: u32::try_from(base + start as u64).ok()?,
+                bytes: u32::try_from(bytes).ok()?,
+            })
+        };
+        starts.into_iter().map(place).collect::<Option<_>>().ok_or_else(|| io::Error::other("the batch is too large"))
+    }
+
+    /// Writes at the end of the active segment, which it begins anew when it is full. Returns the offset.
+    fn write(&self, active: &mut Active, bytes: &[u8]) -> io::Result<u64> {
+        if active.file.is_some() && active.bytes + bytes.len() as u64 > self.sealed_at_bytes {
+            self.seal(active);
+        }
+        let file = match &active.file {
+            Some(file) => Arc::clone(file),
+            None => self.begin(active)?,
+        };
+        let offset = active.bytes;
+        // A write that fails half-way leaves bytes that nothing points to and that the next write covers.
+        file.write_at(bytes, offset)?;
+        active.bytes += bytes.len() as u64;
+        active.unsynced = true;
+        write_lock(&self.sizes).insert(active.number, active.bytes);
+        Ok(offset)
+    }
+
+    fn begin(&self, active: &mut Active) -> io::Result<Arc<dyn StoreFile>> {
+        let file = self.layer.create(&self.path(active.number))?;
+        self.layer.sync_directory(&self.directory)?;
+        write_lock(&self.open).insert(active.number, Arc::clone(&file));
+        active.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn seal(&self, active: &mut Active) {
+        if let Some(file) = active.file.take()
+            && std::mem::take(&mut active.unsynced)
+        {
+            lock(&self.sealed_unsynced).push(file);
+        }
+        active.number += 1;
+        active.bytes = 0;
+    }
+
+    /// Seals the active segment, so that it can be compacted like the others.
+    pub(crate) fn seal_active(&self) {
+        let mut active = self.lock_active();
+        if active.file.is_some() {
+            self.seal(&mut active);
+        }
+    }
+
+    /// Makes everything appended before this call durable.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let current = {
+            let mut active = self.lock_active();
+            std::mem::take(&mut active.unsynced).then(|| active.file.clone()).flatten()
+        };
+        let mut files = std::mem::take(&mut *lock(&self.sealed_unsynced));
+        files.extend(current);
+        while let Some(file) = files.pop() {
+            if let Err(error) = file.sync() {
+                // Not durable after all: the next call tries again.
+                files.push(file);
+                lock(&self.sealed_unsynced).extend(files);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of what was appended: the active segment, its size, and the next sequence number.
+    pub(crate) fn end(&self) -> (u32, u64, u64) {
+        let active = self.lock_active();
+        (active.number, active.bytes, self.next_sequence.load(Ordering::Relaxed))
+    }
+
+    pub(crate) const fn key(&self) -> RecordKey {
+        self.key
+    }
+
+    /// Every segment and its size in bytes.
+    pub(crate) fn sizes(&self) -> BTreeMap<u32, u64> {
+        read_lock(&self.sizes).clone()
+    }
+
+    /// Whether a record of this place can be there: its segment exists and is long enough.
+    pub(crate) fn reaches(&self, place: &Place) -> bool {
+        place.record().is_none_or(|(segment, offset, bytes)| {
+            let end = u64::from(offset) + HEADER_BYTES as u64 + u64::from(bytes);
+            read_lock(&self.sizes).get(&segment).is_some_and(|size| end <= *size)
+        })
+    }
+
+    /// Whether records are still appended to this segment.
+    pub(crate) fn is_active(&self, number: u32) -> bool {
+        self.lock_active().number == number
+    }
+
+    /// Removes a sealed segment and returns its size. Readers that have it open finish.
+    pub(crate) fn remove(&self, number: u32) -> io::Result<u64> {
+        let bytes = write_lock(&self.sizes).remove(&number).unwrap_or(0);
+        write_lock(&self.open).remove(&number);
+        self.layer.remove(&self.path(number))?;
+        Ok(bytes)
+    }
+
+    /// The file of a segment; `None` when it is gone.
+    pub(crate) fn file(&self, number: u32) -> io::Result<Option<Arc<dyn StoreFile>>> {
+        if let Some(file) = read_lock(&self.open).get(&number) {
+            return Ok(Some(Arc::clone(file)));
+        }
+        if !read_lock(&self.sizes).contains_key(&number) {
+            return Ok(None);
+        }
+        let file = match self.layer.open(&self.path(number)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // Read before the lock below is taken: appending takes the two in the other order.
+        let active = self.lock_active().number;
+        let mut open = write_lock(&self.open);
+        if open.len() >= OPEN_FILES {
+            let victim = open.keys().copied().find(|candidate| *candidate != active);
+            victim.and_then(|victim| open.remove(&victim));
+        }
+        open.insert(number, Arc::clone(&file));
+        Ok(Some(file))
+    }
+
+    /// Reads the record at `place`, checks that it is the one of `key` and undamaged, and returns header and payload.
+    pub(crate) async fn read(&self, key: &IndexKey, place: &Place) -> Result<(RecordHeader, Bytes), ReadFault> {
+        let Some((segment, offset, payload_bytes)) = place.record() else { return Err(ReadFault::Gone) };
+        let file = self.file(segment).map_err(ReadFault::Io)?.ok_or(ReadFault::Gone)?;
+        let bytes = read_exactly(&file, HEADER_BYTES + payload_bytes as usize, u64::from(offset)).await;
+        let mut bytes = Bytes::from(bytes.map_err(ReadFault::Io)?);
+        let instance_bytes = RecordHeader::instance_bytes(&bytes).ok_or(ReadFault::Damaged)?;
+        if instance_bytes > 0 {
+            let whole = HEADER_BYTES + instance_bytes + payload_bytes as usize;
+            bytes = read_exactly(&file, whole, u64::from(offset)).await.map_err(ReadFault::Io)?.into();
+        }
+        let header = RecordHeader::decode(self.key, &bytes).ok_or(ReadFault::Damaged)?;
+        let payload = bytes.slice(header.head_bytes().min(bytes.len())..);
+        let sound = header.index_key() == *key
+            && header.payload_bytes == payload.len() as u64
+            && header.payload_check == payload_check(&payload);
+        if sound { Ok((header, payload)) } else { Err(ReadFault::Damaged) }
+    }
+
+    fn path(&self, number: u32) -> PathBuf {
+        self.directory.join(format!("{number:08x}.segment"))
+    }
+
+    fn lock_active(&self) -> MutexGuard<'_, Active> {
+        lock(&self.active)
+    }
+}
+
+/// A panic elsewhere leaves these maps whole: each change is one call.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn read_lock<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn write_lock<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,357 @@
+//! [`DiskBlobStore`]: opening, closing, and the seam's calls.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gf_digest::{Digest, DigestFunction};
+use thiserror::Error;
+
+use super::capacity::Capacity;
+use super::checkpoint::Checkpoint;
+use super::clock::Clock;
+use super::collect::CollectionReport;
+use super::core::{Core, Counters, StoreConfig, failed};
+use super::file_layer::{FileLayer, SystemFiles};
+use super::folder::{self, Folder};
+use super::index::Index;
+use super::large::LargeFiles;
+use super::lease::LeasePolicy;
+use super::maintenance::Maintenance;
+use super::segments::{Segments, lock};
+use super::verify::{Repair, VerifyReport};
+use crate::{Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, StoreError, Upload};
+
+/// Why a store cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("the data folder {0} is in use by another process; stop it, or use another --data-dir")]
+    InUse(String),
+    /// A newer program wrote it.
+    #[error(
+        "the data folder {path} was written by a newer version (format {found}, this program knows {known}); \
+         nothing was touched; use the newer program, or another --data-dir"
+    )]
+    NewerFormat {
+        /// The folder.
+        path: String,
+        /// Its format.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// It holds something else.
+    #[error("{path} is no data folder of this program: {reason}; nothing was touched; use another --data-dir")]
+    NotAStore {
+        /// The folder.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The system failed.
+    #[error("cannot open the store in {path}: {doing}: {source}")]
+    Io {
+        /// The folder.
+        path: String,
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Figures of a store, for people and metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes that the store may use.
+    pub capacity_bytes: u64,
+    /// Bytes in use on disk.
+    pub used_bytes: u64,
+    /// Bytes set aside for uploads under way.
+    pub reserved_bytes: u64,
+    /// Keys in the parts of the index read so far: blobs, entries and grants.
+    pub keys: u64,
+    /// Segments.
+    pub segments: u64,
+    /// Bytes under lease when the last collection looked; 0 before the first.
+    pub leased_bytes: u64,
+    /// Evicted since the start.
+    pub evicted: u64,
+    /// Bytes evicted since the start.
+    pub evicted_bytes: u64,
+    /// Seconds since the most recently touched of all evicted blobs was touched; `None` while none was evicted.
+    pub youngest_evicted_age_s: Option<u64>,
+    /// Damaged blobs taken out since the start.
+    pub quarantined: u64,
+    /// Bytes saved since the start by sharing parts of large blobs.
+    pub deduplicated_bytes: u64,
+    /// Bytes free on the file system.
+    pub free_disk_bytes: u64,
+}
+
+/// The embedded store: segments, large files and index in one folder.
+pub struct DiskBlobStore {
+    core: Arc<Core>,
+    maintenance: Mutex<Option<Maintenance>>,
+    // Dropped last: the folder is ours until then.
+    _folder: Folder,
+}
+
+/// Smallest and largest size at which a segment is sealed, in bytes.
+const SEGMENT_BYTES: (u64, u64) = (1 << 20, 128 << 20);
+
+impl DiskBlobStore {
+    /// Opens the store in `config.data_dir`, or makes a new one. Must be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// [`OpenError`]; what is there is not touched unless it is a store of ours.
+    pub async fn open(config: StoreConfig) -> Result<Arc<Self>, OpenError> {
+        Self::open_on(Arc::new(SystemFiles), config).await
+    }
+
+    /// Opens a store on another file layer.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_on(layer: Arc<dyn FileLayer>, config: StoreConfig) -> Result<Arc<Self>, OpenError> {
+        let folder = folder::claim(layer.as_ref(), &config.data_dir)?;
+        let path = config.data_dir.display().to_string();
+        let opened = open_core(layer, config, &folder).await;
+        let core = opened.map_err(|source| OpenError::Io { path: path.clone(), doing: "reading it", source })?;
+        let maintenance = Maintenance::start(&core, tokio::runtime::Handle::current());
+        let maintenance =
+            maintenance.map_err(|source| OpenError::Io { path, doing: "starting its threads", source })?;
+        Ok(Arc::new(Self { core, maintenance: Mutex::new(Some(maintenance)), _folder: folder }))
+    }
+
+    /// Figures of this moment.
+    #[must_use]
+    pub fn stats(&self) -> StoreStats {
+        let core = &self.core;
+        let counters = &core.counters;
+        let youngest = counters.youngest_evicted.load(Ordering::Relaxed);
+        StoreStats {
+            capacity_bytes: core.capacity.limit_bytes(),
+            used_bytes: core.capacity.used_bytes(),
+            reserved_bytes: core.capacity.reserved_bytes(),
+            keys: core.index.len(),
+            segments: core.segments.sizes().len() as u64,
+            leased_bytes: counters.leased_bytes.load(Ordering::Relaxed),
+            evicted: counters.evicted_blobs.load(Ordering::Relaxed),
+            evicted_bytes: counters.evicted_bytes.load(Ordering::Relaxed),
+            youngest_evicted_age_s: (youngest > 0).then(|| u64::from(core.clock.now().saturating_sub(youngest))),
+            quarantined: counters.quarantined.load(Ordering::Relaxed),
+            deduplicated_bytes: counters.deduplicated_bytes.load(Ordering::Relaxed),
+            free_disk_bytes: core.layer.free_bytes(&core.config.data_dir).unwrap_or(0),
+        }
+    }
+
+    /// Reads and hashes everything. Slow, and may run while the store serves.
+    ///
+    /// # Errors
+    /// When the file system fails; what was damaged is no error but in the report.
+    pub async fn verify(&self, repair: Repair) -> Result<VerifyReport, StoreError> {
+        self.core.verify(repair).await.map_err(failed("verifying the store"))
+    }
+
+    /// Frees about `needed_bytes`, as far as leases allow. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn collect(&self, needed_bytes: u64) -> Result<CollectionReport, StoreError> {
+        let _one_at_a_time = lock(&self.core.evicting);
+        self.core.collect(needed_bytes).map_err(failed("collecting"))
+    }
+
+    /// What [`Self::collect`] would do. Changes nothing. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn plan_collection(&self, needed_bytes: u64) -> Result<CollectionReport, StoreError> {
+        self.core.plan_collection(needed_bytes).map_err(failed("planning a collection"))
+    }
+
+    /// Makes everything acknowledged so far durable. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.core.sync().map_err(failed("syncing"))
+    }
+
+    /// Looks at waiting large blobs for shared parts now rather than in a quiet moment.
+    pub async fn deduplicate_now(&self) {
+        self.core.last_busy.store(0, Ordering::Relaxed);
+        self.core.deduplicate_waiting().await;
+    }
+
+    /// Stops the work in the background and writes the last checkpoint. Blocks. Calls after it are refused.
+    ///
+    /// # Errors
+    /// When the file system fails; the next start then works as after a crash.
+    pub fn close(&self) -> Result<(), StoreError> {
+        self.core.closed.store(true, Ordering::Release);
+        let Some(maintenance) = lock(&self.maintenance).take() else { return Ok(()) };
+        maintenance.stop();
+        self.core.checkpoint(true).map_err(failed("writing the last checkpoint"))
+    }
+
+    /// The parts of the index that were read, all of them: the memory that a long-running store comes to use.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn load_index(&self) -> Result<bool, StoreError> {
+        self.core.index.load_all().map_err(failed("reading the index"))
+    }
+}
+
+impl Drop for DiskBlobStore {
+    fn drop(&mut self) {
+        // Not closed: as after a crash, but the threads must not outlive the store.
+        self.core.closed.store(true, Ordering::Release);
+        if let Some(maintenance) = lock(&self.maintenance).take() {
+            maintenance.stop();
+        }
+    }
+}
+
+async fn open_core(layer: Arc<dyn FileLayer>, config: StoreConfig, folder: &Folder) -> io::Result<Arc<Core>> {
+    let root: &Path = &config.data_dir;
+    let found = Checkpoint::read(layer.as_ref(), root)?;
+    let before = found.clone().unwrap_or_default();
+    let epoch = before.epoch.wrapping_add(1).max(1);
+    let boot_id = layer.boot_id();
+    let lost_power = !folder.is_fresh && !before.is_clean && (boot_id.is_empty() || before.boot_id != boot_id);
+    let (key, now) = (folder.key, before.time);
+    let segment_bytes = (config.capacity_bytes / 64).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1);
+    let first_sequence = u64::from(epoch) << 40;
+    let core = Arc::new(Core {
+        index: Index::open(Arc::clone(&layer), &root.join("index"), folder.is_fresh)?,
+        segments: Segments::open(
+            Arc::clone(&layer),
+            &root.join("segments"),
+            key,
+            before.segment + 1,
+            first_sequence,
+            segment_bytes,
+        )?,
+        large: LargeFiles::open(
+            Arc::clone(&layer),
+            &root.join("large"),
+            &root.join("incoming"),
+            key,
+            u64::from(epoch) << 32,
+        )?,
+        capacity: Capacity::new(config.capacity_bytes),
+        lease: LeasePolicy::new(config.lease),
+        clock: Clock::start(now),
+        counters: Counters::default(),
+        publish: std::sync::RwLock::default(),
+        unsynced_large: Mutex::default(),
+        to_chunk: Mutex::default(),
+        evicting: Mutex::default(),
+        full_until: AtomicU32::new(0),
+        closed: AtomicBool::new(false),
+        epoch,
+        last_busy: AtomicU32::new(0),
+        layer,
+        config,
+    });
+    let segments: u64 = core.segments.sizes().values().sum();
+    core.capacity.add_used(segments + before.large_bytes);
+    if folder.is_fresh {
+        core.index.load_all()?;
+        core.index.sync()?;
+    } else if found.is_none() {
+        // Without a checkpoint nothing tells how much of the index to believe: every record is looked at again.
+        tracing::error!("the store has no readable checkpoint; its index is built again while it serves");
+        core.index.mark_incomplete();
+    } else if lost_power {
+        let report = core.recover_tail(&before).await?;
+        tracing::warn!(?report, "the machine stopped without warning; what did not reach the disk is absent");
+    }
+    core.checkpoint(false)?;
+    Ok(core)
+}
+
+#[async_trait]
+impl BlobStore for DiskBlobStore {
+    async fn find_missing(&self, owner: OwnerId, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        let mut missing = Vec::new();
+        for digest in digests {
+            let is_empty_blob = digest.is_empty() && *digest == Digest::empty(digest.function());
+            if !is_empty_blob && self.core.find(owner, digest).await?.is_none() {
+                missing.push(*digest);
+            }
+        }
+        if missing.len() > 1 {
+            let mut seen = std::collections::HashSet::with_capacity(missing.len());
+            missing.retain(|digest| seen.insert(*digest));
+        }
+        Ok(missing)
+    }
+
+    async fn size_of(
+        &self,
+        owner: OwnerId,
+        function: DigestFunction,
+        hash: [u8; 32],
+    ) -> Result<Option<Digest>, StoreError> {
+        self.core.size_of(owner, function, hash).await
+    }
+
+    async fn read(
+        &self,
+        owner: OwnerId,
+        digest: Digest,
+        range: ByteRange,
+        accept: Accept,
+    ) -> Result<BlobRead, StoreError> {
+        self.core.read(owner, digest, range, accept).await
+    }
+
+    async fn read_batch(
+        &self,
+        owner: OwnerId,
+        digests: &[Digest],
+        accept: Accept,
+    ) -> Vec<Result<(Bytes, Encoding), StoreError>> {
+        let mut results = Vec::with_capacity(digests.len());
+        for digest in digests {
+            results.push(self.core.read_small(owner, digest, accept).await);
+        }
+        results
+    }
+
+    async fn write_batch(&self, owner: OwnerId, blobs: Vec<NewBlob>) -> Vec<Result<(), StoreError>> {
+        self.core.write_batch(owner, blobs).await
+    }
+
+    async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError> {
+        Ok(Box::new(self.core.begin_upload(owner, digest, encoding).await?))
+    }
+
+    async fn split(&self, owner: OwnerId, digest: Digest) -> Result<Vec<Digest>, StoreError> {
+        self.core.split(owner, digest).await
+    }
+
+    async fn splice(&self, owner: OwnerId, digest: Digest, chunks: &[Digest]) -> Result<(), StoreError> {
+        self.core.splice(owner, digest, chunks).await
+    }
+
+    async fn get_entry(&self, key: &EntryKey) -> Result<Option<Bytes>, StoreError> {
+        self.core.get_entry(key).await
+    }
+
+    async fn put_entry(&self, key: &EntryKey, value: Bytes) -> Result<(), StoreError> {
+        self.core.put_entry(key, &value).await
+    }
+
+    async fn remove_entry(&self, key: &EntryKey) -> Result<bool, StoreError> {
+        self.core.remove_entry(key).await
+    }
+}

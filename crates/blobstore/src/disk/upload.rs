@@ -1,0 +1,231 @@
+//! Uploads that arrive in pieces.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gf_digest::{Digest, Hasher};
+
+use super::capacity::Reservation;
+use super::core::{Core, failed};
+use super::index::{IndexKey, Place, Slot};
+use super::large::LargeWriter;
+use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
+use super::segments::{NewRecord, read_lock};
+use super::write::undecodable;
+use super::zstandard::{DecodeError, StreamDecoder};
+use crate::{Encoding, NewBlob, OwnerId, StoreError, Upload};
+
+/// Compressed bytes may be a little longer than the blob; much longer ones are refused.
+const COMPRESSED_SLACK_BYTES: u64 = 64 << 10;
+
+/// Blobs from this size on are looked at for parts that they share with others.
+const CHUNKED_FROM_BYTES: u64 = 4 << 20;
+
+/// Large blobs that wait to be looked at; more are not remembered.
+const MAX_TO_CHUNK: usize = 4096;
+
+pub(crate) struct DiskUpload {
+    core: Arc<Core>,
+    owner: OwnerId,
+    digest: Digest,
+    encoding: Encoding,
+    received_bytes: u64,
+    reservation: Reservation,
+    sink: Sink,
+    /// Set by the first error: what was hashed and what was written may differ from then on.
+    void: bool,
+}
+
+enum Sink {
+    /// A small blob: kept as it comes, checked and stored whole.
+    Memory(Vec<u8>),
+    /// A large one: hashed and written as it comes.
+    File(Box<FileSink>),
+}
+
+struct FileSink {
+    hasher: Hasher,
+    writer: LargeWriter,
+    decoder: Option<StreamDecoder>,
+}
+
+impl Core {
+    pub(crate) async fn begin_upload(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        digest: Digest,
+        encoding: Encoding,
+    ) -> Result<DiskUpload, StoreError> {
+        let limit_bytes = self.config.max_blob_size_bytes;
+        if digest.size_bytes() > limit_bytes {
+            return Err(StoreError::TooLarge { digest, limit_bytes });
+        }
+        let reservation = self.reserve(digest.size_bytes() + 2 * HEADER_BYTES as u64).await?;
+        let sink = if digest.size_bytes() <= self.config.large_blob_bytes {
+            Sink::Memory(Vec::new())
+        } else {
+            let writer = self.large.create(encoding).map_err(failed("creating a file"))?;
+            let decoder = match encoding {
+                Encoding::Identity => None,
+                Encoding::Zstd => Some(StreamDecoder::new(digest.size_bytes()).map_err(failed("starting a decoder"))?),
+            };
+            Sink::File(Box::new(FileSink { hasher: Hasher::new(digest.function()), writer, decoder }))
+        };
+        let core = Arc::clone(self);
+        Ok(DiskUpload { core, owner, digest, encoding, received_bytes: 0, reservation, sink, void: false })
+    }
+
+    /// Makes a finished large file the place of its blob.
+    fn keep_large(
+        &self,
+        owner: OwnerId,
+        digest: &Digest,
+        mut writer: LargeWriter,
+        reservation: &mut Reservation,
+    ) -> Result<(), StoreError> {
+        if self.already_has(owner, digest, reservation)? {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        let (_, _, sequence) = self.segments.end();
+        let encoding = writer.encoding();
+        let file_bytes = writer.finish(owner, *digest, sequence, now).map_err(failed("finishing a file"))?;
+        let _publishing = read_lock(&self.publish);
+        // Taken while publishing: what a checkpoint sees as numbered it also sees in the index.
+        let number = self.large.take_number();
+        // The record comes first: a process killed in between leaves a record without a file, which means nothing,
+        // and not a file that nobody knows.
+        let header = RecordHeader::blob(RecordKind::Large, owner, *digest, encoding);
+        let payload = number.to_le_bytes();
+        let record = NewRecord { header, payload: &payload };
+        self.segments.append(vec![record], now).map_err(failed("appending to a segment"))?;
+        let file = self.large.keep(writer, number).map_err(failed("naming a file"))?;
+        reservation.use_bytes(file_bytes + (HEADER_BYTES + payload.len()) as u64);
+        self.must_sync(number, file);
+        let slot = Slot {
+            key: IndexKey::blob(digest),
+            place: Place::Large { file: number, encoding },
+            size_bytes: digest.size_bytes(),
+            touched: now,
+            owner,
+        };
+        if let Some(present) = self.point(slot, |present| self.holds_bytes(present, digest))? {
+            // Another upload of the same blob was faster.
+            self.capacity.sub_used(self.large.remove(number).map_err(failed("removing a file"))?);
+            if present.owner != owner {
+                self.grant(owner, digest, reservation)?;
+            }
+        } else if digest.size_bytes() >= CHUNKED_FROM_BYTES {
+            let mut waiting = super::segments::lock(&self.to_chunk);
+            if waiting.len() < MAX_TO_CHUNK {
+                waiting.push((owner, *digest));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DiskUpload {
+    fn take(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
+        let digest = self.digest;
+        let received_bytes = self.received_bytes + bytes.len() as u64;
+        let limit = match self.encoding {
+            Encoding::Identity => digest.size_bytes(),
+            Encoding::Zstd => digest.size_bytes() + digest.size_bytes() / 8 + COMPRESSED_SLACK_BYTES,
+        };
+        if received_bytes > limit {
+            return Err(StoreError::SizeMismatch { digest, received_bytes });
+        }
+        match &mut self.sink {
+            Sink::Memory(buffer) => {
+                if buffer.capacity() == 0 {
+                    buffer.reserve_exact(usize::try_from(digest.size_bytes()).unwrap_or(0).max(bytes.len()));
+                }
+                buffer.extend_from_slice(bytes);
+            }
+            Sink::File(file) => file.take(bytes, digest)?,
+        }
+        self.received_bytes = received_bytes;
+        self.core.last_busy.store(self.core.clock.now(), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl FileSink {
+    fn take(&mut self, bytes: &[u8], digest: Digest) -> Result<(), StoreError> {
+        let (hasher, writer) = (&mut self.hasher, &mut self.writer);
+        let mut feed = |bytes: &[u8]| {
+            hasher.update(bytes);
+            writer.write(bytes).map_err(failed("writing a file"))
+        };
+        match &mut self.decoder {
+            None => feed(bytes),
+            Some(decoder) => {
+                decoder.write(bytes, |bytes| feed(bytes).map_err(Failure::Store)).map_err(|failure| match failure {
+                    Failure::Decode(error) => undecodable(error, digest),
+                    Failure::Store(error) => error,
+                })
+            }
+        }
+    }
+}
+
+/// What can fail while compressed bytes are decoded into a file.
+enum Failure {
+    Decode(DecodeError),
+    Store(StoreError),
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+#[async_trait]
+impl Upload for DiskUpload {
+    fn already_present(&self) -> bool {
+        matches!(self.core.visible(self.owner, &self.digest), Ok(Some(slot)) if !slot.place.has_dependencies())
+    }
+
+    fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if self.void {
+            return Err(StoreError::SizeMismatch { digest: self.digest, received_bytes: self.received_bytes });
+        }
+        let result = self.take(&bytes);
+        self.void = result.is_err();
+        result
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
+        let digest = self.digest;
+        if self.void {
+            return Err(StoreError::SizeMismatch { digest, received_bytes: self.received_bytes });
+        }
+        match self.sink {
+            Sink::Memory(buffer) => {
+                // The batch path reserves for itself.
+                drop(self.reservation);
+                let blob = NewBlob { digest, bytes: buffer.into(), encoding: self.encoding };
+                self.core.write_batch(self.owner, vec![blob]).await.pop().unwrap_or(Ok(()))
+            }
+            Sink::File(file) => {
+                let FileSink { hasher, writer, .. } = *file;
+                let actual = hasher.finish();
+                if actual.size_bytes() != digest.size_bytes() {
+                    return Err(StoreError::SizeMismatch { digest, received_bytes: actual.size_bytes() });
+                }
+                if actual != digest {
+                    return Err(StoreError::DigestMismatch { announced: digest, actual });
+                }
+                self.core.keep_large(self.owner, &digest, writer, &mut self.reservation)
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Proving that the store holds what it says, and mending what can be mended, while it serves.
+
+use std::io;
+use std::sync::Arc;
+
+use gf_digest::{Digest, Hasher};
+
+use super::core::Core;
+use super::index::{Place, SHARDS, Slot};
+use super::recovery::RecoveryReport;
+use super::segments::ReadFault;
+use crate::StoreError;
+
+/// Whether a verification also mends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Only damaged blobs are taken out, as every read does too.
+    No,
+    /// Also builds again what the index lost, and removes files that belong to nothing.
+    Yes,
+}
+
+/// What a verification proved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VerifyReport {
+    /// Blobs whose bytes were read and hashed to their digest.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Entries whose bytes matched their check.
+    pub entries: u64,
+    /// Blobs and entries that were damaged and are taken out, by name; at most [`VerifyReport::MAX_NAMES`].
+    pub lost: Vec<String>,
+    /// How many were lost, named or not.
+    pub lost_count: u64,
+    /// What repair found in the records.
+    pub rebuilt: Option<RecoveryReport>,
+    /// Files that belonged to nothing and were removed.
+    pub orphans_removed: u64,
+    /// Whether the index was whole before repair.
+    pub index_was_whole: bool,
+}
+
+impl VerifyReport {
+    /// How many lost blobs a report names.
+    pub const MAX_NAMES: usize = 1000;
+
+    /// Whether nothing was wrong.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.lost_count == 0 && self.index_was_whole
+    }
+}
+
+impl Core {
+    pub(crate) async fn verify(self: &Arc<Self>, repair: Repair) -> io::Result<VerifyReport> {
+        let mut report = VerifyReport { index_was_whole: self.index.load_all()?, ..VerifyReport::default() };
+        for shard in 0..SHARDS {
+            let mut slots = Vec::new();
+            self.index.visit_shard(shard, |slot| slots.push(*slot))?;
+            for slot in slots {
+                self.verify_slot(slot, &mut report).await?;
+            }
+        }
+        if repair == Repair::Yes {
+            report.rebuilt = Some(self.rebuild()?);
+            report.orphans_removed = self.remove_orphans()?;
+            self.recount()?;
+        }
+        Ok(report)
+    }
+
+    async fn verify_slot(self: &Arc<Self>, slot: Slot, report: &mut VerifyReport) -> io::Result<()> {
+        let Some(digest) = slot.key.digest(slot.size_bytes) else { return self.verify_entry(slot, report).await };
+        match self.hash(slot, digest).await {
+            Ok(actual) if actual == digest => {
+                report.blobs += 1;
+                report.bytes += digest.size_bytes();
+            }
+            Ok(_) => {
+                self.quarantine(&slot, &digest.to_string());
+                lose(report, digest.to_string());
+            }
+            // Moved, evicted or replaced since the slot was copied: not lost. Still there: it has no bytes.
+            Err(StoreError::NotFound(_)) => {
+                let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
+                if gone.is_some() || !matches!(self.any_owner(&digest), Ok(Some(_))) {
+                    lose(report, digest.to_string());
+                }
+            }
+            Err(error) => return Err(io::Error::other(error.to_string())),
+        }
+        Ok(())
+    }
+
+    async fn verify_entry(&self, slot: Slot, report: &mut VerifyReport) -> io::Result<()> {
+        match self.segments.read(&slot.key, &slot.place).await {
+            Ok(_) => report.entries += 1,
+            Err(ReadFault::Io(error)) => return Err(error),
+            Err(ReadFault::Gone | ReadFault::Damaged) => {
+                let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
+                if gone.is_some() {
+                    lose(report, format!("entry in segment {:?}", slot.place.segment()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn hash(self: &Arc<Self>, slot: Slot, digest: Digest) -> Result<Digest, StoreError> {
+        let mut hasher = Hasher::new(digest.function());
+        let mut pieces = self.open_plain(slot, digest, 0, digest.size_bytes(), 4).await?;
+        while let Some(piece) = pieces.next().await? {
+            hasher.update(&piece);
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Removes large files of earlier runs that no slot points to.
+    fn remove_orphans(&self) -> io::Result<u64> {
+        let mut known = std::collections::HashSet::new();
+        for shard in 0..SHARDS {
+            self.index.visit_shard(shard, |slot| {
+                if let Place::Large { file, .. } = slot.place {
+                    known.insert(file);
+                }
+            })?;
+        }
+        let first_of_this_run = u64::from(self.epoch) << 32;
+        let mut removed = 0;
+        for shard in 0..=u8::MAX {
+            for (number, _) in self.large.list(shard)? {
+                if number < first_of_this_run && !known.contains(&number) {
+                    self.large.remove(number)?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn lose(report: &mut VerifyReport, name: String) {
+    report.lost_count += 1;
+    if report.lost.len() < VerifyReport::MAX_NAMES {
+        report.lost.push(name);
+    }
+}

@@ -1,0 +1,243 @@
+//! Writing what arrives whole: small blobs and entries.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gf_digest::Digest;
+
+use super::capacity::Reservation;
+use super::core::{Core, failed};
+use super::index::{IndexKey, Place, Slot};
+use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
+use super::segments::{Appended, NewRecord, read_lock};
+use super::zstandard::{self, DecodeError};
+use crate::{Encoding, EntryKey, NewBlob, OwnerId, StoreError};
+
+/// The largest blob that may arrive whole: what compressed bytes decode to is held in memory.
+const MAX_WHOLE_BYTES: u64 = 64 << 20;
+
+/// A blob whose digest was checked, in the form in which it will rest.
+struct Checked {
+    digest: Digest,
+    payload: Bytes,
+    encoding: Encoding,
+}
+
+impl Core {
+    pub(crate) async fn write_batch(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        blobs: Vec<NewBlob>,
+    ) -> Vec<Result<(), StoreError>> {
+        let mut results = Vec::with_capacity(blobs.len());
+        let mut checked = Vec::with_capacity(blobs.len());
+        for blob in blobs {
+            let result = self.check(&blob);
+            match result {
+                Ok(encoding_and_payload) => {
+                    let (encoding, payload) = encoding_and_payload;
+                    if !blob.digest.is_empty() {
+                        checked.push((results.len(), Checked { digest: blob.digest, payload, encoding }));
+                    }
+                    results.push(Ok(()));
+                }
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        let bytes: u64 = checked.iter().map(|(_, blob)| (HEADER_BYTES + blob.payload.len()) as u64).sum();
+        match self.reserve(bytes).await {
+            Ok(mut reservation) => self.store_checked(owner, checked, &mut reservation, &mut results),
+            Err(error) => refuse_all(&mut results, checked.iter().map(|(at, _)| *at), error),
+        }
+        results
+    }
+
+    /// Checks size and digest, and picks the smaller of the forms at hand.
+    fn check(&self, blob: &NewBlob) -> Result<(Encoding, Bytes), StoreError> {
+        let digest = blob.digest;
+        let limit_bytes = self.config.max_blob_size_bytes.min(MAX_WHOLE_BYTES);
+        if digest.size_bytes() > limit_bytes {
+            return Err(StoreError::TooLarge { digest, limit_bytes });
+        }
+        let decoded = match blob.encoding {
+            Encoding::Identity => None,
+            Encoding::Zstd => Some(decode(&blob.bytes, digest)?),
+        };
+        let identity = decoded.as_deref().unwrap_or(&blob.bytes);
+        if identity.len() as u64 != digest.size_bytes() {
+            return Err(StoreError::SizeMismatch { digest, received_bytes: identity.len() as u64 });
+        }
+        let actual = Digest::of(digest.function(), identity);
+        if actual != digest {
+            return Err(StoreError::DigestMismatch { announced: digest, actual });
+        }
+        match decoded {
+            Some(decoded) if decoded.len() <= blob.bytes.len() => Ok((Encoding::Identity, decoded.into())),
+            Some(_) => Ok((Encoding::Zstd, blob.bytes.clone())),
+            None => Ok((Encoding::Identity, blob.bytes.clone())),
+        }
+    }
+
+    fn store_checked(
+        &self,
+        owner: OwnerId,
+        checked: Vec<(usize, Checked)>,
+        reservation: &mut Reservation,
+        results: &mut [Result<(), StoreError>],
+    ) {
+        let mut missing = Vec::with_capacity(checked.len());
+        for (at, blob) in checked {
+            match self.already_has(owner, &blob.digest, reservation) {
+                Ok(true) => {}
+                Ok(false) => missing.push((at, blob)),
+                Err(error) => results[at] = Err(error),
+            }
+        }
+        if missing.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        let _publishing = read_lock(&self.publish);
+        let records = missing.iter().map(|(_, blob)| NewRecord {
+            header: RecordHeader::blob(RecordKind::Blob, owner, blob.digest, blob.encoding),
+            payload: &blob.payload,
+        });
+        let appended = match self.segments.append(records.collect(), now) {
+            Ok(appended) => appended,
+            Err(error) => {
+                return refuse_all(results, missing.iter().map(|(at, _)| *at), failed("appending to a segment")(error));
+            }
+        };
+        for ((at, blob), place) in missing.into_iter().zip(appended) {
+            reservation.use_bytes((HEADER_BYTES + blob.payload.len()) as u64);
+            results[at] = self.point_to_blob(owner, &blob, place, now, reservation);
+        }
+    }
+
+    fn point_to_blob(
+        &self,
+        owner: OwnerId,
+        blob: &Checked,
+        at: Appended,
+        now: u32,
+        reservation: &mut Reservation,
+    ) -> Result<(), StoreError> {
+        let slot = Slot {
+            key: IndexKey::blob(&blob.digest),
+            place: Place::Segment { segment: at.segment, offset: at.offset, bytes: at.bytes, encoding: blob.encoding },
+            size_bytes: blob.digest.size_bytes(),
+            touched: now,
+            owner,
+        };
+        // Somebody else may have stored it since we looked; theirs stays, and ours is garbage.
+        match self.point(slot, |present| self.holds_bytes(present, &blob.digest))? {
+            Some(present) if present.owner != owner => self.grant(owner, &blob.digest, reservation),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the blob is here with its own bytes. If another owner brought them, `owner`, who has just proved to
+    /// have them too, is let in.
+    pub(crate) fn already_has(
+        &self,
+        owner: OwnerId,
+        digest: &Digest,
+        reservation: &mut Reservation,
+    ) -> Result<bool, StoreError> {
+        // Not knowing is no reason to refuse bytes: storing them again is safe.
+        let Ok(Some(slot)) = self.any_owner(digest) else { return Ok(false) };
+        if !self.holds_bytes(&slot, digest) {
+            return Ok(false);
+        }
+        if slot.owner != owner {
+            self.grant(owner, digest, reservation)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a slot has the bytes of this blob itself, not by way of others that may be gone.
+    pub(crate) fn holds_bytes(&self, slot: &Slot, digest: &Digest) -> bool {
+        slot.size_bytes == digest.size_bytes() && !slot.place.has_dependencies() && self.segments.reaches(&slot.place)
+    }
+
+    pub(crate) async fn put_entry(self: &Arc<Self>, key: &EntryKey, value: &[u8]) -> Result<(), StoreError> {
+        let header = RecordHeader::entry(RecordKind::Entry, key);
+        let mut reservation = self.reserve((header.head_bytes() + value.len()) as u64).await?;
+        self.publish(
+            header,
+            value,
+            &mut reservation,
+            |_| false,
+            |at| Place::Segment {
+                segment: at.segment,
+                offset: at.offset,
+                bytes: at.bytes,
+                encoding: Encoding::Identity,
+            },
+        )?;
+        Ok(())
+    }
+
+    pub(crate) async fn get_entry(&self, key: &EntryKey) -> Result<Option<Bytes>, StoreError> {
+        let index_key = index_key(key);
+        // A record can move between the look and the read; it does not move twice in so short a time.
+        for _ in 0..3 {
+            let now = self.clock.now();
+            let found = self.index.lookup(&index_key, |slot| {
+                self.lease.must_write(slot.touched, now).then_some(Slot { touched: now, ..*slot })
+            });
+            let Some(slot) = self.known(found)? else { return Ok(None) };
+            match self.segments.read(&index_key, &slot.place).await {
+                Ok((_, payload)) => return Ok(Some(payload)),
+                Err(super::segments::ReadFault::Gone) => {}
+                Err(fault) => match self.read_failed(fault, &slot, &key.digest) {
+                    StoreError::NotFound(_) => return Ok(None),
+                    error => return Err(error),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) async fn remove_entry(self: &Arc<Self>, key: &EntryKey) -> Result<bool, StoreError> {
+        let header = RecordHeader::entry(RecordKind::EntryRemoved, key);
+        let _publishing = read_lock(&self.publish);
+        if self.known(self.index.peek(&index_key(key)))?.is_none() {
+            return Ok(false);
+        }
+        // The space of a removal is not reserved: it must go through when nothing else does.
+        let record = NewRecord { header, payload: &[] };
+        self.segments.append(vec![record], self.clock.now()).map_err(failed("recording a removal"))?;
+        self.segments.sync().map_err(failed("recording a removal"))?;
+        let removed = self.index.remove_if(&index_key(key), |_| true);
+        Ok(removed.map_err(failed("writing the index"))?.is_some())
+    }
+}
+
+fn index_key(key: &EntryKey) -> IndexKey {
+    IndexKey::entry(key.table as u8, key.owner, key.instance.as_str(), &key.digest)
+}
+
+fn decode(bytes: &[u8], digest: Digest) -> Result<Vec<u8>, StoreError> {
+    zstandard::decompress(bytes, digest.size_bytes()).map_err(|error| undecodable(error, digest))
+}
+
+/// What to tell the caller of compressed bytes that cannot be used.
+pub(crate) fn undecodable(error: DecodeError, digest: Digest) -> StoreError {
+    match error {
+        DecodeError::TooLong => StoreError::SizeMismatch { digest, received_bytes: digest.size_bytes() + 1 },
+        DecodeError::Invalid(error) => StoreError::Undecodable { digest, reason: error.to_string() },
+    }
+}
+
+/// The same failure for each of several blobs.
+fn refuse_all(results: &mut [Result<(), StoreError>], which: impl Iterator<Item = usize>, error: StoreError) {
+    let again = |error: &StoreError| match error {
+        StoreError::NoSpace { needed_bytes, reason } => {
+            StoreError::NoSpace { needed_bytes: *needed_bytes, reason: reason.clone() }
+        }
+        StoreError::Closed => StoreError::Closed,
+        other => StoreError::Io { doing: "writing a batch", source: std::io::Error::other(other.to_string()) },
+    };
+    which.for_each(|at| results[at] = Err(again(&error)));
+}

@@ -1,0 +1,159 @@
+//! zstd, always with a bound on what comes out.
+
+use std::io::{self, Read, Write};
+
+/// The window that a frame may ask for, as a power of two: 32 MiB, which every level of the reference tool up to 19
+/// stays under. It bounds the memory that one stream can claim.
+const WINDOW_LOG_MAX: u32 = 25;
+
+/// Fast, and good enough for objects that are mostly read: the level for what we compress ourselves.
+const LEVEL: i32 = 1;
+
+/// Compresses into one frame that states its content size.
+pub(crate) fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    zstd::bulk::compress(bytes, LEVEL)
+}
+
+/// Decodes all frames in `bytes`. Fails when they are not whole, or when more than `size` bytes come out; fewer are
+/// returned as they are.
+pub(crate) fn decompress(bytes: &[u8], size: u64) -> Result<Vec<u8>, DecodeError> {
+    let capacity = usize::try_from(size).map_err(|_| DecodeError::TooLong)?;
+    // Frames that state their size decode in one go; the rest take the slow road.
+    if let Ok(mut decompressor) = zstd::bulk::Decompressor::new()
+        && decompressor.window_log_max(WINDOW_LOG_MAX).is_ok()
+        && let Ok(decoded) = decompressor.decompress(bytes, capacity)
+    {
+        return Ok(decoded);
+    }
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(bytes)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    let mut decoded = Vec::new();
+    decoder.take(size + 1).read_to_end(&mut decoded)?;
+    if decoded.len() as u64 > size { Err(DecodeError::TooLong) } else { Ok(decoded) }
+}
+
+/// Why compressed bytes cannot be used.
+#[derive(Debug)]
+pub(crate) enum DecodeError {
+    /// More bytes come out than were announced.
+    TooLong,
+    /// They are not zstd, or not whole.
+    Invalid(io::Error),
+}
+
+impl From<io::Error> for DecodeError {
+    fn from(error: io::Error) -> Self {
+        Self::Invalid(error)
+    }
+}
+
+/// Decodes frames that arrive in pieces.
+pub(crate) struct StreamDecoder {
+    decoder: zstd::stream::write::Decoder<'static, BoundedSink>,
+}
+
+impl StreamDecoder {
+    /// At most `size` bytes may come out.
+    pub(crate) fn new(size: u64) -> io::Result<Self> {
+        let mut decoder = zstd::stream::write::Decoder::new(BoundedSink { decoded: Vec::new(), left: size })?;
+        decoder.window_log_max(WINDOW_LOG_MAX)?;
+        Ok(Self { decoder })
+    }
+
+    /// Takes the next piece and hands what it decodes to `out`, in steps, so that a small piece that becomes huge is
+    /// never held whole.
+    pub(crate) fn write<E: From<DecodeError>>(
+        &mut self,
+        bytes: &[u8],
+        mut out: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        /// Input bytes a step. A step's output is then at most what 1 KiB of zstd can describe, plus a window.
+        const STEP: usize = 1024;
+        for step in bytes.chunks(STEP) {
+            let result = self.decoder.write_all(step).and_then(|()| self.decoder.flush());
+            if let Err(error) = result {
+                let too_long = error.kind() == io::ErrorKind::FileTooLarge;
+                return Err(if too_long { DecodeError::TooLong } else { DecodeError::Invalid(error) }.into());
+            }
+            let decoded = &mut self.decoder.get_mut().decoded;
+            if !decoded.is_empty() {
+                out(decoded)?;
+                decoded.clear();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes decoded bytes up to a bound.
+struct BoundedSink {
+    decoded: Vec<u8>,
+    left: u64,
+}
+
+impl Write for BoundedSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left = self.left.checked_sub(bytes.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.decoded.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(pieces: &[&[u8]], size: u64) -> Result<Vec<u8>, DecodeError> {
+        let mut decoder = StreamDecoder::new(size)?;
+        let mut out = Vec::new();
+        for piece in pieces {
+            decoder.write(piece, |bytes| {
+                out.extend_from_slice(bytes);
+                Ok::<(), DecodeError>(())
+            })?;
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn several_frames_and_skippable_ones_are_one_blob() {
+        let mut bytes = compress(b"hello ").unwrap();
+        bytes.extend_from_slice(&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, b'x', b'y', b'z']);
+        bytes.extend_from_slice(&compress(b"world").unwrap());
+        assert_eq!(decompress(&bytes, 11).unwrap(), b"hello world");
+        assert_eq!(stream(&[&bytes], 11).unwrap(), b"hello world");
+        let singles: Vec<&[u8]> = bytes.chunks(1).collect();
+        assert_eq!(stream(&singles, 11).unwrap(), b"hello world");
+    }
+
+    #[test]
+    fn a_frame_without_its_size_decodes() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.include_contentsize(false).unwrap();
+        encoder.write_all(&[7; 100_000]).unwrap();
+        let bytes = encoder.finish().unwrap();
+        assert_eq!(decompress(&bytes, 100_000).unwrap(), vec![7; 100_000]);
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_announced_size() {
+        let bytes = compress(&vec![0; 64 << 20]).unwrap();
+        assert!(matches!(decompress(&bytes, 1000), Err(DecodeError::TooLong)));
+        assert!(matches!(stream(&[&bytes], 1000), Err(DecodeError::TooLong)));
+    }
+
+    #[test]
+    fn garbage_and_cut_frames_are_refused() {
+        let bytes = compress(b"some bytes that are compressed").unwrap();
+        assert!(matches!(decompress(&bytes[..bytes.len() - 2], 30), Err(DecodeError::Invalid(_))));
+        assert!(matches!(decompress(b"not zstd at all", 30), Err(DecodeError::Invalid(_))));
+        let mut trailing = bytes;
+        trailing.extend_from_slice(b"garbage");
+        assert!(matches!(decompress(&trailing, 30), Err(DecodeError::Invalid(_))));
+        assert!(matches!(stream(&[b"not zstd at all"], 30), Err(DecodeError::Invalid(_))));
+    }
+}

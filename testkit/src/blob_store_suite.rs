@@ -1,0 +1,277 @@
+//! What every [`BlobStore`] must do, as one suite: each implementation's tests call [`check`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gf_blobstore::{
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, ErrorKind, NewBlob, OwnerId, StoreError,
+};
+use gf_digest::{Digest, DigestFunction, InstanceName};
+
+const OURS: OwnerId = OwnerId(1);
+const THEIRS: OwnerId = OwnerId(2);
+
+/// Bytes that do not compress and differ by seed.
+#[must_use]
+pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(bytes + 8);
+    while out.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&state.to_le_bytes());
+    }
+    out.truncate(bytes);
+    out
+}
+
+/// Bytes that compress well and differ by seed.
+#[must_use]
+pub fn text(seed: u64, bytes: usize) -> Vec<u8> {
+    format!("line {seed} of a file that says the same over and over\n").into_bytes().repeat(bytes / 40 + 1)[..bytes]
+        .to_vec()
+}
+
+fn new_blob(function: DigestFunction, bytes: &[u8]) -> NewBlob {
+    NewBlob { digest: Digest::of(function, bytes), bytes: Bytes::copy_from_slice(bytes), encoding: Encoding::Identity }
+}
+
+fn zstd(bytes: &[u8]) -> Bytes {
+    zstd::bulk::compress(bytes, 3).unwrap().into()
+}
+
+/// Reads to the end.
+///
+/// # Errors
+/// The store's.
+pub async fn read_all(mut read: BlobRead) -> Result<Vec<u8>, StoreError> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = read.next().await? {
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// Stores one blob by [`BlobStore::write_batch`].
+///
+/// # Errors
+/// The store's.
+pub async fn put(store: &dyn BlobStore, owner: OwnerId, blob: NewBlob) -> Result<(), StoreError> {
+    store.write_batch(owner, vec![blob]).await.pop().unwrap()
+}
+
+/// Runs the whole suite.
+pub async fn check(store: Arc<dyn BlobStore>) {
+    let store = store.as_ref();
+    for function in DigestFunction::ALL {
+        what_is_written_reads_back(store, function).await;
+        uploads_read_back_in_every_form(store, function).await;
+    }
+    the_empty_blob_is_always_here(store).await;
+    wrong_bytes_are_refused_and_leave_nothing(store).await;
+    ranges_cut_exactly(store).await;
+    owners_do_not_see_each_other(store).await;
+    entries_are_replaced_and_removed(store).await;
+    chunks_make_up_the_blob(store).await;
+}
+
+async fn what_is_written_reads_back(store: &dyn BlobStore, function: DigestFunction) {
+    let blobs: Vec<Vec<u8>> = [1, 100, 4096, 70_000].iter().map(|size| noise(*size as u64, *size)).collect();
+    let batch = blobs.iter().map(|bytes| new_blob(function, bytes)).collect();
+    assert!(store.write_batch(OURS, batch).await.iter().all(Result::is_ok));
+    let digests: Vec<Digest> = blobs.iter().map(|bytes| Digest::of(function, bytes)).collect();
+    assert_eq!(store.find_missing(OURS, &digests).await.unwrap(), []);
+    for (result, bytes) in store.read_batch(OURS, &digests, Accept::Identity).await.into_iter().zip(&blobs) {
+        assert_eq!(result.unwrap(), (Bytes::copy_from_slice(bytes), Encoding::Identity));
+    }
+    for (result, bytes) in store.read_batch(OURS, &digests, Accept::Zstd).await.into_iter().zip(&blobs) {
+        let (frame, encoding) = result.unwrap();
+        assert_eq!(encoding, Encoding::Zstd);
+        assert_eq!(zstd::decode_all(&*frame).unwrap(), *bytes);
+    }
+    let absent = Digest::of(function, b"never stored");
+    assert_eq!(store.find_missing(OURS, &[absent, digests[0], absent]).await.unwrap(), [absent]);
+    let found = store.size_of(OURS, function, *digests[2].hash()).await.unwrap();
+    assert_eq!(found, Some(digests[2]));
+    assert_eq!(store.size_of(OURS, function, *absent.hash()).await.unwrap(), None);
+}
+
+async fn uploads_read_back_in_every_form(store: &dyn BlobStore, function: DigestFunction) {
+    for (bytes, encoding) in [
+        (noise(11, 300_000), Encoding::Identity),
+        (noise(12, 5_000_000), Encoding::Identity),
+        (text(13, 300_000), Encoding::Zstd),
+        (text(14, 5_000_000), Encoding::Zstd),
+        (noise(15, 5_000_000), Encoding::Zstd),
+    ] {
+        let digest = Digest::of(function, &bytes);
+        let wire = if encoding == Encoding::Zstd { zstd(&bytes) } else { Bytes::copy_from_slice(&bytes) };
+        let mut upload = store.upload(OURS, digest, encoding).await.unwrap();
+        assert!(!upload.already_present());
+        for piece in wire.chunks(100_001) {
+            upload.write(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        assert_eq!(upload.received_bytes(), wire.len() as u64);
+        upload.finish().await.unwrap();
+        for accept in [Accept::Identity, Accept::Zstd, Accept::Any] {
+            let read = store.read(OURS, digest, ByteRange::ALL, accept).await.unwrap();
+            let encoding = read.encoding();
+            let read = read_all(read).await.unwrap();
+            let plain = if encoding == Encoding::Zstd { zstd::decode_all(&*read).unwrap() } else { read };
+            assert!(plain == bytes, "{digest} by {accept:?}");
+        }
+        let again = store.upload(OURS, digest, encoding).await.unwrap();
+        assert!(again.already_present());
+    }
+}
+
+async fn the_empty_blob_is_always_here(store: &dyn BlobStore) {
+    for function in DigestFunction::ALL {
+        let empty = Digest::empty(function);
+        assert_eq!(store.find_missing(THEIRS, &[empty]).await.unwrap(), []);
+        let read = store.read(THEIRS, empty, ByteRange::ALL, Accept::Identity).await.unwrap();
+        assert!(read_all(read).await.unwrap().is_empty());
+        put(store, THEIRS, new_blob(function, b"")).await.unwrap();
+        let not_empty = Digest::new(function, [7; 32], 0);
+        assert_eq!(store.find_missing(THEIRS, &[not_empty]).await.unwrap(), [not_empty]);
+    }
+}
+
+async fn wrong_bytes_are_refused_and_leave_nothing(store: &dyn BlobStore) {
+    let right = Digest::of(DigestFunction::Sha256, b"right");
+    let wrong = |bytes: &'static [u8], encoding| NewBlob { digest: right, bytes: bytes.into(), encoding };
+    for (blob, what) in [
+        (wrong(b"wrong", Encoding::Identity), "other bytes"),
+        (wrong(b"righ", Encoding::Identity), "too few"),
+        (wrong(b"right!", Encoding::Identity), "too many"),
+        (wrong(b"right", Encoding::Zstd), "not zstd"),
+        (NewBlob { digest: right, bytes: zstd(b"wrong"), encoding: Encoding::Zstd }, "other bytes in zstd"),
+        (NewBlob { digest: right, bytes: zstd(&[0; 1 << 20]), encoding: Encoding::Zstd }, "a bomb"),
+    ] {
+        let mut upload = store.upload(OURS, right, blob.encoding).await.unwrap();
+        let streamed = match upload.write(blob.bytes.clone()).await {
+            Ok(()) => upload.finish().await,
+            error => error,
+        };
+        assert_eq!(streamed.unwrap_err().kind(), ErrorKind::Invalid, "{what}, streamed");
+        assert_eq!(put(store, OURS, blob).await.unwrap_err().kind(), ErrorKind::Invalid, "{what}");
+        assert_eq!(store.find_missing(OURS, &[right]).await.unwrap(), [right], "{what}");
+    }
+    let large = noise(21, 3_000_000);
+    let lie = Digest::new(DigestFunction::Sha256, [9; 32], large.len() as u64);
+    let mut upload = store.upload(OURS, lie, Encoding::Identity).await.unwrap();
+    upload.write(large.into()).await.unwrap();
+    assert_eq!(upload.finish().await.unwrap_err().kind(), ErrorKind::Invalid);
+    assert_eq!(store.find_missing(OURS, &[lie]).await.unwrap(), [lie]);
+}
+
+async fn ranges_cut_exactly(store: &dyn BlobStore) {
+    for size in [1000_u64, 3_000_000] {
+        let bytes = noise(31 + size, usize::try_from(size).unwrap());
+        let digest = Digest::of(DigestFunction::Sha256, &bytes);
+        let mut upload = store.upload(OURS, digest, Encoding::Identity).await.unwrap();
+        upload.write(bytes.clone().into()).await.unwrap();
+        upload.finish().await.unwrap();
+        for (offset, limit) in [
+            (0, None),
+            (0, Some(0)),
+            (0, Some(1)),
+            (size, None),
+            (size - 1, Some(10)),
+            (size / 3, Some(size / 2)),
+            (size / 2, None),
+        ] {
+            let range = ByteRange { offset, limit };
+            let from = usize::try_from(offset).unwrap();
+            let to = usize::try_from(limit.map_or(size, |limit| (offset + limit).min(size))).unwrap();
+            let read = store.read(OURS, digest, range, Accept::Identity).await.unwrap();
+            assert!(read_all(read).await.unwrap() == bytes[from..to], "{range:?}");
+            let read = store.read(OURS, digest, range, Accept::Zstd).await.unwrap();
+            assert!(zstd::decode_all(&*read_all(read).await.unwrap()).unwrap() == bytes[from..to], "{range:?}");
+        }
+        let beyond = store.read(OURS, digest, ByteRange { offset: size + 1, limit: None }, Accept::Identity).await;
+        assert_eq!(beyond.err().map(|error| error.kind()), Some(ErrorKind::OutOfRange));
+    }
+}
+
+async fn owners_do_not_see_each_other(store: &dyn BlobStore) {
+    for size in [500, 2_000_000] {
+        let bytes = noise(41 + size as u64, size);
+        let blob = new_blob(DigestFunction::Sha256, &bytes);
+        let digest = blob.digest;
+        put(store, OURS, blob.clone()).await.unwrap();
+        assert_eq!(store.find_missing(THEIRS, &[digest]).await.unwrap(), [digest]);
+        assert_eq!(store.size_of(THEIRS, digest.function(), *digest.hash()).await.unwrap(), None);
+        let read = store.read(THEIRS, digest, ByteRange::ALL, Accept::Identity).await;
+        assert_eq!(read.err().map(|error| error.kind()), Some(ErrorKind::NotFound));
+        let split = store.split(THEIRS, digest).await;
+        assert_eq!(split.unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(!store.upload(THEIRS, digest, Encoding::Identity).await.unwrap().already_present());
+
+        put(store, THEIRS, blob).await.unwrap();
+        assert_eq!(store.find_missing(THEIRS, &[digest]).await.unwrap(), []);
+        let read = store.read(THEIRS, digest, ByteRange::ALL, Accept::Identity).await.unwrap();
+        assert!(read_all(read).await.unwrap() == bytes);
+    }
+}
+
+async fn entries_are_replaced_and_removed(store: &dyn BlobStore) {
+    let key = |owner, instance: &str| EntryKey {
+        table: EntryTable::ActionResult,
+        owner,
+        instance: InstanceName::new(instance).unwrap(),
+        digest: Digest::of(DigestFunction::Sha256, b"action"),
+    };
+    let ours = key(OURS, "");
+    assert_eq!(store.get_entry(&ours).await.unwrap(), None);
+    store.put_entry(&ours, Bytes::from_static(b"one")).await.unwrap();
+    store.put_entry(&ours, Bytes::from_static(b"two")).await.unwrap();
+    assert_eq!(store.get_entry(&ours).await.unwrap().unwrap(), "two");
+    assert_eq!(store.get_entry(&key(OURS, "other")).await.unwrap(), None);
+    assert_eq!(store.get_entry(&key(THEIRS, "")).await.unwrap(), None);
+    assert!(store.remove_entry(&ours).await.unwrap());
+    assert!(!store.remove_entry(&ours).await.unwrap());
+    assert_eq!(store.get_entry(&ours).await.unwrap(), None);
+}
+
+async fn chunks_make_up_the_blob(store: &dyn BlobStore) {
+    let bytes = noise(51, 6_000_000);
+    let blob = new_blob(DigestFunction::Sha256, &bytes);
+    let digest = blob.digest;
+    put(store, OURS, blob).await.unwrap();
+    let chunks = store.split(OURS, digest).await.unwrap();
+    assert!(chunks.len() > 2);
+    let mut joined = Vec::new();
+    for chunk in &chunks {
+        let read = store.read(OURS, *chunk, ByteRange::ALL, Accept::Identity).await.unwrap();
+        let part = read_all(read).await.unwrap();
+        assert_eq!(Digest::of(DigestFunction::Sha256, &part), *chunk);
+        joined.extend_from_slice(&part);
+    }
+    assert!(joined == bytes);
+    assert_eq!(store.find_missing(OURS, &chunks).await.unwrap(), []);
+    assert_eq!(store.find_missing(THEIRS, &chunks).await.unwrap().len(), chunks.len());
+
+    // The same parts in another order are another blob.
+    let turned: Vec<Digest> = chunks.iter().rev().copied().collect();
+    let mut whole = Vec::new();
+    for chunk in &turned {
+        let read = store.read(OURS, *chunk, ByteRange::ALL, Accept::Identity).await.unwrap();
+        whole.extend_from_slice(&read_all(read).await.unwrap());
+    }
+    let other = Digest::of(DigestFunction::Sha256, &whole);
+    assert_eq!(store.splice(OURS, other, &chunks).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let missing = Digest::new(DigestFunction::Sha256, [3; 32], 0);
+    let with_missing: Vec<Digest> = turned.iter().copied().chain([missing]).collect();
+    assert!(store.splice(OURS, other, &with_missing).await.is_err());
+    store.splice(OURS, other, &turned).await.unwrap();
+    let read = store.read(OURS, other, ByteRange { offset: 1_000_000, limit: Some(3_000_000) }, Accept::Identity).await;
+    assert!(read_all(read.unwrap()).await.unwrap() == whole[1_000_000..4_000_000]);
+    store.splice(OURS, other, &turned).await.unwrap();
+
+    let small = new_blob(DigestFunction::Sha256, b"too small to split");
+    let small_digest = small.digest;
+    put(store, OURS, small).await.unwrap();
+    assert_eq!(store.split(OURS, small_digest).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
