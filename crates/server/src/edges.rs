@@ -5,6 +5,10 @@
 //!
 //! What always holds: every call is authorized before a service is asked; every message, stream and wait is bounded.
 
+mod credentials;
+mod grpc;
+mod reapi;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,8 +54,7 @@ impl Default for Limits {
     }
 }
 
-/// All edges, gRPC and HTTP, as one router. Its fallback answers 404; `/ac/…`, `/cas/…` and any path that ends in
-/// them belong to the HTTP cache. Call it inside a Tokio runtime.
-pub fn router(_state: EdgeState) -> axum::Router {
-    axum::Router::new()
+/// All edges, gRPC and HTTP, as one router without a fallback. Must be called within a Tokio runtime.
+pub fn router(state: EdgeState) -> axum::Router {
+    reapi::router(state)
 }

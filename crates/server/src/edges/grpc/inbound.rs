@@ -1,0 +1,150 @@
+//! Messages as they come.
+
+use axum::body::{Body, HttpBody};
+use bytes::{Buf, Bytes, BytesMut};
+use http_body_util::BodyExt;
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::HEADER_BYTES;
+
+/// The messages of a request body, each of at most `limit` bytes.
+pub(in crate::edges) struct Messages {
+    body: Body,
+    limit: usize,
+    /// What came and is not yet taken.
+    pending: Bytes,
+}
+
+impl Messages {
+    pub(in crate::edges) const fn new(body: Body, limit: usize) -> Self {
+        Self { body, limit, pending: Bytes::new() }
+    }
+
+    /// The next message; `None` when the caller closed its side.
+    pub(in crate::edges) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        let Some(bytes) = self.next_bytes().await? else { return Ok(None) };
+        let decoded = M::decode(bytes);
+        decoded.map(Some).map_err(|error| Status::invalid_argument(format!("the message cannot be decoded: {error}")))
+    }
+
+    /// The one message of a call that takes one.
+    pub(in crate::edges) async fn only<M: Message + Default>(mut self) -> Result<M, Status> {
+        let message = self.next().await?.ok_or_else(|| Status::invalid_argument("the call has no message"))?;
+        if !self.body.is_end_stream() && self.next_bytes().await?.is_some() {
+            return Err(Status::invalid_argument("the call takes one message"));
+        }
+        Ok(message)
+    }
+
+    async fn next_bytes(&mut self) -> Result<Option<Bytes>, Status> {
+        while self.pending.len() < HEADER_BYTES {
+            let Some(frame) = self.frame().await? else {
+                return if self.pending.is_empty() { Ok(None) } else { Err(cut_off()) };
+            };
+            if self.pending.is_empty() {
+                self.pending = frame;
+            } else {
+                let mut joined = BytesMut::from(&*self.pending);
+                joined.extend_from_slice(&frame);
+                self.pending = joined.freeze();
+            }
+        }
+        let is_compressed = self.pending.get_u8() != 0;
+        let length = usize::try_from(self.pending.get_u32()).unwrap_or(usize::MAX);
+        if is_compressed {
+            return Err(Status::unimplemented("compressed messages are not supported; compress the blobs instead"));
+        }
+        if length > self.limit {
+            let limit = self.limit;
+            let text = format!("the message has {length} bytes; at most {limit} are allowed");
+            return Err(Status::new(Code::ResourceExhausted, text));
+        }
+        if length <= self.pending.len() {
+            return Ok(Some(self.pending.split_to(length)));
+        }
+        self.join(length).await.map(Some)
+    }
+
+    /// A message that came in several frames.
+    async fn join(&mut self, length: usize) -> Result<Bytes, Status> {
+        let mut message = BytesMut::with_capacity(length);
+        message.extend_from_slice(&std::mem::take(&mut self.pending));
+        while message.len() < length {
+            let mut frame = self.frame().await?.ok_or_else(cut_off)?;
+            let taken = frame.len().min(length - message.len());
+            message.extend_from_slice(&frame.split_to(taken));
+            self.pending = frame;
+        }
+        Ok(message.freeze())
+    }
+
+    /// The next bytes of the body; `None` at its end.
+    async fn frame(&mut self) -> Result<Option<Bytes>, Status> {
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    // Trailers of a request say nothing.
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
+                Some(Err(error)) => return Err(Status::cancelled(format!("the request was cut off: {error}"))),
+            }
+        }
+    }
+}
+
+fn cut_off() -> Status {
+    Status::invalid_argument("the request ends within a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use gf_reapi::bytestream::WriteRequest;
+
+    use super::*;
+
+    fn framed(message: &WriteRequest) -> Vec<u8> {
+        let mut bytes = vec![0];
+        bytes.extend_from_slice(&u32::try_from(message.encoded_len()).unwrap().to_be_bytes());
+        bytes.extend_from_slice(&message.encode_to_vec());
+        bytes
+    }
+
+    fn in_pieces(bytes: &[u8], piece: usize) -> Messages {
+        let pieces: Vec<_> =
+            bytes.chunks(piece).map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece))).collect();
+        Messages::new(Body::from_stream(stream::iter(pieces)), 1000)
+    }
+
+    #[tokio::test]
+    async fn messages_are_found_however_they_are_cut() {
+        let write =
+            |offset, size| WriteRequest { write_offset: offset, data: vec![7; size].into(), ..WriteRequest::default() };
+        let sent = [write(1, 0), write(2, 300), write(3, 5), WriteRequest::default()];
+        let bytes: Vec<u8> = sent.iter().flat_map(framed).collect();
+        for piece in [1, 2, 3, 7, 100, 10_000] {
+            let mut messages = in_pieces(&bytes, piece);
+            for expected in &sent {
+                assert_eq!(messages.next::<WriteRequest>().await.unwrap().as_ref(), Some(expected));
+            }
+            assert_eq!(messages.next::<WriteRequest>().await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_framing_is_refused() {
+        let good = framed(&WriteRequest { write_offset: 1, data: vec![7; 50].into(), ..WriteRequest::default() });
+        let refused = async |bytes: &[u8]| in_pieces(bytes, 8).only::<WriteRequest>().await.unwrap_err().code();
+        assert_eq!(refused(&[]).await, Code::InvalidArgument);
+        assert_eq!(refused(&good[..3]).await, Code::InvalidArgument);
+        assert_eq!(refused(&good[..20]).await, Code::InvalidArgument);
+        assert_eq!(refused(&[good.clone(), good.clone()].concat()).await, Code::InvalidArgument);
+        assert_eq!(refused(&[1, 0, 0, 0, 0]).await, Code::Unimplemented);
+        assert_eq!(refused(&[0, 0xff, 0xff, 0xff, 0xff]).await, Code::ResourceExhausted);
+        assert_eq!(refused(&[0, 0, 0, 0, 2, 0xff, 0xff]).await, Code::InvalidArgument);
+    }
+}

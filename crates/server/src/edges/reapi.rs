@@ -1,0 +1,266 @@
+//! The Remote Execution API and ByteStream over gRPC.
+//!
+//! Each method is one function of a caller and a message. What is common lies here: which path is which method, who
+//! the caller is, counting, deadlines.
+//!
+//! Deliberately absent: remote execution, which answers UNIMPLEMENTED.
+
+mod action_cache;
+mod byte_stream;
+mod capabilities;
+mod cas;
+mod status;
+mod uploads;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use bytes::Bytes;
+use gf_digest::InstanceName;
+use gf_execution::{ActionCache, Content};
+use gf_tenancy::{Authorized, Permission};
+use prost::Message;
+use tonic::{Code, Status};
+use tower::Service;
+
+use super::EdgeState;
+use super::credentials::credential;
+use super::grpc::{self, Caller, Messages};
+use crate::metrics::{Call, Method};
+use status::IntoStatus;
+use uploads::Uploads;
+
+/// The most bytes of blobs in one batch; told to clients.
+///
+/// An answer of so many, with what is around each blob, stays below 4 MiB, the largest message that gRPC clients take
+/// by default.
+const MAX_BATCH_TOTAL_BYTES: u64 = 4_000_000;
+
+/// The largest message taken: a batch or a piece of an upload of 4 MiB, and what is around it.
+const MAX_MESSAGE_BYTES: usize = 5 << 20;
+
+/// The services, as they stand in paths.
+pub(super) const SERVICES: [&str; 5] = [
+    "build.bazel.remote.execution.v2.Capabilities",
+    "build.bazel.remote.execution.v2.ContentAddressableStorage",
+    "build.bazel.remote.execution.v2.ActionCache",
+    "build.bazel.remote.execution.v2.Execution",
+    "google.bytestream.ByteStream",
+];
+
+/// What the methods work with.
+struct Edge {
+    state: EdgeState,
+    content: Content,
+    action_cache: ActionCache,
+    uploads: Arc<Uploads>,
+}
+
+impl Edge {
+    /// Grants `P` in an instance to whoever calls, or says why not.
+    fn authorize<P: Permission>(&self, caller: &Caller, instance: &str) -> Result<Authorized<P>, Status> {
+        let instance = InstanceName::new(instance).map_err(IntoStatus::into_status)?;
+        self.authorize_name(caller, &instance)
+    }
+
+    fn authorize_name<P: Permission>(&self, caller: &Caller, instance: &InstanceName) -> Result<Authorized<P>, Status> {
+        let access = &self.state.access;
+        let principal = access.authenticate(credential(&caller.headers).as_deref()).map_err(IntoStatus::into_status)?;
+        access.authorize(principal, instance).map_err(IntoStatus::into_status)
+    }
+}
+
+/// Mounts the services.
+pub(super) fn router(state: EdgeState) -> Router {
+    let edge = Edge {
+        content: Content::new(Arc::clone(&state.store), state.limits.max_blob_size_bytes),
+        action_cache: ActionCache::new(Arc::clone(&state.store)),
+        uploads: Uploads::new(state.limits.parked_uploads, state.limits.parked_upload_ttl),
+        state,
+    };
+    let reapi = Reapi(Arc::new(edge));
+    SERVICES
+        .into_iter()
+        .fold(Router::new(), |router, service| router.route_service(&format!("/{service}/{{method}}"), reapi.clone()))
+}
+
+/// All methods as one service: a path is looked up once.
+#[derive(Clone)]
+struct Reapi(Arc<Edge>);
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl Service<Request<Body>> for Reapi {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answer {
+        let edge = Arc::clone(&self.0);
+        let Some(method) = method(request.uri().path()) else {
+            return Box::pin(async move { Ok(refuse_unknown(request)) });
+        };
+        let (caller, body) = match grpc::accept(request) {
+            Ok(parts) => parts,
+            Err(answer) => return Box::pin(async move { Ok(answer) }),
+        };
+        let messages = Messages::new(body, MAX_MESSAGE_BYTES);
+        let call = edge.state.metrics.call(method);
+        route(method, Exchange { edge, caller, messages, call })
+    }
+}
+
+/// Which method a path names. Those that are counted, and served, are the same.
+fn method(path: &str) -> Option<Method> {
+    let (service, name) = path.strip_prefix('/')?.split_once('/')?;
+    METHODS.iter().find(|(at, known, _)| SERVICES[*at] == service && *known == name).map(|(_, _, method)| *method)
+}
+
+/// Every method served: the place of its service in [`SERVICES`], its name, and under what it is counted.
+const METHODS: [(usize, &str, Method); 14] = [
+    (2, "GetActionResult", Method::GetActionResult),
+    (1, "FindMissingBlobs", Method::FindMissingBlobs),
+    (4, "Read", Method::Read),
+    (4, "Write", Method::Write),
+    (2, "UpdateActionResult", Method::UpdateActionResult),
+    (1, "BatchReadBlobs", Method::BatchReadBlobs),
+    (1, "BatchUpdateBlobs", Method::BatchUpdateBlobs),
+    (0, "GetCapabilities", Method::GetCapabilities),
+    (4, "QueryWriteStatus", Method::QueryWriteStatus),
+    (1, "GetTree", Method::GetTree),
+    (1, "SplitBlob", Method::SplitBlob),
+    (1, "SpliceBlob", Method::SpliceBlob),
+    (1, "GetChunkMapping", Method::GetChunkMapping),
+    (1, "RegisterChunkMapping", Method::RegisterChunkMapping),
+];
+
+fn route(method: Method, exchange: Exchange) -> Answer {
+    match method {
+        Method::GetActionResult => exchange.encoded(action_cache::get),
+        Method::UpdateActionResult => exchange.encoded(action_cache::update),
+        Method::FindMissingBlobs => exchange.unary(cas::find_missing),
+        Method::BatchReadBlobs => exchange.unary(cas::batch_read),
+        Method::BatchUpdateBlobs => exchange.unary(cas::batch_update),
+        Method::GetTree => exchange.streamed(cas::get_tree),
+        Method::SplitBlob => exchange.unary(cas::split),
+        Method::SpliceBlob => exchange.unary(cas::splice),
+        Method::GetChunkMapping => exchange.streamed(cas::get_chunk_mapping),
+        Method::RegisterChunkMapping => exchange.streaming(cas::register_chunk_mapping),
+        Method::Read => exchange.streamed(byte_stream::read),
+        Method::Write => exchange.streaming(byte_stream::write),
+        Method::QueryWriteStatus => exchange.unary(byte_stream::query_write_status),
+        Method::GetCapabilities => exchange.unary(capabilities::get),
+        Method::HttpGet | Method::HttpHead | Method::HttpPut => {
+            exchange.call.finish(Code::Unimplemented);
+            Box::pin(async { Ok(grpc::refuse(Status::unimplemented("no gRPC method"))) })
+        }
+    }
+}
+
+fn refuse_unknown(request: Request<Body>) -> Response<Body> {
+    let is_execution = request.uri().path().contains(".Execution/");
+    match grpc::accept(request) {
+        Ok(_) if is_execution => grpc::refuse(Status::unimplemented(
+            "remote execution is not offered here: this server is a cache (use --remote_cache without --remote_executor)",
+        )),
+        Ok(_) => grpc::refuse(Status::unimplemented("this server has no such method")),
+        Err(answer) => answer,
+    }
+}
+
+/// A call under way.
+struct Exchange {
+    edge: Arc<Edge>,
+    caller: Caller,
+    messages: Messages,
+    call: Call,
+}
+
+impl Exchange {
+    /// One message in, one out.
+    fn unary<I, O, F>(self, handler: fn(Arc<Edge>, Caller, I) -> F) -> Answer
+    where
+        I: Message + Default + 'static,
+        O: Message + 'static,
+        F: Future<Output = Result<O, Status>> + Send + 'static,
+    {
+        let Self { edge, caller, messages, call } = self;
+        let timeout = grpc::timeout(&caller.headers);
+        let work = async move { handler(edge, caller, messages.only().await?).await };
+        Box::pin(async move {
+            let answer = grpc::within(timeout, work).await;
+            Ok(conclude(call, answer.map(|message| grpc::unary([grpc::encode(&message)]))))
+        })
+    }
+
+    /// One message in, an encoded one out.
+    fn encoded<I, F>(self, handler: fn(Arc<Edge>, Caller, I) -> F) -> Answer
+    where
+        I: Message + Default + 'static,
+        F: Future<Output = Result<Bytes, Status>> + Send + 'static,
+    {
+        let Self { edge, caller, messages, call } = self;
+        let timeout = grpc::timeout(&caller.headers);
+        let work = async move { handler(edge, caller, messages.only().await?).await };
+        Box::pin(async move {
+            let answer = grpc::within(timeout, work).await;
+            Ok(conclude(call, answer.map(|message| grpc::unary(grpc::message_frames(message)))))
+        })
+    }
+
+    /// Many messages in, one out.
+    fn streaming<O, F>(self, handler: fn(Arc<Edge>, Caller, Messages) -> F) -> Answer
+    where
+        O: Message + 'static,
+        F: Future<Output = Result<O, Status>> + Send + 'static,
+    {
+        let Self { edge, caller, messages, call } = self;
+        let timeout = grpc::timeout(&caller.headers);
+        let work = handler(edge, caller, messages);
+        Box::pin(async move {
+            let answer = grpc::within(timeout, work).await;
+            Ok(conclude(call, answer.map(|message| grpc::unary([grpc::encode(&message)]))))
+        })
+    }
+
+    /// One message in, many out. Once the answer began, the deadline is the caller's to keep: it resets the stream.
+    fn streamed<I, F>(self, handler: fn(Arc<Edge>, Caller, I) -> F) -> Answer
+    where
+        I: Message + Default + 'static,
+        F: Future<Output = Result<grpc::Frames, Status>> + Send + 'static,
+    {
+        let Self { edge, caller, messages, call } = self;
+        Box::pin(async move {
+            let timeout = grpc::timeout(&caller.headers);
+            let work = async { handler(edge, caller, messages.only().await?).await };
+            let answer = grpc::within(timeout, work).await;
+            Ok(match answer {
+                Ok(frames) => grpc::stream(frames, call),
+                Err(status) => conclude(call, Err(status)),
+            })
+        })
+    }
+}
+
+fn conclude(call: Call, answer: Result<Response<Body>, Status>) -> Response<Body> {
+    match answer {
+        Ok(response) => {
+            call.finish(Code::Ok);
+            response
+        }
+        Err(status) => {
+            call.finish(status.code());
+            grpc::refuse(status)
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! From what went wrong to what a gRPC client is told. The only place where that is decided.
+
+use gf_blobstore::{ErrorKind, StoreError};
+use gf_digest::{DigestError, InstanceNameError};
+use gf_execution::{ActionCacheError, TreeError};
+use gf_reapi::{ResourceNameError, UnsupportedDigestFunction, rpc};
+use gf_tenancy::Denied;
+use tonic::{Code, Status};
+
+/// Something that ends a call.
+pub(super) trait IntoStatus {
+    /// What the client is told.
+    fn into_status(self) -> Status;
+}
+
+impl IntoStatus for StoreError {
+    fn into_status(self) -> Status {
+        of_kind(self.kind(), &self)
+    }
+}
+
+impl IntoStatus for TreeError {
+    fn into_status(self) -> Status {
+        of_kind(self.kind(), &self)
+    }
+}
+
+impl IntoStatus for ActionCacheError {
+    fn into_status(self) -> Status {
+        of_kind(self.kind(), &self)
+    }
+}
+
+impl IntoStatus for Denied {
+    fn into_status(self) -> Status {
+        let code = match self {
+            Self::Unauthenticated(_) | Self::BadCredential => Code::Unauthenticated,
+            Self::Forbidden(_) => Code::PermissionDenied,
+            Self::UnknownInstance(_) => Code::InvalidArgument,
+        };
+        Status::new(code, self.to_string())
+    }
+}
+
+/// The caller sent something that is none of what it should be.
+macro_rules! invalid_argument {
+    ($($error:ty),+ $(,)?) => {$(
+        impl IntoStatus for $error {
+            fn into_status(self) -> Status {
+                Status::invalid_argument(self.to_string())
+            }
+        }
+    )+};
+}
+
+invalid_argument!(DigestError, InstanceNameError, ResourceNameError, UnsupportedDigestFunction);
+
+fn of_kind(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
+    let code = match kind {
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Invalid => Code::InvalidArgument,
+        ErrorKind::OutOfRange => Code::OutOfRange,
+        ErrorKind::Exhausted => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+    };
+    if kind == ErrorKind::Unavailable {
+        tracing::error!(%error, "the store failed; callers are told to try again");
+    }
+    Status::new(code, error.to_string())
+}
+
+/// A status within an answer.
+pub(super) fn to_message(status: &Status) -> rpc::Status {
+    rpc::Status { code: status.code() as i32, message: status.message().to_owned(), details: Vec::new() }
+}
