@@ -20,6 +20,13 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run the server until SIGTERM or Ctrl-C
     Serve(ServeArgs),
+    /// Say whether a server is ready, and how full it is; exits 3 when it is not ready
+    Status(StatusArgs),
+    /// Look into the store of a server, and mend it
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -59,6 +66,85 @@ pub(crate) struct ConfigCheckArgs {
     #[arg(value_name = "FILE", default_value = "gf.toml")]
     pub(crate) file: PathBuf,
     /// Print the mistakes for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which server to ask.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ServerArgs {
+    /// The server. A token is taken from the environment variable GF_TOKEN
+    #[arg(long, value_name = "URL", env = "GF_SERVER", default_value = "http://127.0.0.1:8980")]
+    pub(crate) server: String,
+    /// Trust the certificates in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE", env = "GF_CA")]
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Print the same facts for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Say how full the store is, and what it evicted
+    Stats(StoreStatsArgs),
+    /// Read every blob and compare it with its digest; exits 3 when something is damaged
+    Verify(StoreVerifyArgs),
+    /// Give back space that nothing uses
+    Gc(StoreGcArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StoreStatsArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Print the same facts for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Read every blob and compare it with its digest; exits 3 when something is damaged.
+///
+/// The server goes on serving meanwhile. What is damaged is set aside and reported absent, so that clients make it
+/// again; it is never served.
+#[derive(Debug, ClapArgs)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct StoreVerifyArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Also rebuild what the index lost, and remove files that belong to nothing
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Verify the files in DIR, of a server that is stopped
+    #[arg(long, value_name = "DIR", conflicts_with = "ca")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Print the same facts for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Give back space that nothing uses.
+///
+/// The server does this by itself when it is full. With --free it also evicts what was used least recently, but
+/// never what is under lease.
+#[derive(Debug, ClapArgs)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct StoreGcArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// How much to free, such as 10GiB
+    #[arg(long, value_name = "SIZE", default_value = "0B", value_parser = gf_server::config::parse_size)]
+    pub(crate) free: u64,
+    /// Say what would go, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the same facts for programs
     #[arg(long)]
     pub(crate) json: bool,
 }

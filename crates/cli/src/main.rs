@@ -4,10 +4,13 @@
 //! asked about is not so. Deliberately absent: everything that another front end would need too; that is below.
 
 mod args;
+mod client;
 mod config_command;
 mod failure;
 mod output;
 mod serve;
+mod status_command;
+mod store_command;
 
 use std::process::ExitCode;
 
@@ -18,6 +21,8 @@ use args::{Args, Command, ConfigCommand};
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Status(args) => status_command::run(args),
+        Command::Store { command } => store_command::run(command),
         Command::Config { command: ConfigCommand::Check(args) } => config_command::check(&args),
     };
     match result {

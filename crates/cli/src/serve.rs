@@ -44,7 +44,7 @@ async fn serve(config: Config) -> Result<(), Failure> {
     signals.next().await;
     tracing::info!("draining: requests under way may finish; a second signal exits at once");
     tokio::select! {
-        _ = app.stop(DRAIN_DEADLINE) => Ok(()),
+        stopped = app.stop(DRAIN_DEADLINE) => stopped.map(drop).map_err(Failure::failed),
         () = signals.next() => {
             eprintln!("gf: second signal: exiting at once");
             // No destructor may hold it up. The store is safe against a killed process.

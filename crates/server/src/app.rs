@@ -7,24 +7,25 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use gf_blobstore::BlobStore;
+use gf_blobstore::{BlobStore, DiskBlobStore, OpenError, StoreConfig, StoreError};
 use gf_tenancy::{Access, AccessConfigError};
-use gf_testkit::MemoryBlobStore;
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
-use crate::config::Config;
+use crate::config::{Config, StoreSettings, show_size};
 use crate::edges::{self, EdgeState, Limits};
 use crate::health::{self, Readiness};
 use crate::listen::{Connections, Drained, Listener, TlsError};
 use crate::metrics::{self, EdgeMetrics};
+use crate::operator::{self, Operator};
 
 /// Why the server did not start. Each says what to do about it.
 #[derive(Debug, Error)]
@@ -32,6 +33,9 @@ pub enum StartError {
     /// The tenants or instances clash.
     #[error(transparent)]
     Access(#[from] AccessConfigError),
+    /// Nobody could be served.
+    #[error("no tenant has an instance: add a [[tenant]] to the configuration")]
+    NoTenant,
     /// Certificate or key cannot be used.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] TlsError),
@@ -46,14 +50,28 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-    /// The folder cannot be made.
-    #[error("the data folder {path} cannot be made: {source}; choose another with --data-dir DIR", path = path.display())]
+    /// The folder cannot be made or asked about.
+    #[error("the data folder {path} cannot be used: {source}; choose another with --data-dir DIR", path = path.display())]
     DataDir {
         /// The folder.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+}
+
+/// Why a server did not stop well.
+#[derive(Debug, Error)]
+pub enum StopError {
+    /// The store could not write its last checkpoint.
+    #[error("the store was not closed: {0}; nothing acknowledged is lost, and the next start recovers")]
+    Store(#[from] StoreError),
+    /// The threads that close it are gone.
+    #[error("the store was not closed: {0}; nothing acknowledged is lost, and the next start recovers")]
+    System(#[from] io::Error),
 }
 
 /// A running server.
@@ -61,6 +79,7 @@ pub struct App {
     address: SocketAddr,
     scheme: &'static str,
     connections: Connections,
+    store: Arc<DiskBlobStore>,
 }
 
 impl App {
@@ -69,28 +88,38 @@ impl App {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let tls = config.tls.as_ref().map(|tls| tls.load()).transpose()?;
+        let Config { listen, data_dir, tls, access, store: settings, log: _ } = config;
+        let tls = tls.map(|tls| tls.load()).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let access = Arc::new(Access::new(config.access)?);
-        let listener = Listener::bind(config.listen, tls).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => StartError::AddressInUse(config.listen),
-            _ => StartError::Bind { address: config.listen, source },
-        })?;
-        std::fs::create_dir_all(&config.data_dir)
-            .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
-        let store: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::default());
+        let instance = access.tenants.iter().flat_map(|tenant| tenant.instances.first()).next().cloned();
+        let instance = instance.ok_or(StartError::NoTenant)?;
+        let access = Arc::new(Access::new(access)?);
+        let listener = bind(listen, tls)?;
+        let store = open_store(&data_dir, &settings).await?;
         let metrics = Arc::new(EdgeMetrics::default());
 
-        let limits = Limits { max_blob_size_bytes: config.store.max_blob_size_bytes, ..Limits::default() };
-        let state = EdgeState { access, store: Arc::clone(&store), limits, metrics: Arc::clone(&metrics) };
-        let router = edges::router(state)
-            .merge(health::router(Readiness::new(store, &config.data_dir)))
-            .merge(metrics_router(metrics));
+        let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
+        let readiness = Readiness::new(Arc::clone(&blobs), &data_dir);
+        let operator = Operator {
+            access: Arc::clone(&access),
+            instance,
+            store: Arc::clone(&store),
+            settings,
+            readiness: readiness.clone(),
+            began: Instant::now(),
+            maintenance: Semaphore::new(1),
+        };
+        let limits = Limits { max_blob_size_bytes: settings.max_blob_size_bytes, ..Limits::default() };
+        let edges = EdgeState { access, store: blobs, limits, metrics: Arc::clone(&metrics) };
+        let router = edges::router(edges)
+            .merge(health::router(readiness))
+            .merge(operator::router(Arc::new(operator)))
+            .merge(metrics_router(metrics, Arc::clone(&store)));
 
         let address = listener.address();
         let connections = listener.serve(router);
-        tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
-        Ok(Self { address, scheme, connections })
+        tracing::info!(%address, data_dir = %data_dir.display(), "serving");
+        Ok(Self { address, scheme, connections, store })
     }
 
     /// The address that it listens on, with the real port where 0 was asked for.
@@ -106,20 +135,77 @@ impl App {
     }
 
     /// Stops accepting, lets requests under way finish until the deadline, then closes the store.
-    pub async fn stop(self, deadline: Duration) -> Drained {
+    ///
+    /// # Errors
+    /// [`StopError`]; what was acknowledged is safe all the same.
+    pub async fn stop(self, deadline: Duration) -> Result<Drained, StopError> {
         let drained = self.connections.drain(deadline).await;
-        tracing::info!(?drained, "stopped");
-        drained
+        if drained == Drained::Cut {
+            tracing::warn!("requests were cut off at the deadline of the drain");
+        }
+        operator::blocking(&self.store, DiskBlobStore::close).await??;
+        tracing::info!("stopped");
+        Ok(drained)
     }
 }
 
-fn metrics_router(metrics: Arc<EdgeMetrics>) -> Router {
+fn bind(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Result<Listener, StartError> {
+    Listener::bind(address, tls).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::AddressInUse(address),
+        _ => StartError::Bind { address, source },
+    })
+}
+
+async fn open_store(data_dir: &Path, settings: &StoreSettings) -> Result<Arc<DiskBlobStore>, StartError> {
+    let failed = |source| StartError::DataDir { path: data_dir.to_owned(), source };
+    std::fs::create_dir_all(data_dir).map_err(failed)?;
+    let store = DiskBlobStore::open(blob_store_config(data_dir, settings).map_err(failed)?).await?;
+    let stats = operator::stats(&store).await.map_err(failed)?;
+    let reachable_bytes = stats.used_bytes + stats.free_disk_bytes;
+    if stats.capacity_bytes > reachable_bytes {
+        tracing::warn!(
+            capacity = show_size(stats.capacity_bytes),
+            reachable = show_size(reachable_bytes),
+            "the disk is too full for the store to reach its capacity: free space, or lower [store] capacity"
+        );
+    }
+    Ok(store)
+}
+
+/// The folder of the store below the data folder, so that other kinds of data find a place beside it.
+pub(crate) fn store_folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("blobs")
+}
+
+/// Without a capacity given, the store takes this share of its file system ...
+const DEFAULT_CAPACITY_PERCENT: u64 = 80;
+/// ... but not more than a cache gets use out of: on a machine with a huge disk somebody decides first.
+const DEFAULT_CAPACITY_AT_MOST: u64 = 1 << 40;
+
+/// How the store in a data folder, which must exist, is set up.
+pub(crate) fn blob_store_config(data_dir: &Path, settings: &StoreSettings) -> io::Result<StoreConfig> {
+    let StoreSettings { capacity_bytes, lease, sync_window, max_blob_size_bytes } = *settings;
+    let capacity_bytes = match capacity_bytes {
+        Some(bytes) => bytes,
+        None => {
+            let disk = rustix::fs::statvfs(data_dir)?;
+            let share = disk.f_blocks.saturating_mul(disk.f_frsize) / 100 * DEFAULT_CAPACITY_PERCENT;
+            share.clamp(StoreSettings::MIN_CAPACITY_BYTES, DEFAULT_CAPACITY_AT_MOST)
+        }
+    };
+    let defaults = StoreConfig::new(store_folder(data_dir));
+    Ok(StoreConfig { capacity_bytes, lease, sync_window, max_blob_size_bytes, ..defaults })
+}
+
+fn metrics_router(metrics: Arc<EdgeMetrics>, store: Arc<DiskBlobStore>) -> Router {
     let show = move || async move {
-        match metrics::encode(&metrics, None) {
+        let stats = operator::stats(&store).await.map_err(|error| error.to_string());
+        let text = stats.and_then(|stats| metrics::encode(&metrics, stats).map_err(|error| error.to_string()));
+        match text {
             Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, metrics::CONTENT_TYPE)], text),
             Err(error) => {
-                tracing::error!(%error, "metrics could not be written");
-                (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], String::new())
+                tracing::error!(%error, "metrics could not be read");
+                (StatusCode::INTERNAL_SERVER_ERROR, [(CONTENT_TYPE, "text/plain")], error)
             }
         }
     };

@@ -331,7 +331,7 @@ fn read_store(store: &mut Section<'_, '_>) -> StoreSettings {
     let minute = Duration::from_secs(60);
     StoreSettings {
         capacity_bytes: store
-            .text("capacity", |text| within(parse_size(text)?, StoreSettings::MIN_CAPACITY, u64::MAX, show_size))
+            .text("capacity", |text| within(parse_size(text)?, StoreSettings::MIN_CAPACITY_BYTES, u64::MAX, show_size))
             .map(|at| at.value),
         lease: store
             .text("lease", |text| within(parse_duration(text)?, minute, minute * 60 * 24 * 30, show_duration))
@@ -347,7 +347,7 @@ fn read_store(store: &mut Section<'_, '_>) -> StoreSettings {
 
 impl StoreSettings {
     /// Less than this cannot hold a few segments.
-    const MIN_CAPACITY: u64 = 64 << 20;
+    pub(crate) const MIN_CAPACITY_BYTES: u64 = 64 << 20;
 }
 
 fn within<T: PartialOrd + Copy>(value: T, least: T, most: T, show: impl Fn(T) -> String) -> Result<T, String> {

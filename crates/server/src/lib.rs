@@ -8,6 +8,7 @@ pub mod edges;
 mod health;
 pub mod listen;
 pub mod metrics;
+pub mod operator;
 pub mod telemetry;
 
-pub use app::{App, StartError};
+pub use app::{App, StartError, StopError};

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use tonic::Code;
 
-pub use exposition::{CONTENT_TYPE, StoreFigures, encode};
+pub use exposition::{CONTENT_TYPE, encode};
 use histogram::LatencyHistogram;
 
 /// The calls that are measured, under the names that their specifications give them.

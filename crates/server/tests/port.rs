@@ -121,7 +121,7 @@ async fn a_drain_closes_idle_connections() {
     let mut begin = [0; 12];
     idle.read_exact(&mut begin).await.unwrap();
     // An idle connection is closed at once.
-    assert_eq!(app.stop(Duration::from_secs(20)).await, Drained::Complete);
+    assert_eq!(app.stop(Duration::from_secs(20)).await.unwrap(), Drained::Complete);
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).await.unwrap();
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gf_blobstore::StoreStats;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -14,37 +15,14 @@ use super::{CODES, EdgeMetrics, Lookups, Method};
 /// The media type of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Figures of the store at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoreFigures {
-    /// The most that the store may hold, in bytes.
-    pub capacity_bytes: u64,
-    /// What it holds.
-    pub used_bytes: u64,
-    /// Promised to uploads under way.
-    pub reserved_bytes: u64,
-    /// Held under lease, so not to be evicted now.
-    pub leased_bytes: u64,
-    /// Blobs held.
-    pub blobs: u64,
-    /// Blobs evicted since the start.
-    pub evicted_total: u64,
-    /// How long the youngest blob evicted had been untouched, in seconds; `None` before the first eviction.
-    pub youngest_evicted_age_seconds: Option<u64>,
-    /// Blobs found damaged and set aside.
-    pub quarantined: u64,
-}
-
 /// Everything as OpenMetrics text.
 ///
 /// # Errors
 /// Never in practice: writing to a string does not fail.
-pub fn encode(edges: &Arc<EdgeMetrics>, store: Option<StoreFigures>) -> Result<String, fmt::Error> {
+pub fn encode(edges: &Arc<EdgeMetrics>, store: StoreStats) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("gf");
     registry.register_collector(Box::new(EdgeCollector(Arc::clone(edges))));
-    if let Some(figures) = store {
-        registry.register_collector(Box::new(StoreCollector(figures)));
-    }
+    registry.register_collector(Box::new(StoreCollector(store)));
     let mut out = String::with_capacity(16 * 1024);
     text::encode(&mut out, &registry)?;
     Ok(out)
@@ -157,32 +135,39 @@ const CODE_NAMES: [&str; CODES] = [
 ];
 
 #[derive(Debug)]
-struct StoreCollector(StoreFigures);
+struct StoreCollector(StoreStats);
 
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let StoreFigures { capacity_bytes, used_bytes, reserved_bytes, leased_bytes, .. } = self.0;
+        let stats = &self.0;
         let sizes = [
-            ("store_capacity", "The most that the store may hold", capacity_bytes),
-            ("store_used", "What the store holds", used_bytes),
-            ("store_reserved", "Promised to uploads under way", reserved_bytes),
-            ("store_leased", "Held under lease: not to be evicted now", leased_bytes),
+            ("store_capacity", "The most that the store may hold", stats.capacity_bytes),
+            ("store_used", "What the store holds on disk", stats.used_bytes),
+            ("store_reserved", "Set aside for uploads under way", stats.reserved_bytes),
+            ("store_leased", "Under lease when the last collection looked: not to be evicted", stats.leased_bytes),
+            ("store_disk_free", "Free on the file system of the store", stats.free_disk_bytes),
         ];
         for (name, help, bytes) in sizes {
             encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?.encode_gauge(&bytes)?;
         }
-        let blobs = ("store_blobs", "Blobs held", self.0.blobs);
-        let quarantined = ("store_quarantined_blobs", "Blobs found damaged and set aside", self.0.quarantined);
-        for (name, help, value) in [blobs, quarantined] {
+        let counts = [
+            ("store_keys", "Blobs, entries and grants in the parts of the index read so far", stats.keys),
+            ("store_segments", "Segments of small blobs", stats.segments),
+        ];
+        for (name, help, value) in counts {
             encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
         }
-        let help = "Blobs evicted since the start";
-        counter(
-            &mut encoder.encode_descriptor("store_evicted_blobs", help, None, MetricType::Counter)?,
-            self.0.evicted_total,
-        )?;
-        if let Some(age) = self.0.youngest_evicted_age_seconds {
-            let help = "How long the youngest blob evicted had been untouched";
+        let totals = [
+            ("store_evicted_blobs", "Blobs and entries evicted", None, stats.evicted),
+            ("store_evicted", "Bytes of blobs and entries evicted", Some(&Unit::Bytes), stats.evicted_bytes),
+            ("store_deduplicated", "Bytes saved by sharing parts", Some(&Unit::Bytes), stats.deduplicated_bytes),
+            ("store_quarantined_blobs", "Blobs found damaged and taken out", None, stats.quarantined),
+        ];
+        for (name, help, unit, value) in totals {
+            counter(&mut encoder.encode_descriptor(name, help, unit, MetricType::Counter)?, value)?;
+        }
+        if let Some(age) = stats.youngest_evicted_age_s {
+            let help = "Since the last use of the most recently used of all evicted blobs";
             let name = "store_youngest_evicted_age";
             encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&age)?;
         }
@@ -206,8 +191,8 @@ mod tests {
         edges.action_cache_lookup(Lookup::Hit);
         edges.bytes_in(5);
         edges.observe(Method::GetActionResult, Duration::from_micros(70), Code::NotFound);
-        let store = StoreFigures { capacity_bytes: 1000, leased_bytes: 400, ..StoreFigures::default() };
-        let text = encode(&edges, Some(store)).unwrap();
+        let store = StoreStats { capacity_bytes: 1000, leased_bytes: 400, evicted: 3, ..StoreStats::default() };
+        let text = encode(&edges, store).unwrap();
         for line in [
             r#"gf_cache_lookups_total{kind="cas",result="hit"} 90"#,
             r#"gf_cache_lookups_total{kind="cas",result="miss"} 10"#,
@@ -218,6 +203,7 @@ mod tests {
             r#"gf_request_duration_seconds_bucket{le="+Inf",method="GetActionResult"} 1"#,
             "gf_store_capacity_bytes 1000",
             "gf_store_leased_bytes 400",
+            "gf_store_evicted_blobs_total 3",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "`{line}` is not in\n{text}");

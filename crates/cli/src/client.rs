@@ -1,0 +1,216 @@
+//! Calls to a running server's `/api/v1/`.
+//!
+//! Every failure says what to do next. What always holds: an answer is bounded, and the token goes to no other
+//! server than the one named.
+
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gf_server::operator::report::Problem;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use crate::args::ServerArgs;
+use crate::failure::{Failure, FailureKind};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// How long an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Patience {
+    /// A question that is answered at once.
+    Short,
+    /// Maintenance that reads the whole store: as long as it takes, within a day. Ctrl-C gives up.
+    Maintenance,
+}
+
+impl Patience {
+    const fn limit(self) -> Duration {
+        match self {
+            Self::Short => Duration::from_secs(30),
+            Self::Maintenance => Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// A server to ask.
+pub(crate) struct Client {
+    server: Uri,
+    authority: String,
+    token: Option<String>,
+    ca: Option<PathBuf>,
+}
+
+impl Client {
+    pub(crate) fn new(args: ServerArgs) -> Result<Self, Failure> {
+        let wrong = || {
+            let message = format!("--server {:?} is no URL: write http://HOST:PORT or https://HOST:PORT", args.server);
+            Failure::new(FailureKind::Usage, message)
+        };
+        let server: Uri = args.server.parse().map_err(|_| wrong())?;
+        let authority = server.authority().ok_or_else(wrong)?.to_string();
+        if !matches!(server.scheme_str(), Some("http" | "https")) || server.path() != "/" || authority.contains('@') {
+            return Err(wrong());
+        }
+        let token = std::env::var("GF_TOKEN").ok().map(|token| token.trim().to_owned());
+        Ok(Self { server, authority, token: token.filter(|token| !token.is_empty()), ca: args.ca })
+    }
+
+    pub(crate) fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
+        self.call(Method::GET, path, Bytes::new(), Patience::Short)
+    }
+
+    pub(crate) fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, Failure> {
+        let body = serde_json::to_vec(body).map_err(Failure::failed)?;
+        self.call(Method::POST, path, body.into(), Patience::Maintenance)
+    }
+
+    fn call<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Patience,
+    ) -> Result<A, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+        let (status, answer) = runtime.block_on(self.exchange(method, path, body, patience))?;
+        if status.is_success() {
+            return serde_json::from_slice(&answer).map_err(|error| self.not_ours(error));
+        }
+        Err(match (status, serde_json::from_slice::<Problem>(&answer)) {
+            (StatusCode::UNAUTHORIZED, _) if self.token.is_some() => {
+                Failure::failed(format!("{} does not accept the token in GF_TOKEN", self.server))
+            }
+            (StatusCode::UNAUTHORIZED, _) => {
+                Failure::failed(format!("{} wants a token: put it into the environment variable GF_TOKEN", self.server))
+            }
+            (_, Ok(problem)) => Failure::failed(problem.error),
+            (_, Err(_)) => self.not_ours(status),
+        })
+    }
+
+    fn not_ours(&self, why: impl Display) -> Failure {
+        Failure::failed(format!(
+            "what answers at {} does not speak this program's API ({why}): check --server, and that both sides have \
+             the same version",
+            self.server
+        ))
+    }
+
+    fn unreachable(&self, why: impl Display) -> Failure {
+        Failure::failed(format!(
+            "no server answers at {} ({why}): start one with `gf serve`, or name it with --server URL",
+            self.server
+        ))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Patience,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let is_tls = self.server.scheme_str() == Some("https");
+        let host = self.server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = self.server.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+        let connect = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port)));
+        let stream =
+            connect.await.map_err(|error| self.unreachable(error))?.map_err(|error| self.unreachable(error))?;
+        let request = self.request(method, path, body)?;
+        let limit = patience.limit();
+        let answer = if is_tls {
+            let name = ServerName::try_from(host).map_err(|error| self.unreachable(error))?;
+            let connector = TlsConnector::from(Arc::new(self.tls()?));
+            let connect = timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await;
+            let stream = connect.map_err(|error| self.unreachable(error))?.map_err(|error| self.untrusted(error))?;
+            timeout(limit, send(stream, request)).await
+        } else {
+            timeout(limit, send(stream, request)).await
+        };
+        answer.map_err(|_| self.unreachable(format!("no answer within {} s", limit.as_secs())))?.map_err(|error| {
+            Failure::failed(format!("the connection to {} broke ({error}): look at the server's log", self.server))
+        })
+    }
+
+    fn untrusted(&self, error: impl Display) -> Failure {
+        Failure::failed(format!(
+            "the connection to {} is not secure ({error}): if the server has a certificate of its own, name the \
+             authority that signed it with --ca FILE",
+            self.server
+        ))
+    }
+
+    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.authority);
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        request
+            .body(Full::new(body))
+            .map_err(|_| Failure::new(FailureKind::Usage, "GF_TOKEN holds characters that no token has"))
+    }
+
+    fn tls(&self) -> Result<ClientConfig, Failure> {
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(path) => {
+                let wrong = |error: &dyn Display| {
+                    Failure::new(
+                        FailureKind::Usage,
+                        format!("--ca {}: no certificate in PEM form: {error}", path.display()),
+                    )
+                };
+                for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
+                    roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
+                }
+            }
+            None => {
+                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        Ok(builder.map_err(Failure::failed)?.with_root_certificates(roots).with_no_client_auth())
+    }
+}
+
+/// One request on one connection.
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (mut requests, connection) = handshake.map_err(|error| error.to_string())?;
+    let exchange = async {
+        let answer = requests.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
+    };
+    let mut exchange = std::pin::pin!(exchange);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        // The connection may end with the last byte of the answer.
+        _ = connection => exchange.await,
+    }
+}

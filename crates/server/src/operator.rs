@@ -1,0 +1,179 @@
+//! What the operator of the server asks and does: its state, and the maintenance of its store.
+//!
+//! Functions that take [`Authorized`] are the service; `routes` is REST over them, and nothing more. Deliberately
+//! absent: configuration, which is a file.
+//!
+//! What always holds: one maintenance at a time; a second one is told so.
+
+pub mod report;
+mod routes;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use gf_blobstore::{CollectionReport, DiskBlobStore, OpenError, Repair, StoreError, StoreStats, VerifyReport};
+use gf_digest::InstanceName;
+use gf_tenancy::{Access, Authorized, Operate};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+use crate::app::{blob_store_config, store_folder};
+use crate::config::StoreSettings;
+use crate::health::Readiness;
+use report::{GcRequest, GcResult, Repaired, Status, StoreStatus, VerifyRequest, VerifyResult};
+pub(crate) use routes::router;
+
+/// Why maintenance did not happen.
+#[derive(Debug, Error)]
+pub enum OperateError {
+    /// One maintenance at a time.
+    #[error("the store is being verified or collected already: wait for it to end")]
+    Busy,
+    /// The store failed.
+    #[error("the store failed: {0}; look at the server's log and its disk")]
+    Store(#[from] StoreError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// There is no store in the folder.
+    #[error("there is no store in {0}: name the folder that `gf serve --data-dir` was given")]
+    NoStore(String),
+    /// The threads that the work needs cannot be had.
+    #[error("the system refuses what the work needs: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// The operator's side of a running server.
+pub(crate) struct Operator {
+    pub(crate) access: Arc<Access>,
+    /// Any instance that is served: an operator's permission is for all of them.
+    pub(crate) instance: InstanceName,
+    pub(crate) store: Arc<DiskBlobStore>,
+    pub(crate) settings: StoreSettings,
+    pub(crate) readiness: Readiness,
+    pub(crate) began: Instant,
+    pub(crate) maintenance: Semaphore,
+}
+
+impl Operator {
+    async fn status(&self, operator: &Authorized<Operate>) -> Result<Status, OperateError> {
+        let not_ready = self.readiness.check().await.err().map(|reason| reason.to_string());
+        let tenants = self.access.tenants().iter().map(|tenant| tenant.name().to_string()).collect();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.began.elapsed().as_secs(),
+            not_ready,
+            tenants,
+            store: self.store_stats(operator).await?,
+        })
+    }
+
+    async fn store_stats(&self, _: &Authorized<Operate>) -> Result<StoreStatus, OperateError> {
+        Ok(store_status(&stats(&self.store).await?, &self.settings))
+    }
+
+    async fn verify(&self, _: &Authorized<Operate>, request: VerifyRequest) -> Result<VerifyResult, OperateError> {
+        let _only_one = self.maintenance.try_acquire().map_err(|_| OperateError::Busy)?;
+        tracing::info!(repair = request.repair, "verifying the store");
+        let report = self.store.verify(repair_of(request)).await?;
+        tracing::info!(blobs = report.blobs, lost = report.lost_count, "verified the store");
+        Ok(verify_result(report))
+    }
+
+    async fn collect_garbage(&self, _: &Authorized<Operate>, request: GcRequest) -> Result<GcResult, OperateError> {
+        let _only_one = self.maintenance.try_acquire().map_err(|_| OperateError::Busy)?;
+        let GcRequest { free_bytes, dry_run } = request;
+        let report = blocking(&self.store, move |store| match dry_run {
+            true => store.plan_collection(free_bytes),
+            false => store.collect(free_bytes),
+        });
+        let report = report.await??;
+        tracing::info!(dry_run, evicted = report.evicted, freed_bytes = report.freed_bytes, "collected");
+        Ok(gc_result(report, request))
+    }
+}
+
+/// Verifies the store in a data folder that no server has open. For the command line; blocks.
+///
+/// # Errors
+/// [`OperateError`]; above all when a server has the folder open.
+pub fn verify_offline(data_dir: &Path, request: VerifyRequest) -> Result<VerifyResult, OperateError> {
+    // Opening makes a store of an empty folder; asking about one must not.
+    if !store_folder(data_dir).is_dir() {
+        return Err(OperateError::NoStore(data_dir.display().to_string()));
+    }
+    let config = blob_store_config(data_dir, &StoreSettings::default())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let store = DiskBlobStore::open(config).await?;
+        let report = store.verify(repair_of(request)).await?;
+        blocking(&store, DiskBlobStore::close).await??;
+        Ok(verify_result(report))
+    })
+}
+
+/// The figures of the store; reading them asks the file system, which may hang.
+pub(crate) async fn stats(store: &Arc<DiskBlobStore>) -> Result<StoreStats, std::io::Error> {
+    blocking(store, DiskBlobStore::stats).await
+}
+
+/// Runs what blocks where it may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    store: &Arc<DiskBlobStore>,
+    work: impl FnOnce(&DiskBlobStore) -> T + Send + 'static,
+) -> Result<T, std::io::Error> {
+    let store = Arc::clone(store);
+    tokio::task::spawn_blocking(move || work(&store)).await.map_err(std::io::Error::other)
+}
+
+const fn repair_of(request: VerifyRequest) -> Repair {
+    if request.repair { Repair::Yes } else { Repair::No }
+}
+
+fn store_status(stats: &StoreStats, settings: &StoreSettings) -> StoreStatus {
+    StoreStatus {
+        capacity_bytes: stats.capacity_bytes,
+        used_bytes: stats.used_bytes,
+        reserved_bytes: stats.reserved_bytes,
+        leased_bytes: stats.leased_bytes,
+        lease_seconds: settings.lease.as_secs(),
+        sync_window_ms: u64::try_from(settings.sync_window.as_millis()).unwrap_or(u64::MAX),
+        free_disk_bytes: stats.free_disk_bytes,
+        keys: stats.keys,
+        deduplicated_bytes: stats.deduplicated_bytes,
+        evicted_blobs: stats.evicted,
+        evicted_bytes: stats.evicted_bytes,
+        youngest_evicted_age_seconds: stats.youngest_evicted_age_s,
+        quarantined_blobs: stats.quarantined,
+    }
+}
+
+fn verify_result(report: VerifyReport) -> VerifyResult {
+    let orphans_removed = report.orphans_removed;
+    VerifyResult {
+        clean: report.is_clean(),
+        blobs: report.blobs,
+        bytes: report.bytes,
+        entries: report.entries,
+        lost_count: report.lost_count,
+        lost: report.lost,
+        index_was_whole: report.index_was_whole,
+        repaired: report.rebuilt.map(|rebuilt| Repaired {
+            restored: rebuilt.restored,
+            dropped: rebuilt.dropped,
+            orphans_removed,
+        }),
+    }
+}
+
+const fn gc_result(report: CollectionReport, request: GcRequest) -> GcResult {
+    GcResult {
+        dry_run: request.dry_run,
+        evicted_blobs: report.evicted,
+        evicted_bytes: report.evicted_bytes,
+        freed_bytes: report.freed_bytes,
+        leased_bytes: report.leased_bytes,
+        compacted_segments: report.compacted_segments,
+    }
+}

@@ -1,0 +1,122 @@
+//! `/api/v1/`: parse, authorize, call, map.
+//!
+//! Bodies must say that they are JSON: a web page cannot send that to another origin, so a browser on the
+//! operator's machine cannot be made to run maintenance.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use gf_tenancy::{Authorized, Denied, Operate};
+
+use super::report::{GcRequest, GcResult, Problem, Status, StoreStatus, VerifyRequest, VerifyResult};
+use super::{OperateError, Operator};
+
+const MAX_BODY_BYTES: usize = 64 << 10;
+
+/// `/api/v1/status` and `/api/v1/store/…`.
+pub(crate) fn router(operator: Arc<Operator>) -> Router {
+    Router::new()
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/store/stats", get(store_stats))
+        .route("/api/v1/store/verify", post(verify))
+        .route("/api/v1/store/gc", post(collect_garbage))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(operator)
+}
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+async fn status(State(operator): State<Arc<Operator>>, Allowed(who): Allowed) -> Answer<Status> {
+    Ok(Json(operator.status(&who).await?))
+}
+
+async fn store_stats(State(operator): State<Arc<Operator>>, Allowed(who): Allowed) -> Answer<StoreStatus> {
+    Ok(Json(operator.store_stats(&who).await?))
+}
+
+async fn verify(
+    State(operator): State<Arc<Operator>>,
+    Allowed(who): Allowed,
+    request: Result<Json<VerifyRequest>, JsonRejection>,
+) -> Answer<VerifyResult> {
+    Ok(Json(operator.verify(&who, request?.0).await?))
+}
+
+async fn collect_garbage(
+    State(operator): State<Arc<Operator>>,
+    Allowed(who): Allowed,
+    request: Result<Json<GcRequest>, JsonRejection>,
+) -> Answer<GcResult> {
+    Ok(Json(operator.collect_garbage(&who, request?.0).await?))
+}
+
+/// A caller who may operate the server.
+struct Allowed(Authorized<Operate>);
+
+impl FromRequestParts<Arc<Operator>> for Allowed {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, ApiError> {
+        let credential = parts.headers.get(header::AUTHORIZATION).and_then(bearer);
+        let principal = operator.access.authenticate(credential)?;
+        Ok(Self(operator.access.authorize(principal, &operator.instance)?))
+    }
+}
+
+/// The token of `Bearer <token>`. Any other scheme is a credential that nobody knows.
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().unwrap_or_default();
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    Some(if scheme.eq_ignore_ascii_case("bearer") { token.trim() } else { "" })
+}
+
+/// Every way in which a call here fails.
+enum ApiError {
+    Denied(Denied),
+    Body(JsonRejection),
+    Operate(OperateError),
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self::Body(rejection)
+    }
+}
+
+impl From<OperateError> for ApiError {
+    fn from(error: OperateError) -> Self {
+        Self::Operate(error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, error) = match self {
+            Self::Denied(denied @ (Denied::Unauthenticated(_) | Denied::BadCredential)) => {
+                let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+                let problem = Json(Problem { error: denied.to_string() });
+                return (StatusCode::UNAUTHORIZED, challenge, problem).into_response();
+            }
+            Self::Denied(denied) => (StatusCode::FORBIDDEN, denied.to_string()),
+            Self::Body(rejection) => (rejection.status(), rejection.body_text()),
+            Self::Operate(OperateError::Busy) => (StatusCode::CONFLICT, OperateError::Busy.to_string()),
+            Self::Operate(error) => {
+                tracing::error!(%error, "maintenance failed");
+                (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            }
+        };
+        (status, Json(Problem { error })).into_response()
+    }
+}
