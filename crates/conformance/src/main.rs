@@ -1,0 +1,134 @@
+//! `gf-conformance`: asks a Remote Execution API endpoint whether it conforms, and prints a table of verdicts.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use gf_conformance::{Config, Outcome, RunError, Verdict};
+use rand::Rng;
+
+/// Asks a Remote Execution API endpoint whether it conforms.
+///
+/// Exit status: 0 every case passed or was skipped, 1 a case failed, 2 wrong usage, 3 the endpoint cannot be reached.
+#[derive(Parser)]
+#[command(name = "gf-conformance", version)]
+struct Arguments {
+    /// The endpoint, grpc://HOST:PORT.
+    #[arg(long, required_unless_present = "list")]
+    endpoint: Option<String>,
+    /// The instance to work in.
+    #[arg(long, default_value = "")]
+    instance: String,
+    /// A second instance, which must be kept apart from the first [default: `default`, or the empty one beside it].
+    #[arg(long)]
+    other_instance: Option<String>,
+    /// A bearer token to send.
+    #[arg(long, env = "GF_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A bearer token that may read but not write, for the case about such callers.
+    #[arg(long)]
+    read_only_token: Option<String>,
+    /// Run only this case, by number or whole name; may be given several times.
+    #[arg(long = "case")]
+    cases: Vec<String>,
+    /// Where random content starts from; use one only once on a server [default: a random one].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write one JSON object a line into this file; `-` is standard output instead of the table.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// List the names of all cases.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            let code = match error.downcast_ref::<RunError>() {
+                Some(RunError::Unreachable { .. }) => 3,
+                Some(RunError::Usage(_)) => 2,
+                None => 1,
+            };
+            eprintln!("gf-conformance: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    if arguments.list {
+        let mut output = io::stdout().lock();
+        for name in gf_conformance::case_names() {
+            writeln!(output, "{name}")?;
+        }
+        return Ok(0);
+    }
+    let config = Config {
+        instance: arguments.instance,
+        other_instance: arguments.other_instance,
+        token: arguments.token,
+        read_only_token: arguments.read_only_token,
+        cases: arguments.cases,
+        ..Config::new(&arguments.endpoint.unwrap_or_default(), arguments.seed.unwrap_or_else(|| rand::rng().random()))
+    };
+    let mut report = Report::new(arguments.json)?;
+    eprintln!("asking {} with --seed {}", config.endpoint, config.seed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // A report that cannot be written must not pass for a finished one, but the run goes on to its end.
+    let mut written = Ok(());
+    let outcomes = runtime.block_on(gf_conformance::run(&config, |outcome| {
+        written = std::mem::replace(&mut written, Ok(())).and_then(|()| report.add(outcome));
+    }))?;
+    written.context("writing the report")?;
+    report.finish(&outcomes).context("writing the report")?;
+    Ok(u8::from(outcomes.iter().any(|outcome| outcome.verdict == Verdict::Fail)))
+}
+
+/// A table on standard output, JSON in a file, or JSON on standard output.
+struct Report {
+    table: bool,
+    json: Option<BufWriter<Box<dyn Write>>>,
+}
+
+impl Report {
+    fn new(path: Option<PathBuf>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self { table: true, json: None }) };
+        let table = path.as_os_str() != "-";
+        let file: Box<dyn Write> = if table {
+            Box::new(File::create(&path).with_context(|| format!("creating {}", path.display()))?)
+        } else {
+            Box::new(io::stdout())
+        };
+        Ok(Self { table, json: Some(BufWriter::new(file)) })
+    }
+
+    fn add(&mut self, outcome: &Outcome) -> io::Result<()> {
+        if self.table {
+            let verdict = match outcome.verdict {
+                Verdict::Pass => "pass",
+                Verdict::Fail => "FAIL",
+                Verdict::Skip => "skip",
+            };
+            writeln!(io::stdout().lock(), "{verdict}  {:<44}  {}", outcome.case, outcome.detail)?;
+        }
+        if let Some(json) = &mut self.json {
+            serde_json::to_writer(&mut *json, outcome)?;
+            writeln!(json)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, outcomes: &[Outcome]) -> io::Result<()> {
+        let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
+        if let Some(json) = &mut self.json {
+            json.flush()?;
+        }
+        let (passed, failed, skipped) = (count(Verdict::Pass), count(Verdict::Fail), count(Verdict::Skip));
+        writeln!(io::stderr(), "{passed} passed, {failed} failed, {skipped} skipped")
+    }
+}
