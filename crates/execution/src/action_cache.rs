@@ -10,11 +10,14 @@
 mod closure;
 mod entry;
 mod inlining;
+mod opaque;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gf_blobstore::{BlobStore, EntryKey, EntryTable, ErrorKind, OwnerId, StoreError};
+use gf_blobstore::{
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, ErrorKind, OwnerId, StoreError,
+};
 use gf_digest::{Digest, DigestFunction};
 use gf_reapi::execution::ActionResult;
 use gf_tenancy::{ActionCacheRead, ActionCacheWrite, Authorized, Permission};
@@ -156,7 +159,7 @@ impl ActionCache {
         Ok(encoded)
     }
 
-    /// The bytes that an HTTP client keeps here and that are no action result.
+    /// The bytes that an HTTP client keeps here and that are no action result, and how many.
     ///
     /// # Errors
     /// [`ActionCacheError::NotFound`].
@@ -164,9 +167,15 @@ impl ActionCache {
         &self,
         grant: &Authorized<ActionCacheRead>,
         action: ActionId,
-    ) -> Result<Bytes, ActionCacheError> {
+    ) -> Result<(u64, BlobRead), ActionCacheError> {
         let key = action.key(EntryTable::OpaqueResult, grant);
-        self.store.get_entry(&key).await?.ok_or(ActionCacheError::NotFound)
+        let value = self.store.get_entry(&key).await?.ok_or(ActionCacheError::NotFound)?;
+        let digest = opaque::read(&value).ok_or(ActionCacheError::NotFound)?;
+        match self.store.read(key.owner, digest, ByteRange::ALL, Accept::Identity).await {
+            Ok(read) => Ok((digest.size_bytes(), read)),
+            Err(StoreError::NotFound(_)) => Err(ActionCacheError::NotFound),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Keeps bytes that are no action result. They take the place of a result.
@@ -179,10 +188,14 @@ impl ActionCache {
         action: ActionId,
         bytes: Bytes,
     ) -> Result<(), ActionCacheError> {
-        let result = action.key(EntryTable::ActionResult, grant);
-        let _writing = self.writer(&result.digest).lock().await;
-        self.store.put_entry(&action.key(EntryTable::OpaqueResult, grant), bytes).await?;
-        self.store.remove_entry(&result).await?;
+        let key = action.key(EntryTable::OpaqueResult, grant);
+        let digest = Digest::of(action.function, &bytes);
+        let mut upload = self.store.upload(key.owner, digest, Encoding::Identity).await?;
+        upload.write(bytes).await?;
+        upload.finish().await?;
+        let _writing = self.writer(&key.digest).lock().await;
+        self.store.put_entry(&key, opaque::write(digest)).await?;
+        self.store.remove_entry(&action.key(EntryTable::ActionResult, grant)).await?;
         Ok(())
     }
 

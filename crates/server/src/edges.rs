@@ -7,12 +7,14 @@
 
 mod credentials;
 mod grpc;
+mod http_cache;
 mod reapi;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use gf_blobstore::BlobStore;
+use gf_execution::{ActionCache, Content};
 use gf_tenancy::Access;
 
 use crate::metrics::EdgeMetrics;
@@ -54,7 +56,21 @@ impl Default for Limits {
     }
 }
 
-/// All edges, gRPC and HTTP, as one router without a fallback. Must be called within a Tokio runtime.
+/// The services that edges call, over one store.
+#[derive(Clone)]
+struct Services {
+    state: EdgeState,
+    content: Content,
+    action_cache: ActionCache,
+}
+
+/// All edges, gRPC and HTTP, as one router without a fallback: `/{*path}`, which belongs to the HTTP cache, takes what
+/// no other route does. Must be called within a Tokio runtime.
 pub fn router(state: EdgeState) -> axum::Router {
-    reapi::router(state)
+    let services = Services {
+        content: Content::new(Arc::clone(&state.store), state.limits.max_blob_size_bytes),
+        action_cache: ActionCache::new(Arc::clone(&state.store)),
+        state,
+    };
+    reapi::router(services.clone()).merge(http_cache::router(services))
 }

@@ -234,7 +234,11 @@ async fn opaque_bytes_take_the_place_of_a_result() {
     setting.update(action("a"), &ActionResult::default()).await.unwrap();
     setting.cache.put_opaque(&setting.grant(""), id, Bytes::from_static(b"opaque")).await.unwrap();
     assert_eq!(setting.get(id).await, None);
-    assert_eq!(setting.cache.get_opaque(&setting.grant(""), id).await.unwrap(), "opaque");
+    let (size_bytes, mut read) = setting.cache.get_opaque(&setting.grant(""), id).await.unwrap();
+    assert_eq!((size_bytes, read.next().await.unwrap()), (6, Some(Bytes::from_static(b"opaque"))));
+    setting.store.evict(Digest::of(FUNCTION, b"opaque"));
+    let evicted = setting.cache.get_opaque(&setting.grant(""), id).await;
+    assert!(matches!(evicted, Err(ActionCacheError::NotFound)));
 }
 
 /// Arrays of blobs read better when every one is made the same way.

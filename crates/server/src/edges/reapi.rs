@@ -14,6 +14,7 @@ mod uploads;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,13 +24,12 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use bytes::Bytes;
 use gf_digest::InstanceName;
-use gf_execution::{ActionCache, Content};
 use gf_tenancy::{Authorized, Permission};
 use prost::Message;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::EdgeState;
+use super::Services;
 use super::credentials::credential;
 use super::grpc::{self, Caller, Messages};
 use crate::metrics::{Call, Method};
@@ -56,10 +56,16 @@ pub(super) const SERVICES: [&str; 5] = [
 
 /// What the methods work with.
 struct Edge {
-    state: EdgeState,
-    content: Content,
-    action_cache: ActionCache,
+    services: Services,
     uploads: Arc<Uploads>,
+}
+
+impl Deref for Edge {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.services
+    }
 }
 
 impl Edge {
@@ -77,13 +83,9 @@ impl Edge {
 }
 
 /// Mounts the services.
-pub(super) fn router(state: EdgeState) -> Router {
-    let edge = Edge {
-        content: Content::new(Arc::clone(&state.store), state.limits.max_blob_size_bytes),
-        action_cache: ActionCache::new(Arc::clone(&state.store)),
-        uploads: Uploads::new(state.limits.parked_uploads, state.limits.parked_upload_ttl),
-        state,
-    };
+pub(super) fn router(services: Services) -> Router {
+    let limits = services.state.limits;
+    let edge = Edge { uploads: Uploads::new(limits.parked_uploads, limits.parked_upload_ttl), services };
     let reapi = Reapi(Arc::new(edge));
     SERVICES
         .into_iter()

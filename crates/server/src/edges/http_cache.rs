@@ -1,0 +1,97 @@
+//! The cache over plain HTTP: `/ac/{hash}` and `/cas/{hash}`, with the instance in front, for Bazel's
+//! `--remote_cache=http://…`, ccache (`layout=bazel`) and whatever else puts and gets by hash.
+//!
+//! A blob may come and go as zstd (`Content-Encoding`, `Accept-Encoding`). Under `/ac/`, what is an action result is
+//! treated as one, shared with gRPC clients; anything else is kept as it is for HTTP clients alone.
+//!
+//! Deliberately absent: listing and deleting. What always holds: a body of unknown length is bounded, and all of them
+//! together are.
+
+mod download;
+mod problem;
+mod target;
+mod upload;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, Method as Verb, Response, StatusCode};
+use axum::routing::any;
+use gf_execution::ActionId;
+use gf_tenancy::{Authorized, Permission};
+use tokio::sync::Semaphore;
+use tonic::Status;
+
+use super::credentials::credential;
+use super::{Services, grpc};
+use crate::metrics::{Call, Method};
+use problem::Problem;
+use target::{Half, Target};
+
+/// Kibibytes of bodies that are held in memory at one time, since their size is told by nothing but themselves.
+const BUFFERED_KIB: usize = 128 * 1024;
+
+/// Mounts the cache under every path that no other route takes.
+pub(super) fn router(services: Services) -> Router {
+    let edge = Arc::new(HttpEdge { services, buffer: Semaphore::new(BUFFERED_KIB) });
+    Router::new().route("/{*path}", any(serve)).with_state(edge)
+}
+
+struct HttpEdge {
+    services: Services,
+    /// One permit for each KiB of a body held in memory.
+    buffer: Semaphore,
+}
+
+impl HttpEdge {
+    fn authorize<P: Permission>(&self, headers: &HeaderMap, target: &Target) -> Result<Authorized<P>, Problem> {
+        let access = &self.services.state.access;
+        let principal = access.authenticate(credential(headers).as_deref())?;
+        Ok(access.authorize(principal, &target.instance)?)
+    }
+}
+
+impl Target {
+    /// Over HTTP nothing tells the size of an action.
+    const fn action(&self) -> ActionId {
+        ActionId { function: self.function, hash: self.hash, size_bytes: None }
+    }
+}
+
+async fn serve(State(edge): State<Arc<HttpEdge>>, Path(path): Path<String>, request: Request) -> Response<Body> {
+    if grpc::is_grpc(request.headers()) {
+        return grpc::refuse(Status::unimplemented("this server has no such service"));
+    }
+    let method = match *request.method() {
+        Verb::GET => Method::HttpGet,
+        Verb::HEAD => Method::HttpHead,
+        Verb::PUT => Method::HttpPut,
+        _ => return Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the cache knows GET, HEAD and PUT").into_response(),
+    };
+    let target = match Target::parse(&path) {
+        Ok(target) => target,
+        Err(error) => return Problem::from(error).into_response(),
+    };
+    let call = edge.services.state.metrics.call(method);
+    let answer = match (method, target.half) {
+        (Method::HttpPut, Half::Cas) => upload::put_blob(&edge, &target, request).await,
+        (Method::HttpPut, Half::ActionCache) => upload::put_result(&edge, &target, request).await,
+        (_, Half::Cas) => {
+            let (head, _) = request.into_parts();
+            return download::get_blob(&edge, &target, &head, call).await;
+        }
+        (_, Half::ActionCache) => {
+            let (head, _) = request.into_parts();
+            return download::get_result(&edge, &target, &head, call).await;
+        }
+    };
+    conclude(call, answer)
+}
+
+fn conclude(call: Call, answer: Result<Response<Body>, Problem>) -> Response<Body> {
+    let response = answer.unwrap_or_else(Problem::into_response);
+    call.finish_http(response.status());
+    response
+}
