@@ -3,7 +3,7 @@
 //! Deliberately absent: signals, the command line and the exit code, which are the program's.
 //!
 //! What always holds: a started [`App`] answers on every edge. Tasks live in groups that stop in order:
-//! connections first, then the store that they use.
+//! connections first, then work in the background, then the store that they use.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,8 @@ use gf_tenancy::{Access, AccessConfigError};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-use crate::config::{Config, StoreSettings, show_size};
+use crate::capacity::Background;
+use crate::config::{Config, StoreSettings};
 use crate::edges::{self, EdgeState, Limits};
 use crate::health::{self, Readiness};
 use crate::listen::{Connections, Drained, Listener, TlsError};
@@ -79,6 +80,7 @@ pub struct App {
     address: SocketAddr,
     scheme: &'static str,
     connections: Connections,
+    background: Background,
     store: Arc<DiskBlobStore>,
 }
 
@@ -96,6 +98,7 @@ impl App {
         let access = Arc::new(Access::new(access)?);
         let listener = bind(listen, tls)?;
         let store = open_store(&data_dir, &settings).await?;
+        let background = Background::start(&store, &data_dir, &settings).await;
         let metrics = Arc::new(EdgeMetrics::default());
 
         let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
@@ -119,7 +122,7 @@ impl App {
         let address = listener.address();
         let connections = listener.serve(router);
         tracing::info!(%address, data_dir = %data_dir.display(), "serving");
-        Ok(Self { address, scheme, connections, store })
+        Ok(Self { address, scheme, connections, background, store })
     }
 
     /// The address that it listens on, with the real port where 0 was asked for.
@@ -143,6 +146,7 @@ impl App {
         if drained == Drained::Cut {
             tracing::warn!("requests were cut off at the deadline of the drain");
         }
+        self.background.stop().await;
         operator::blocking(&self.store, DiskBlobStore::close).await??;
         tracing::info!("stopped");
         Ok(drained)
@@ -159,17 +163,7 @@ fn bind(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Result<L
 async fn open_store(data_dir: &Path, settings: &StoreSettings) -> Result<Arc<DiskBlobStore>, StartError> {
     let failed = |source| StartError::DataDir { path: data_dir.to_owned(), source };
     std::fs::create_dir_all(data_dir).map_err(failed)?;
-    let store = DiskBlobStore::open(blob_store_config(data_dir, settings).map_err(failed)?).await?;
-    let stats = operator::stats(&store).await.map_err(failed)?;
-    let reachable_bytes = stats.used_bytes + stats.free_disk_bytes;
-    if stats.capacity_bytes > reachable_bytes {
-        tracing::warn!(
-            capacity = show_size(stats.capacity_bytes),
-            reachable = show_size(reachable_bytes),
-            "the disk is too full for the store to reach its capacity: free space, or lower [store] capacity"
-        );
-    }
-    Ok(store)
+    Ok(DiskBlobStore::open(blob_store_config(data_dir, settings)).await?)
 }
 
 /// The folder of the store below the data folder, so that other kinds of data find a place beside it.
@@ -177,24 +171,12 @@ pub(crate) fn store_folder(data_dir: &Path) -> PathBuf {
     data_dir.join("blobs")
 }
 
-/// Without a capacity given, the store takes this share of its file system ...
-const DEFAULT_CAPACITY_PERCENT: u64 = 80;
-/// ... but not more than a cache gets use out of: on a machine with a huge disk somebody decides first.
-const DEFAULT_CAPACITY_AT_MOST: u64 = 1 << 40;
-
-/// How the store in a data folder, which must exist, is set up.
-pub(crate) fn blob_store_config(data_dir: &Path, settings: &StoreSettings) -> io::Result<StoreConfig> {
+/// How the store in a data folder is set up.
+pub(crate) fn blob_store_config(data_dir: &Path, settings: &StoreSettings) -> StoreConfig {
     let StoreSettings { capacity_bytes, lease, sync_window, max_blob_size_bytes } = *settings;
-    let capacity_bytes = match capacity_bytes {
-        Some(bytes) => bytes,
-        None => {
-            let disk = rustix::fs::statvfs(data_dir)?;
-            let share = disk.f_blocks.saturating_mul(disk.f_frsize) / 100 * DEFAULT_CAPACITY_PERCENT;
-            share.clamp(StoreSettings::MIN_CAPACITY_BYTES, DEFAULT_CAPACITY_AT_MOST)
-        }
-    };
     let defaults = StoreConfig::new(store_folder(data_dir));
-    Ok(StoreConfig { capacity_bytes, lease, sync_window, max_blob_size_bytes, ..defaults })
+    let capacity_bytes = capacity_bytes.unwrap_or(defaults.capacity_bytes);
+    StoreConfig { capacity_bytes, lease, sync_window, max_blob_size_bytes, ..defaults }
 }
 
 fn metrics_router(metrics: Arc<EdgeMetrics>, store: Arc<DiskBlobStore>) -> Router {

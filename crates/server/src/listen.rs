@@ -47,6 +47,8 @@ const HTTP2_MAX_FRAME_BYTES: u32 = 256 << 10;
 const HTTP2_SEND_BUFFER_BYTES: usize = 1 << 20;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// From cutting connections off to the end of the streams on them.
+const CUT_DEADLINE: Duration = Duration::from_secs(2);
 /// Out of file descriptors, most likely: others must end first.
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -118,14 +120,17 @@ impl Connections {
             return Drained::Complete;
         }
         self.cut.cancel();
-        self.tasks.wait().await;
+        // Streams end with their connection, unless what they wait for does not come back; the runtime ends those.
+        if timeout(CUT_DEADLINE, self.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.len(), "requests do not end although their connections did");
+        }
         Drained::Cut
     }
 }
 
 /// Runs the streams of HTTP/2 connections inside the group.
 #[derive(Clone)]
-struct GroupExecutor(Connections);
+struct GroupExecutor(TaskTracker);
 
 impl<F> Executor<F> for GroupExecutor
 where
@@ -133,14 +138,13 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        let cut = self.0.cut.clone();
-        self.0.tasks.spawn(async move { cut.run_until_cancelled(future).await.map(drop) });
+        self.0.spawn(future);
     }
 }
 
 async fn accept_all(listener: Listener, router: Router, connections: Connections) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let http = Arc::new(http_builder(connections.clone()));
+    let http = Arc::new(http_builder(connections.tasks.clone()));
     loop {
         let accepted = connections.draining.run_until_cancelled(async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -167,8 +171,8 @@ async fn accept_all(listener: Listener, router: Router, connections: Connections
     }
 }
 
-fn http_builder(connections: Connections) -> auto::Builder<GroupExecutor> {
-    let mut builder = auto::Builder::new(GroupExecutor(connections));
+fn http_builder(tasks: TaskTracker) -> auto::Builder<GroupExecutor> {
+    let mut builder = auto::Builder::new(GroupExecutor(tasks));
     builder
         .http1()
         .timer(TokioTimer::new())

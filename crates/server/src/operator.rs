@@ -103,7 +103,7 @@ pub fn verify_offline(data_dir: &Path, request: VerifyRequest) -> Result<VerifyR
     if !store_folder(data_dir).is_dir() {
         return Err(OperateError::NoStore(data_dir.display().to_string()));
     }
-    let config = blob_store_config(data_dir, &StoreSettings::default())?;
+    let config = blob_store_config(data_dir, &StoreSettings::default());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let store = DiskBlobStore::open(config).await?;

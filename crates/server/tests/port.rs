@@ -1,9 +1,10 @@
 //! The one port: HTTP/1.1 and HTTP/2, in the clear and over TLS, and what it does to clients that say nothing.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gf_server::App;
@@ -24,8 +25,9 @@ async fn start(dir: &Path, text: &str) -> App {
     App::start(config).await.unwrap()
 }
 
-async fn get_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n").await.unwrap();
+async fn get_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     answer
@@ -48,7 +50,7 @@ async fn both_protocols_in_the_clear() {
     let dir = tempfile::tempdir().unwrap();
     let app = start(dir.path(), "").await;
     assert!(app.url().starts_with("http://127.0.0.1:"));
-    let answer = get_http1(TcpStream::connect(app.address()).await.unwrap()).await;
+    let answer = get_http1(TcpStream::connect(app.address()).await.unwrap(), "/healthz").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("ok\n"), "{answer}");
     let stream = TcpStream::connect(app.address()).await.unwrap();
     assert_eq!(get_http2(stream).await, (StatusCode::OK, Bytes::from_static(b"ok\n")));
@@ -87,7 +89,7 @@ async fn both_protocols_over_tls() {
 
     let stream = connect_tls(&app, &roots, b"http/1.1").await;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-    assert!(get_http1(stream).await.starts_with("HTTP/1.1 200 OK"));
+    assert!(get_http1(stream, "/healthz").await.starts_with("HTTP/1.1 200 OK"));
 
     // A client that speaks in the clear to a TLS port gets no answer, and harms nobody.
     let mut clear = TcpStream::connect(app.address()).await.unwrap();
@@ -127,6 +129,28 @@ async fn a_drain_closes_idle_connections() {
 }
 
 #[tokio::test]
+async fn a_drain_waits_for_uploads_and_cuts_them_at_the_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = start(dir.path(), "").await;
+    let address = app.address();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let hash = "0".repeat(64);
+    let request = Request::put(format!("http://t/cas/{hash}")).header("content-length", "1000").body(()).unwrap();
+    let (answer, mut body) = requests.send_request(request, false).unwrap();
+    body.send_data(Bytes::from_static(b"begun"), false).unwrap();
+    let in_flight = "gf_requests_in_flight{method=\"PUT\"} 1";
+    let until = Instant::now() + Duration::from_secs(20);
+    while !get_http1(TcpStream::connect(address).await.unwrap(), "/metrics").await.contains(in_flight) {
+        assert!(Instant::now() < until, "the upload did not begin");
+    }
+    assert_eq!(app.stop(Duration::from_millis(100)).await.unwrap(), Drained::Cut);
+    assert!(answer.await.is_err());
+    let _ = connection.await;
+}
+
+#[tokio::test]
 async fn headers_beyond_the_limit_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let app = start(dir.path(), "").await;
@@ -138,5 +162,5 @@ async fn headers_beyond_the_limit_are_refused() {
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
-    assert!(get_http1(TcpStream::connect(app.address()).await.unwrap()).await.starts_with("HTTP/1.1 200"));
+    assert!(get_http1(TcpStream::connect(app.address()).await.unwrap(), "/healthz").await.starts_with("HTTP/1.1 200"));
 }

@@ -6,18 +6,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The account.
 #[derive(Debug)]
 pub(crate) struct Capacity {
-    limit_bytes: u64,
+    limit_bytes: AtomicU64,
     used_bytes: AtomicU64,
     reserved_bytes: AtomicU64,
 }
 
 impl Capacity {
     pub(crate) fn new(limit_bytes: u64) -> Arc<Self> {
-        Arc::new(Self { limit_bytes, used_bytes: AtomicU64::new(0), reserved_bytes: AtomicU64::new(0) })
+        Arc::new(Self {
+            limit_bytes: AtomicU64::new(limit_bytes),
+            used_bytes: AtomicU64::new(0),
+            reserved_bytes: AtomicU64::new(0),
+        })
     }
 
-    pub(crate) const fn limit_bytes(&self) -> u64 {
-        self.limit_bytes
+    pub(crate) fn limit_bytes(&self) -> u64 {
+        self.limit_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_limit_bytes(&self, limit_bytes: u64) {
+        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
@@ -32,7 +40,7 @@ impl Capacity {
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, u64> {
         // Added first and taken back on failure: two callers can then never both take the last byte.
         let reserved = self.reserved_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        let excess = (self.used_bytes() + reserved).saturating_sub(self.limit_bytes);
+        let excess = (self.used_bytes() + reserved).saturating_sub(self.limit_bytes());
         let reservation = Reservation { capacity: Arc::clone(self), bytes };
         if excess > 0 { Err(excess) } else { Ok(reservation) }
     }

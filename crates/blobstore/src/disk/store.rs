@@ -150,6 +150,11 @@ impl DiskBlobStore {
         }
     }
 
+    /// Changes how many bytes the store may use. When it holds more, the next writes evict, as far as leases allow.
+    pub fn set_capacity(&self, capacity_bytes: u64) {
+        self.core.capacity.set_limit_bytes(capacity_bytes);
+    }
+
     /// Reads and hashes everything. Slow, and may run while the store serves.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Runs the real binary: what it prints, what it answers, and how it ends.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 mod config_check;
+mod operator;
 mod running;
 mod serve;

@@ -1,0 +1,134 @@
+//! How much the store may hold when nobody has said it: it fills its file system up to a share, whatever else lies on
+//! it, and gives way when other files grow.
+//!
+//! The rule is a pure function; [`Background`] applies it every so often. Deliberately absent: eviction, which is
+//! the store's.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gf_blobstore::{DiskBlobStore, StoreStats};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{StoreSettings, show_size};
+use crate::operator;
+
+/// The file system may be full by this much before the store stops growing ...
+const FULL_PERCENT: u64 = 80;
+/// ... and the store takes no more than this: whoever has more to give says so.
+const AT_MOST_BYTES: u64 = 1 << 40;
+/// Other programs fill disks in minutes, not in seconds.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// What the store may hold, by what it holds and what its file system has.
+fn share_of_disk(stats: &StoreStats, disk_bytes: u64) -> u64 {
+    let kept_free_bytes = disk_bytes / 100 * (100 - FULL_PERCENT);
+    let reachable_bytes = stats.used_bytes.saturating_add(stats.free_disk_bytes);
+    reachable_bytes.saturating_sub(kept_free_bytes).clamp(StoreSettings::MIN_CAPACITY_BYTES, AT_MOST_BYTES)
+}
+
+/// The tasks that run beside the requests.
+pub(crate) struct Background {
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Background {
+    /// Sets the capacity, and watches it from then on unless the operator chose one.
+    pub(crate) async fn start(store: &Arc<DiskBlobStore>, data_dir: &Path, settings: &StoreSettings) -> Self {
+        let background = Self { tasks: TaskTracker::new(), stopping: CancellationToken::new() };
+        let watch = Watch { store: Arc::clone(store), data_dir: data_dir.into() };
+        match settings.capacity_bytes {
+            Some(capacity_bytes) => watch.warn_if_out_of_reach(capacity_bytes).await,
+            None => {
+                watch.adapt().await;
+                let stopping = background.stopping.clone();
+                background.tasks.spawn(async move { stopping.run_until_cancelled(watch.adapt_for_ever()).await });
+            }
+        }
+        background.tasks.close();
+        background
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.stopping.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+struct Watch {
+    store: Arc<DiskBlobStore>,
+    data_dir: Arc<Path>,
+}
+
+impl Watch {
+    async fn adapt_for_ever(&self) {
+        let mut ticks = interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.adapt().await;
+        }
+    }
+
+    async fn adapt(&self) {
+        match self.figures().await {
+            Ok((stats, disk_bytes)) => self.store.set_capacity(share_of_disk(&stats, disk_bytes)),
+            Err(error) => tracing::warn!(%error, "the file system of the store does not say how full it is"),
+        }
+    }
+
+    async fn warn_if_out_of_reach(&self, capacity_bytes: u64) {
+        let Ok((stats, _)) = self.figures().await else { return };
+        let reachable_bytes = stats.used_bytes.saturating_add(stats.free_disk_bytes);
+        if capacity_bytes > reachable_bytes {
+            tracing::warn!(
+                capacity = show_size(capacity_bytes),
+                reachable = show_size(reachable_bytes),
+                "the disk is too full for the store to reach its capacity: free space, or lower [store] capacity"
+            );
+        }
+    }
+
+    async fn figures(&self) -> io::Result<(StoreStats, u64)> {
+        let data_dir = Arc::clone(&self.data_dir);
+        operator::blocking(&self.store, move |store| {
+            let disk = rustix::fs::statvfs(&*data_dir)?;
+            Ok((store.stats(), disk.f_blocks.saturating_mul(disk.f_frsize)))
+        })
+        .await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_leaves_a_fifth_of_the_disk_free() {
+        let check = |used_gib: u64, free_gib: u64, disk_gib: u64, expected_gib: u64| {
+            let stats =
+                StoreStats { used_bytes: used_gib << 30, free_disk_bytes: free_gib << 30, ..StoreStats::default() };
+            let capacity = share_of_disk(&stats, disk_gib << 30) >> 30;
+            assert!(capacity.abs_diff(expected_gib) <= 1, "{capacity} is not about {expected_gib}");
+        };
+        // An empty disk of its own; a restart after it was filled; a disk shared with 50 GiB of others.
+        check(0, 100, 100, 80);
+        check(80, 20, 100, 80);
+        check(0, 50, 100, 30);
+        // Others grew: the store gives way.
+        check(30, 10, 100, 20);
+        // A huge disk.
+        check(0, 4000, 4000, 1024);
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_least() {
+        let stats = StoreStats { free_disk_bytes: 1 << 30, ..StoreStats::default() };
+        assert_eq!(share_of_disk(&stats, 100 << 30), StoreSettings::MIN_CAPACITY_BYTES);
+    }
+}
