@@ -158,20 +158,25 @@ pub trait Upload: Send {
 pub struct BlobRead {
     encoding: Encoding,
     stream: Box<dyn Pieces>,
+    /// What is left of a piece that was too long to be handed out at once.
+    rest: Bytes,
 }
 
 /// Where the pieces of a [`BlobRead`] come from.
 #[async_trait]
 pub trait Pieces: Send {
-    /// The next piece, as [`BlobRead::next`] says.
+    /// The next piece, of any length; otherwise as [`BlobRead::next`] says.
     async fn next(&mut self) -> Result<Option<Bytes>, StoreError>;
 }
 
 impl BlobRead {
+    /// The longest piece, in bytes: a message that carries one stays far below what every client takes.
+    pub const MAX_PIECE_BYTES: usize = 1 << 20;
+
     /// Made by a store: the pieces must be in `encoding`.
     #[must_use]
     pub fn new(encoding: Encoding, stream: Box<dyn Pieces>) -> Self {
-        Self { encoding, stream }
+        Self { encoding, stream, rest: Bytes::new() }
     }
 
     /// The encoding of the pieces.
@@ -180,9 +185,46 @@ impl BlobRead {
         self.encoding
     }
 
-    /// The next piece, of at most about 1 MiB; `None` at the end. An error means that the bytes at hand are not
-    /// those of the digest or cannot be read: what came before is right, what follows is lost.
+    /// The next piece, of at most [`Self::MAX_PIECE_BYTES`]; `None` at the end. An error means that the bytes at
+    /// hand are not those of the digest or cannot be read: what came before is right, what follows is lost.
     pub async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        self.stream.next().await
+        let mut piece = match std::mem::take(&mut self.rest) {
+            none if none.is_empty() => match self.stream.next().await? {
+                Some(piece) => piece,
+                None => return Ok(None),
+            },
+            rest => rest,
+        };
+        if piece.len() > Self::MAX_PIECE_BYTES {
+            self.rest = piece.split_off(Self::MAX_PIECE_BYTES);
+        }
+        Ok(Some(piece))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Given(Vec<Bytes>);
+
+    #[async_trait]
+    impl Pieces for Given {
+        async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+            Ok(self.0.pop())
+        }
+    }
+
+    #[tokio::test]
+    async fn long_pieces_are_cut() {
+        const LONG: usize = BlobRead::MAX_PIECE_BYTES;
+        // Taken from the end.
+        let given = [5, 2 * LONG + 3, LONG].map(|length| Bytes::from(vec![1; length]));
+        let mut read = BlobRead::new(Encoding::Identity, Box::new(Given(given.to_vec())));
+        let mut lengths = Vec::new();
+        while let Some(piece) = read.next().await.unwrap() {
+            lengths.push(piece.len());
+        }
+        assert_eq!(lengths, [LONG, LONG, LONG, 3, 5]);
     }
 }
