@@ -40,6 +40,7 @@ mod write;
 mod zstandard;
 
 pub use self::chunks::{CHUNK_AVERAGE_BYTES, CHUNK_SEED};
+pub use self::clock::{MachineTime, TimeSource};
 pub use self::collect::CollectionReport;
 pub use self::core::StoreConfig;
 pub use self::eviction::{EvictionPlan, Histogram, plan};

@@ -21,6 +21,7 @@ pub use blob_store::{
 };
 pub use disk::{
     CHUNK_AVERAGE_BYTES, CHUNK_SEED, CollectionReport, DiskBlobStore, EvictionPlan, FileLayer, Histogram, LeasePolicy,
-    OpenError, RecoveryReport, Repair, StoreConfig, StoreFile, StoreStats, SystemFiles, VerifyReport, plan,
+    MachineTime, OpenError, RecoveryReport, Repair, StoreConfig, StoreFile, StoreStats, SystemFiles, TimeSource,
+    VerifyReport, plan,
 };
 pub use error::{ErrorKind, StoreError};

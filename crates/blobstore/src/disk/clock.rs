@@ -1,23 +1,49 @@
-//! The time that leases are counted in: seconds since 1970, never going back while the process lives, whatever is done
-//! to the clock of the machine.
+//! The time that leases are counted in: seconds since 1970, never going back from one start of the store to the next,
+//! whatever is done to the clock of the machine.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-#[derive(Debug)]
-pub(crate) struct Clock {
+/// Where the time comes from: the machine, or a test that lets a lease run out.
+pub trait TimeSource: Send + Sync + 'static {
+    /// Seconds since 1970; never fewer than at an earlier call.
+    fn now_s(&self) -> u64;
+}
+
+/// The machine's time when this was made, and what has passed since: it does not jump when the clock is set.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineTime {
     started_s: u64,
     started: Instant,
 }
 
+impl Default for MachineTime {
+    fn default() -> Self {
+        let started_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        Self { started_s, started: Instant::now() }
+    }
+}
+
+impl TimeSource for MachineTime {
+    fn now_s(&self) -> u64 {
+        self.started_s + self.started.elapsed().as_secs()
+    }
+}
+
+pub(crate) struct Clock {
+    source: Arc<dyn TimeSource>,
+    ahead_s: u64,
+}
+
 impl Clock {
-    /// Starts at the machine's time, or at `not_before` if that is later: a clock that was set back between two runs
+    /// Starts at the source's time, or at `not_before` if that is later: a clock that was set back between two runs
     /// must not make fresh touches look as if they lay in the future.
-    pub(crate) fn start(not_before: u32) -> Self {
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        Self { started_s: now_s.max(u64::from(not_before)), started: Instant::now() }
+    pub(crate) fn start(source: Arc<dyn TimeSource>, not_before: u32) -> Self {
+        let ahead_s = u64::from(not_before).saturating_sub(source.now_s());
+        Self { source, ahead_s }
     }
 
     pub(crate) fn now(&self) -> u32 {
-        u32::try_from(self.started_s + self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
+        u32::try_from(self.source.now_s() + self.ahead_s).unwrap_or(u32::MAX)
     }
 }

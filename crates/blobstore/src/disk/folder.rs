@@ -26,7 +26,7 @@ pub(crate) struct Folder {
 pub(crate) fn claim(layer: &dyn FileLayer, path: &Path) -> Result<Folder, OpenError> {
     let name = || path.display().to_string();
     let io_error = |doing| move |source| OpenError::Io { path: path.display().to_string(), doing, source };
-    let format = read_format(path).map_err(io_error("reading its FORMAT file"))?;
+    let format = read_format(layer, path).map_err(io_error("reading its FORMAT file"))?;
     if let Some((found, _)) = &format
         && *found != FORMAT
     {
@@ -55,13 +55,17 @@ pub(crate) fn claim(layer: &dyn FileLayer, path: &Path) -> Result<Folder, OpenEr
 }
 
 /// Version and key; version 0 for a file that is none of ours.
-fn read_format(path: &Path) -> io::Result<Option<(u32, u64)>> {
-    let text = match std::fs::read_to_string(path.join(FORMAT_FILE)) {
-        Ok(text) => text,
+fn read_format(layer: &dyn FileLayer, path: &Path) -> io::Result<Option<(u32, u64)>> {
+    let file = match layer.open(&path.join(FORMAT_FILE)) {
+        Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Some((0, 0))),
         Err(error) => return Err(error),
     };
+    // Ours, of any version, begins with lines that fit.
+    let mut bytes = vec![0; 4096];
+    let filled = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(filled);
+    let Ok(text) = String::from_utf8(bytes) else { return Ok(Some((0, 0))) };
     let mut lines = text.lines();
     let is_ours = lines.next() == Some(HEADLINE);
     let mut value = |key: &str| lines.next()?.strip_prefix(key)?.strip_prefix(' ').map(str::to_owned);

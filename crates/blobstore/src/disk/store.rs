@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::capacity::Capacity;
 use super::checkpoint::Checkpoint;
-use super::clock::Clock;
+use super::clock::{Clock, MachineTime, TimeSource};
 use super::collect::CollectionReport;
 use super::core::{Core, Counters, StoreConfig, failed};
 use super::file_layer::{FileLayer, SystemFiles};
@@ -110,17 +110,21 @@ impl DiskBlobStore {
     /// # Errors
     /// [`OpenError`]; what is there is not touched unless it is a store of ours.
     pub async fn open(config: StoreConfig) -> Result<Arc<Self>, OpenError> {
-        Self::open_on(Arc::new(SystemFiles), config).await
+        Self::open_on(Arc::new(SystemFiles), Arc::new(MachineTime::default()), config).await
     }
 
-    /// Opens a store on another file layer.
+    /// Opens a store on another file layer, by another clock.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub async fn open_on(layer: Arc<dyn FileLayer>, config: StoreConfig) -> Result<Arc<Self>, OpenError> {
+    pub async fn open_on(
+        layer: Arc<dyn FileLayer>,
+        time: Arc<dyn TimeSource>,
+        config: StoreConfig,
+    ) -> Result<Arc<Self>, OpenError> {
         let folder = folder::claim(layer.as_ref(), &config.data_dir)?;
         let path = config.data_dir.display().to_string();
-        let opened = open_core(layer, config, &folder).await;
+        let opened = open_core(layer, time, config, &folder).await;
         let core = opened.map_err(|source| OpenError::Io { path: path.clone(), doing: "reading it", source })?;
         let maintenance = Maintenance::start(&core, tokio::runtime::Handle::current());
         let maintenance =
@@ -188,6 +192,15 @@ impl DiskBlobStore {
         self.core.sync().map_err(failed("syncing"))
     }
 
+    /// Makes everything acknowledged so far durable, and notes how far, so that a start after a power cut looks only at
+    /// what came later. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        self.core.checkpoint(false).map_err(failed("writing a checkpoint"))
+    }
+
     /// Looks at waiting large blobs for shared parts now rather than in a quiet moment.
     pub async fn deduplicate_now(&self) {
         self.core.last_busy.store(0, Ordering::Relaxed);
@@ -224,14 +237,19 @@ impl Drop for DiskBlobStore {
     }
 }
 
-async fn open_core(layer: Arc<dyn FileLayer>, config: StoreConfig, folder: &Folder) -> io::Result<Arc<Core>> {
+async fn open_core(
+    layer: Arc<dyn FileLayer>,
+    time: Arc<dyn TimeSource>,
+    config: StoreConfig,
+    folder: &Folder,
+) -> io::Result<Arc<Core>> {
     let root: &Path = &config.data_dir;
     let found = Checkpoint::read(layer.as_ref(), root)?;
     let before = found.clone().unwrap_or_default();
     let epoch = before.epoch.wrapping_add(1).max(1);
     let boot_id = layer.boot_id();
     let lost_power = !folder.is_fresh && !before.is_clean && (boot_id.is_empty() || before.boot_id != boot_id);
-    let (key, now) = (folder.key, before.time);
+    let key = folder.key;
     let segment_bytes = (config.capacity_bytes / 64).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1);
     let first_sequence = u64::from(epoch) << 40;
     let core = Arc::new(Core {
@@ -253,7 +271,7 @@ async fn open_core(layer: Arc<dyn FileLayer>, config: StoreConfig, folder: &Fold
         )?,
         capacity: Capacity::new(config.capacity_bytes),
         lease: LeasePolicy::new(config.lease),
-        clock: Clock::start(now),
+        clock: Clock::start(time, before.time),
         counters: Counters::default(),
         publish: std::sync::RwLock::default(),
         unsynced_large: Mutex::default(),
