@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::args::ConfigCheckArgs;
 use crate::failure::{Failure, FailureKind};
-use crate::output::{Format, print};
+use crate::output::{Format, print, say};
 
 #[derive(Serialize)]
 struct Report {
@@ -41,7 +41,7 @@ pub(crate) fn check(args: &ConfigCheckArgs) -> Result<(), Failure> {
     };
     let not_so = Failure::new(FailureKind::NotSo, format!("{file}: {count}"));
     match format {
-        Format::Text => eprintln!("{}", ConfigErrors(errors)),
+        Format::Text => say(ConfigErrors(errors)),
         Format::Json => {
             let report = Report { ok: false, file, mistakes: errors.into_iter().map(Mistake::from).collect() };
             print(format, &report, |_| String::new())?;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::output::say;
+
 /// What went wrong, as an exit code tells it to a shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FailureKind {
@@ -34,7 +36,7 @@ impl Failure {
     /// Writes the message to standard error, and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {
-            eprintln!("gf: {}", self.message);
+            say(format_args!("gf: {}", self.message));
         }
         ExitCode::from(self.kind as u8)
     }

@@ -1,5 +1,6 @@
 //! What commands print on standard output: text for people, or the same facts as JSON for programs.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -17,6 +18,11 @@ impl From<bool> for Format {
     fn from(json: bool) -> Self {
         if json { Self::Json } else { Self::Text }
     }
+}
+
+/// Says something on standard error. Nobody reads it any more: then there is nobody to tell.
+pub(crate) fn say(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Prints the value: as JSON, or as `text` shows it.

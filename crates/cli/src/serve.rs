@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::failure::{Failure, FailureKind};
+use crate::output::say;
 
 /// Shorter than the 30 s after which Kubernetes kills.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
@@ -40,13 +41,13 @@ async fn serve(config: Config) -> Result<(), Failure> {
         // Nothing was acknowledged yet, so there is nothing to drain.
         () = signals.next() => return Ok(()),
     };
-    eprintln!("listening on {}", app.url());
+    say(format_args!("listening on {}", app.url()));
     signals.next().await;
     tracing::info!("draining: requests under way may finish; a second signal exits at once");
     tokio::select! {
         stopped = app.stop(DRAIN_DEADLINE) => stopped.map(drop).map_err(Failure::failed),
         () = signals.next() => {
-            eprintln!("gf: second signal: exiting at once");
+            say("gf: second signal: exiting at once");
             // No destructor may hold it up. The store is safe against a killed process.
             process::exit(FailureKind::Failed as i32);
         }

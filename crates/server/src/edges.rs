@@ -5,7 +5,7 @@
 //!
 //! What always holds: every call is authorized before a service is asked; every message, stream and wait is bounded.
 
-mod credentials;
+pub(crate) mod credentials;
 mod grpc;
 mod http_cache;
 mod reapi;

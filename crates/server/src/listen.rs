@@ -17,6 +17,7 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
@@ -38,13 +39,16 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 const HTTP1_BUFFER_BYTES: usize = 256 << 10;
 const HTTP1_MAX_HEADERS: usize = 64;
 const HTTP2_MAX_HEADER_BYTES: u32 = 64 << 10;
-const HTTP2_MAX_STREAMS: u32 = 1024;
+/// Bazel opens at most 100 on a connection; each may hold a send buffer that its client does not read.
+const HTTP2_MAX_STREAMS: u32 = 256;
 /// Wide enough for one upload to fill a fast link with a long round trip.
 const HTTP2_STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Larger frames cost fewer wake-ups in a large upload.
 const HTTP2_MAX_FRAME_BYTES: u32 = 256 << 10;
-const HTTP2_SEND_BUFFER_BYTES: usize = 1 << 20;
+const HTTP2_SEND_BUFFER_BYTES: usize = 512 << 10;
+/// A peer that takes no bytes for so long, or has vanished, is cut off.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// From cutting connections off to the end of the streams on them.
@@ -68,6 +72,10 @@ impl Listener {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         // A restart must not wait for the old connections to time out.
         socket.set_reuseaddr(true)?;
+        // Accepted sockets inherit these.
+        sockopt::set_socket_keepalive(&socket, true)?;
+        sockopt::set_tcp_keepidle(&socket, KEEP_ALIVE_INTERVAL)?;
+        sockopt::set_tcp_user_timeout(&socket, u32::try_from(STALL_TIMEOUT.as_millis()).unwrap_or(u32::MAX))?;
         socket.bind(address)?;
         let socket = socket.listen(BACKLOG)?;
         let address = socket.local_addr()?;

@@ -102,6 +102,8 @@ pub fn init(config: LogConfig) -> Result<(), AlreadyInitialized> {
     let filter = Targets::new().with_default(libraries).with_targets(OUR_CRATES.map(|name| (name, level)));
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Nobody reads standard error any more: then there is nobody to tell.
+    let lines = lines.log_internal_errors(false);
     match config.format {
         LogFormat::Human => {
             registry.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()

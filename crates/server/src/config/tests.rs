@@ -147,3 +147,23 @@ fn a_bad_token_in_the_environment_does_not_open_the_server() {
         assert!(parse_with("", Overrides::default(), Some(bad)).is_err(), "{bad:?}");
     }
 }
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let example = parse(include_str!("../../gf.example.toml")).unwrap();
+    assert_eq!(format!("{example:?}"), format!("{:?}", parse("").unwrap()));
+}
+
+#[test]
+fn what_the_example_leaves_out_is_right_too() {
+    let example = include_str!("../../gf.example.toml");
+    let lines = example.lines().map(|line| match line.strip_prefix("# ") {
+        Some(setting) if setting.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => setting,
+        _ => line,
+    });
+    let ConfigErrors(mistakes) = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap_err();
+    // All keys are known; only the files do not exist here.
+    let keys: Vec<&str> =
+        mistakes.iter().filter_map(|mistake| mistake.message.split_once(": ")).map(|(key, _)| key).collect();
+    assert_eq!(keys, ["tls.cert", "tls.key", "access.token_file"], "{mistakes:?}");
+}

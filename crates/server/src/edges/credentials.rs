@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 /// The secret that a caller presents: what follows `Bearer`, or the password of `Basic`.
 ///
 /// A header of another form is a credential that fits nothing, not the absence of one.
-pub(super) fn credential(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn credential(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::AUTHORIZATION)?;
     Some(value.to_str().ok().and_then(secret).unwrap_or_default())
 }

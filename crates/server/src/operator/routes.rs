@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,6 +16,7 @@ use gf_tenancy::{Authorized, Denied, Operate};
 
 use super::report::{GcRequest, GcResult, Problem, Status, StoreStatus, VerifyRequest, VerifyResult};
 use super::{OperateError, Operator};
+use crate::edges::credentials::credential;
 
 const MAX_BODY_BYTES: usize = 64 << 10;
 
@@ -63,17 +64,10 @@ impl FromRequestParts<Arc<Operator>> for Allowed {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, ApiError> {
-        let credential = parts.headers.get(header::AUTHORIZATION).and_then(bearer);
-        let principal = operator.access.authenticate(credential)?;
+        let credential = credential(&parts.headers);
+        let principal = operator.access.authenticate(credential.as_deref())?;
         Ok(Self(operator.access.authorize(principal, &operator.instance)?))
     }
-}
-
-/// The token of `Bearer <token>`. Any other scheme is a credential that nobody knows.
-fn bearer(value: &HeaderValue) -> Option<&str> {
-    let text = value.to_str().unwrap_or_default();
-    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
-    Some(if scheme.eq_ignore_ascii_case("bearer") { token.trim() } else { "" })
 }
 
 /// Every way in which a call here fails.
