@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use gf_blobstore::measure::BareIndex;
 
 use crate::data::Source;
 use crate::load::as_float;
@@ -55,9 +56,24 @@ impl Index for Lsm {
     }
 }
 
+impl Index for BareIndex {
+    const NAME: &'static str = "gf";
+
+    fn insert(&mut self, key: &Key) -> anyhow::Result<()> {
+        Ok(Self::insert(self, *key)?)
+    }
+
+    fn contains(&mut self, key: &Key) -> anyhow::Result<bool> {
+        Ok(Self::contains(self, *key)?)
+    }
+}
+
 /// Lines for inserts, hits and misses of each index.
 pub(crate) fn measure(row: &Row, folder: &Path) -> Vec<Line> {
-    lines(row, Lsm::open(&folder.join("lsm")))
+    let ours = BareIndex::create(&folder.join("gf")).context("open the store's index");
+    let mut both = lines(row, ours);
+    both.extend(lines(row, Lsm::open(&folder.join("lsm"))));
+    both
 }
 
 fn lines<I: Index>(row: &Row, index: anyhow::Result<I>) -> Vec<Line> {

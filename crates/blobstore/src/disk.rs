@@ -28,6 +28,8 @@ mod index;
 mod large;
 mod lease;
 mod maintenance;
+#[cfg(feature = "measure")]
+pub mod measure;
 mod read;
 mod record;
 mod recovery;

@@ -19,6 +19,8 @@ mod error;
 pub use blob_store::{
     Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, NewBlob, OwnerId, Pieces, Upload,
 };
+#[cfg(feature = "measure")]
+pub use disk::measure;
 pub use disk::{
     CHUNK_AVERAGE_BYTES, CHUNK_SEED, CollectionReport, DiskBlobStore, EvictionPlan, FileLayer, Histogram, LeasePolicy,
     MachineTime, OpenError, RecoveryReport, Repair, StoreConfig, StoreFile, StoreStats, SystemFiles, TimeSource,
