@@ -1,0 +1,174 @@
+//! The demo: a real build through a server that nobody configured, then again out of its cache.
+//!
+//! It claims a hit only where Bazel's own execution log says so, and fails when an action that could have been a hit
+//! was none.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use gf_tests::{Bazel, Built, GfServer, Glue, Metrics, Place, copy_tree, free_address, source_folder};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::{
+    cargo,
+    clients::{self, Client},
+    steps::Steps,
+};
+
+const BUILD_LIMIT: Duration = Duration::from_secs(600);
+const MEBIBYTE: f64 = 1_048_576.0;
+
+/// Runs the demo. With `once` the server is stopped at the end.
+pub(crate) fn run(once: bool) -> Result<()> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second signal ends this program at once; the kernel then takes its servers down.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let mut steps = Steps::new();
+    let (binary, client) = prepare(&mut steps)?;
+    let data = tempfile::Builder::new().prefix("gf-demo-").tempdir()?;
+    let server = steps.run("start gf serve", || GfServer::start_with(&binary, free_address(), data.path(), &[]))?;
+    println!("    {} with its data in {}", server.url(), data.path().display());
+    match client {
+        Client::Bazel { version, place } => {
+            println!("    bazel {version} in {}", place.on_host(place.work()).display());
+            let outcome = builds(&mut steps, &server, &place, &interrupted)?;
+            outcome.print();
+        }
+        Client::BuiltIn { reason } => {
+            println!("    {reason}\n    so the built-in client asks the server the conformance suite");
+            steps.run("built-in client", || conformance(&server.grpc()))?;
+        }
+    }
+    steps.finish()?;
+    if !once {
+        wait(server, &interrupted)?;
+    } else if !server.stop()?.success() {
+        bail!("the server did not end well");
+    }
+    Ok(())
+}
+
+/// The binary and the client, made at the same time: one waits for the compiler, the other for the network.
+fn prepare(steps: &mut Steps) -> Result<(PathBuf, Client)> {
+    println!("==> build gf (release) and find clients");
+    thread::scope(|scope| {
+        let client = scope.spawn(|| timed(clients::find));
+        let (binary, took) = timed(|| cargo::build_binary("gf-cli", "gf", &["--release"]));
+        steps.record("build gf (release)", took, binary.is_err());
+        let (client, took) = client.join().map_err(|_| anyhow::anyhow!("finding clients panicked"))?;
+        steps.record("find or make clients, at the same time", took, client.is_err());
+        Ok((binary?, client?))
+    })
+}
+
+fn timed<T>(step: impl FnOnce() -> T) -> (T, Duration) {
+    let begin = Instant::now();
+    let result = step();
+    (result, begin.elapsed())
+}
+
+/// What the builds did, to be shown.
+struct Outcome {
+    first: Built,
+    again: Vec<Built>,
+    first_hit: Duration,
+    received_bytes: f64,
+    sent_bytes: f64,
+}
+
+fn builds(steps: &mut Steps, server: &GfServer, place: &Place, interrupted: &AtomicBool) -> Result<Outcome> {
+    let begin = steps.elapsed();
+    let workspace = place.work().join("flywheel_day");
+    copy_tree(&source_folder("demo"), &place.on_host(&workspace))?;
+    let glue = Glue::lay_out(place)?;
+    glue.apply(place, &workspace)?;
+    let cache = format!("--remote_cache={}", server.grpc());
+    let ask = |bazel: &Bazel, name: &str, steps: &mut Steps| {
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        let built = steps.run(name, || bazel.build("build", &["//..."], &[&cache], BUILD_LIMIT))?;
+        println!("    {} cacheable actions, {} remote cache hits", built.log.cacheable(), built.log.remote_hits());
+        Ok(built)
+    };
+
+    let bazel = Bazel::new(place, &glue, &workspace, "first");
+    let first = ask(&bazel, "first build, with an empty cache", steps)?;
+    steps.run("bazel clean", || bazel.clean(BUILD_LIMIT))?;
+    let cleaned = ask(&bazel, "second build, after the clean", steps)?;
+    let first_hit = steps.elapsed().saturating_sub(begin);
+    let other = Bazel::new(place, &glue, &workspace, "other");
+    let elsewhere = ask(&other, "third build, by another Bazel with nothing of its own", steps)?;
+
+    let again = vec![cleaned, elsewhere];
+    for built in &again {
+        let hits = built.log.all_remote_hits()?;
+        if hits != first.log.cacheable() {
+            bail!("{hits} hits, but the first build ran {} cacheable actions", first.log.cacheable());
+        }
+    }
+    let metrics = Metrics::read(server.address()).context("the builds went well, but the server shows no metrics")?;
+    let (received_bytes, sent_bytes) =
+        (metrics.sum("gf_received_bytes_total", &[]), metrics.sum("gf_sent_bytes_total", &[]));
+    Ok(Outcome { first, again, first_hit, received_bytes, sent_bytes })
+}
+
+impl Outcome {
+    fn print(&self) {
+        let kinds = self.first.log.mnemonics();
+        let kinds: Vec<_> = kinds.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        let hits: usize = self.again.iter().map(|built| built.log.remote_hits()).sum();
+        let asked: usize = self.again.iter().map(|built| built.log.cacheable()).sum();
+        let saved_bytes: f64 = self.again.iter().map(|built| mebibytes(built.log.hit_bytes())).sum();
+        let rounds = self.again.iter().map(|_| self.first.log.process_seconds());
+        println!("\nactions      {}", kinds.join(", "));
+        println!("hits         {hits} of {asked} cacheable actions, by Bazel's execution log");
+        println!(
+            "bytes moved  {:.1} MiB to the server, {:.1} MiB from it",
+            self.received_bytes / MEBIBYTE,
+            self.sent_bytes / MEBIBYTE
+        );
+        println!("bytes saved  {saved_bytes:.1} MiB of outputs not made again");
+        println!("time saved   {:.1} s of compilers and other processes not run again", rounds.sum::<f64>());
+        println!("first hits   {:.1} s after the first build began", self.first_hit.as_secs_f64());
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "shown with one digit")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / MEBIBYTE
+}
+
+fn conformance(endpoint: &str) -> Result<()> {
+    let program = cargo::build_binary("gf-conformance", "gf-conformance", &["--release"])?;
+    let mut command = std::process::Command::new(program);
+    command.args(["--endpoint", endpoint]).current_dir(Path::new("/"));
+    cargo::show(command)
+}
+
+/// Leaves the server up until someone interrupts, or until it ends by itself.
+fn wait(mut server: GfServer, interrupted: &AtomicBool) -> Result<()> {
+    println!("\nThe server is up at {}. Build with it:", server.url());
+    println!("    bazel build --remote_cache={} //...", server.grpc());
+    println!("Ctrl-C stops it and removes its data.");
+    while !interrupted.load(Ordering::Relaxed) {
+        if let Some(status) = server.ended()? {
+            bail!("the server ended by itself ({status})");
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    server.stop()?;
+    println!("stopped");
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Everything that CI runs.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use gf_tests::GfServer;
+
+use crate::{
+    cargo::{build_binary, cargo, checkout, show},
+    chroot_recipe, packages,
+    steps::Steps,
+    tools,
+};
+
+/// What the real clients of `tests/` need beside the chroot.
+const CLIENT_PACKAGES: &[&str] = &[
+    "bazel-bootstrap",
+    "bazel-platforms",
+    "bazel-rules-java",
+    "bazel-rules-proto",
+    "bazel-skylib",
+    "ccache",
+    "g++",
+    "openssl",
+    "python-is-python3",
+];
+
+/// Runs all checks, or with a filter only the tests whose names contain it.
+pub(crate) fn run(filter: Option<&str>) -> Result<()> {
+    let mut steps = Steps::new();
+    let (nextest, binary) = prepare(&mut steps, filter.is_none())?;
+    // Later programs, here and below nextest, find the server by this.
+    let binary_variable = ("GF_BINARY", binary.as_path());
+    steps.check("unit tests, integration tests, real clients", || tests(&nextest, binary_variable, filter));
+    if filter.is_none() {
+        steps.check("conformance suite", || conformance(&binary));
+        steps.check("licences", licences);
+    }
+    steps.finish()
+}
+
+/// Clients and tools come over the network while the compiler works.
+fn prepare(steps: &mut Steps, with_lints: bool) -> Result<(PathBuf, PathBuf)> {
+    thread::scope(|scope| {
+        let tools = scope.spawn(|| {
+            let begin = Instant::now();
+            (install(), begin.elapsed())
+        });
+        if with_lints {
+            steps.check("format", || show(cargo(&["fmt", "--all", "--check"])));
+            steps.check("clippy", || {
+                show(cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]))
+            });
+        }
+        let binary = steps.run("build gf", || build_binary("gf-cli", "gf", &[]))?;
+        let compile = ["test", "--workspace", "--locked", "--no-run", "--quiet"];
+        steps.run("build the tests", || show(cargo(&compile)))?;
+        let (nextest, took) = tools.join().map_err(|_| anyhow::anyhow!("installing tools panicked"))?;
+        steps.record("install tools and clients, at the same time", took, nextest.is_err());
+        Ok((nextest?, binary))
+    })
+}
+
+fn install() -> Result<PathBuf> {
+    let nextest = tools::nextest()?;
+    packages::install(CLIENT_PACKAGES)?;
+    chroot_recipe::find_or_make()?;
+    Ok(nextest)
+}
+
+/// Runs nextest and says its summary line once more at the end.
+fn tests(nextest: &Path, (name, binary): (&str, &Path), filter: Option<&str>) -> Result<()> {
+    let mut command = Command::new(nextest);
+    command.args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]).args(filter);
+    if env::var_os("CI").is_some() {
+        command.args(["--profile", "ci"]);
+    }
+    command.current_dir(checkout()).env(name, binary).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("cannot start nextest")?;
+    let mut summary = String::new();
+    for line in BufReader::new(child.stderr.take().context("nextest has no output")?).lines() {
+        let line = line?;
+        if line.contains("Summary [") {
+            summary = line.trim().to_owned();
+        }
+        println!("{line}");
+    }
+    let status = child.wait()?;
+    println!("{summary}");
+    if !status.success() {
+        bail!("some tests failed ({status})");
+    }
+    Ok(())
+}
+
+fn conformance(binary: &Path) -> Result<()> {
+    let suite = build_binary("gf-conformance", "gf-conformance", &[])?;
+    let data = tempfile::tempdir()?;
+    let server = GfServer::start_with(binary, ([127, 0, 0, 1], 0).into(), data.path(), &[])?;
+    let mut command = Command::new(suite);
+    command.args(["--endpoint", &server.grpc()]);
+    show(command)?;
+    if !server.stop()?.success() {
+        bail!("the server did not end well");
+    }
+    Ok(())
+}
+
+/// Licences, bans and sources; advisories need a database from the network and are not asked.
+pub(crate) fn licences() -> Result<()> {
+    // It looks at all platforms, so it wants more crates than were built.
+    show(cargo(&["fetch", "--locked", "--quiet"]))?;
+    let mut command = Command::new(tools::deny()?);
+    command.args([
+        "--offline",
+        "--locked",
+        "--all-features",
+        "check",
+        "--hide-inclusion-graph",
+        "licenses",
+        "bans",
+        "sources",
+    ]);
+    command.current_dir(checkout());
+    show(command)
+}
