@@ -103,6 +103,29 @@ fn a_folder_of_a_newer_version_is_not_touched() {
     assert_eq!(fs::read_to_string(&format).unwrap(), "gloriousflywheel store\nversion 999\nsomething new\n");
 }
 
+#[test]
+fn over_tls_the_authority_must_be_known() {
+    let home = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = home.path().join("cert.pem");
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(home.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let file = home.path().join("gf.toml");
+    fs::write(&file, "[tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\n").unwrap();
+    let server = Server::start(home.path(), &["--config", file.to_str().unwrap()]);
+    assert!(server.url.starts_with("https://"), "{}", server.url);
+
+    let known = ask(&server, home.path(), &["status", "--ca", certificate.to_str().unwrap()]);
+    assert_eq!(known.status.code(), Some(0), "{}", text(&known.stderr));
+    let unknown = ask(&server, home.path(), &["status"]);
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(text(&unknown.stderr).contains("--ca FILE"), "{}", text(&unknown.stderr));
+    let clear = run(home.path(), &["status", "--server", &server.url.replace("https", "http")]);
+    assert_eq!(clear.status.code(), Some(1));
+    let no_file = ask(&server, home.path(), &["status", "--ca", "/no/such.pem"]);
+    assert_eq!(no_file.status.code(), Some(2));
+}
+
 /// A closed store in `data` that holds `count` blobs of about 1000 bytes.
 fn fill(data: &Path, count: u8) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
