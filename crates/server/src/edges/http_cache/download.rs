@@ -32,22 +32,12 @@ struct Part {
     size: u64,
 }
 
-pub(super) async fn get_blob(
-    edge: &Arc<HttpEdge>,
-    target: &Target,
-    head: &Parts,
-    call: Call,
-) -> Response<Body> {
+pub(super) async fn get_blob(edge: &Arc<HttpEdge>, target: &Target, head: &Parts, call: Call) -> Response<Body> {
     let found = find_blob(edge, target, &head.headers).await;
     answer(edge, &head.method, call, found)
 }
 
-pub(super) async fn get_result(
-    edge: &Arc<HttpEdge>,
-    target: &Target,
-    head: &Parts,
-    call: Call,
-) -> Response<Body> {
+pub(super) async fn get_result(edge: &Arc<HttpEdge>, target: &Target, head: &Parts, call: Call) -> Response<Body> {
     let found = find_result(edge, target, &head.headers).await;
     answer(edge, &head.method, call, found)
 }

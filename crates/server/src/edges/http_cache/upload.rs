@@ -205,7 +205,8 @@ impl<'a> Incoming<'a> {
 }
 
 fn too_large() -> Problem {
-    let text = format!("a body without a known size may have {MAX_BUFFERED_BYTES} bytes: send a Content-Length, uncompressed");
+    let text =
+        format!("a body without a known size may have {MAX_BUFFERED_BYTES} bytes: send a Content-Length, uncompressed");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text)
 }
 

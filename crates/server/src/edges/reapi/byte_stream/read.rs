@@ -17,6 +17,9 @@ use super::parse;
 /// The tag of `ReadResponse.data`: field 10, bytes.
 const DATA_TAG: u8 = 10 << 3 | 2;
 
+/// The longest piece in one message; gRPC clients take 4 MiB by default.
+const MAX_PIECE_BYTES: usize = 1 << 20;
+
 /// Up to here, copying a piece behind its header is cheaper than another frame.
 const COPIED_BYTES: usize = 8 * 1024;
 
@@ -40,7 +43,8 @@ pub(in super::super) async fn read(
         Err(StoreError::NotFound(_)) => edge.state.metrics.cas_lookup(0, 1),
         Err(_) => {}
     }
-    let reading = Reading { blob: opened.map_err(IntoStatus::into_status)?, behind_header: None, edge };
+    let blob = opened.map_err(IntoStatus::into_status)?;
+    let reading = Reading { blob, rest: Bytes::new(), behind_header: None, edge };
     Ok(Box::pin(stream::try_unfold(reading, async |mut reading| Ok(reading.next().await?.map(|part| (part, reading))))))
 }
 
@@ -61,6 +65,8 @@ fn range(request: &ReadRequest, compressor: Compressor) -> Result<ByteRange, Sta
 
 struct Reading {
     blob: BlobRead,
+    /// What is left of a piece of the store that is too long for one message.
+    rest: Bytes,
     /// A piece whose header is out already.
     behind_header: Option<Bytes>,
     edge: Arc<Edge>,
@@ -71,7 +77,11 @@ impl Reading {
         if let Some(piece) = self.behind_header.take() {
             return Ok(Some(piece));
         }
-        let Some(piece) = self.blob.next().await.map_err(IntoStatus::into_status)? else { return Ok(None) };
+        if self.rest.is_empty() {
+            let Some(piece) = self.blob.next().await.map_err(IntoStatus::into_status)? else { return Ok(None) };
+            self.rest = piece;
+        }
+        let piece = self.rest.split_to(self.rest.len().min(MAX_PIECE_BYTES));
         self.edge.state.metrics.bytes_out(piece.len() as u64);
         let mut header = header(piece.len(), if piece.len() <= COPIED_BYTES { piece.len() } else { 0 });
         if piece.len() <= COPIED_BYTES {
