@@ -1,5 +1,7 @@
 //! What every [`BlobStore`] must do, as one suite: each implementation's tests call [`check`].
 
+#![expect(clippy::unwrap_used, reason = "a suite of tests, which fails by panicking")]
+
 use std::sync::Arc;
 
 use bytes::Bytes;

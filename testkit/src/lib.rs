@@ -1,7 +1,13 @@
 //! Builders, fakes and fault injectors that several crates' tests share. Never part of a shipped program.
 
 pub mod blob_store_suite;
+mod intercepted_files;
+mod lossy_files;
+mod manual_time;
 mod memory_blob_store;
 mod zstd_decoder;
 
+pub use intercepted_files::{FileOperation, InterceptedFiles};
+pub use lossy_files::LossyFiles;
+pub use manual_time::ManualTime;
 pub use memory_blob_store::MemoryBlobStore;
