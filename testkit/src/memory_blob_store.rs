@@ -124,6 +124,7 @@ impl MemoryBlobStore {
     }
 
     fn write_one(&self, owner: OwnerId, blob: NewBlob) -> Result<(), StoreError> {
+        drop(self.working()?);
         let NewBlob { digest, bytes, encoding } = blob;
         let held = match encoding {
             Encoding::Identity => Held { raw: bytes, zstd: None },

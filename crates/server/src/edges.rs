@@ -64,6 +64,11 @@ struct Services {
     action_cache: ActionCache,
 }
 
+/// The path of every gRPC method that is served: for tests, which must not forget one.
+pub fn grpc_methods() -> impl Iterator<Item = String> {
+    reapi::paths()
+}
+
 /// All edges, gRPC and HTTP, as one router without a fallback: `/{*path}`, which belongs to the HTTP cache, takes what
 /// no other route does. Must be called within a Tokio runtime.
 pub fn router(state: EdgeState) -> axum::Router {

@@ -35,10 +35,10 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// Takes a request apart, or answers what is no gRPC call.
-pub(super) fn accept(request: Request<Body>) -> Result<(Caller, Body), Response<Body>> {
+pub(super) fn accept(request: Request<Body>) -> Result<(Caller, Body), Box<Response<Body>>> {
     if request.method() != HttpMethod::POST || !is_grpc(request.headers()) {
         let text = "this path is a gRPC method: POST to it with the media type application/grpc\n";
-        return Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response());
+        return Err(Box::new((StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response()));
     }
     let (head, body) = request.into_parts();
     Ok((Caller { headers: head.headers }, body))

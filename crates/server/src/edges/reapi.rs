@@ -46,7 +46,7 @@ const MAX_BATCH_TOTAL_BYTES: u64 = 4_000_000;
 const MAX_MESSAGE_BYTES: usize = 5 << 20;
 
 /// The services, as they stand in paths.
-pub(super) const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 5] = [
     "build.bazel.remote.execution.v2.Capabilities",
     "build.bazel.remote.execution.v2.ContentAddressableStorage",
     "build.bazel.remote.execution.v2.ActionCache",
@@ -114,7 +114,7 @@ impl Service<Request<Body>> for Reapi {
         };
         let (caller, body) = match grpc::accept(request) {
             Ok(parts) => parts,
-            Err(answer) => return Box::pin(async move { Ok(answer) }),
+            Err(answer) => return Box::pin(async move { Ok(*answer) }),
         };
         let messages = Messages::new(body, MAX_MESSAGE_BYTES);
         let call = edge.state.metrics.call(method);
@@ -126,6 +126,10 @@ impl Service<Request<Body>> for Reapi {
 fn method(path: &str) -> Option<Method> {
     let (service, name) = path.strip_prefix('/')?.split_once('/')?;
     METHODS.iter().find(|(at, known, _)| SERVICES[*at] == service && *known == name).map(|(_, _, method)| *method)
+}
+
+pub(super) fn paths() -> impl Iterator<Item = String> {
+    METHODS.iter().map(|(service, name, _)| format!("/{}/{name}", SERVICES[*service]))
 }
 
 /// Every method served: the place of its service in [`SERVICES`], its name, and under what it is counted.
@@ -176,7 +180,7 @@ fn refuse_unknown(request: Request<Body>) -> Response<Body> {
             "remote execution is not offered here: this server is a cache (use --remote_cache without --remote_executor)",
         )),
         Ok(_) => grpc::refuse(Status::unimplemented("this server has no such method")),
-        Err(answer) => answer,
+        Err(answer) => *answer,
     }
 }
 

@@ -8,6 +8,7 @@ use gf_blobstore::{Accept, BlobRead, ByteRange, StoreError};
 use gf_reapi::bytestream::ReadRequest;
 use gf_reapi::{Compressor, ResourceName};
 use gf_tenancy::CasRead;
+use prost::encoding::encode_varint;
 use tonic::Status;
 
 use super::super::status::IntoStatus;
@@ -99,12 +100,7 @@ fn header(data_bytes: usize, room: usize) -> BytesMut {
     let mut header = BytesMut::with_capacity(16 + room);
     grpc::put_header(&mut header, 1 + length + data_bytes);
     header.put_u8(DATA_TAG);
-    let mut varint = data_bytes;
-    while varint >= 0x80 {
-        header.put_u8((varint & 0x7f) as u8 | 0x80);
-        varint >>= 7;
-    }
-    header.put_u8((varint & 0x7f) as u8);
+    encode_varint(data_bytes as u64, &mut header);
     header
 }
 

@@ -1,0 +1,8 @@
+//! The edges through the port, over a store in memory: who may call what, what bad input does, and the HTTP cache.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
+mod access;
+mod bad_input;
+mod grpc;
+mod http_cache;
+mod server;
