@@ -10,7 +10,7 @@ use crate::connection::{Connections, Side};
 use crate::data::sha256_bytes_per_second;
 use crate::fixture::Fixture;
 use crate::load::{Round, as_float, median};
-use crate::process::{Server, program};
+use crate::process::{Server, processor_time, program};
 use crate::report::{Line, Outcome};
 use crate::rows::{HIT_ROW, Limit, Measure, Row};
 use crate::start;
@@ -69,6 +69,7 @@ async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Li
     let run = Run {
         floor: Connections::open(Side::Floor, &floor.url).await?,
         product: Connections::open(Side::Product, &product.url).await?,
+        pids: (floor.pid(), product.pid()),
         plan,
         data_dir,
     };
@@ -117,6 +118,8 @@ fn memory(product: &Server) -> anyhow::Result<Outcome> {
 struct Run<'a> {
     floor: Connections,
     product: Connections,
+    /// The processes of floor and product.
+    pids: (i32, i32),
     plan: &'a Plan,
     data_dir: &'a Path,
 }
@@ -124,10 +127,19 @@ struct Run<'a> {
 /// The rounds of one row; those at the same place were run one after the other.
 #[derive(Clone)]
 struct Compared {
-    floor: Vec<Round>,
-    product: Vec<Round>,
+    floor: Vec<Timed>,
+    product: Vec<Timed>,
     /// Bytes a second that one core hashed beside each round, where the row asks for it.
     sha256: Vec<f64>,
+}
+
+/// A round, and the processor time that it took on either side, in microseconds a unit. Unlike the clock's time it
+/// says the same when the machine has other work to do.
+#[derive(Clone, Copy)]
+struct Timed {
+    round: Round,
+    server_us: f64,
+    load_us: f64,
 }
 
 impl Run<'_> {
@@ -154,14 +166,19 @@ impl Run<'_> {
         Ok(compared)
     }
 
-    async fn round(&self, work: &dyn Work, side: &Connections) -> anyhow::Result<Round> {
+    async fn round(&self, work: &dyn Work, side: &Connections) -> anyhow::Result<Timed> {
         // What an earlier round left to be written must not be charged to this one.
         sync(self.data_dir)?;
+        let server = if side.side == Side::Floor { self.pids.0 } else { self.pids.1 };
+        let load = i32::try_from(std::process::id())?;
+        let before = (processor_time(server)?, processor_time(load)?);
         let round = work.round(side).await?;
+        let spent = (processor_time(server)? - before.0, processor_time(load)? - before.1);
         if side.side == Side::Product {
             work.verify(side).await?;
         }
-        Ok(round)
+        let a_unit = |time: Duration| time.as_secs_f64() * 1e6 / round.units.max(1.0);
+        Ok(Timed { round, server_us: a_unit(spent.0), load_us: a_unit(spent.1) })
     }
 }
 
@@ -172,40 +189,53 @@ fn sync(data_dir: &Path) -> anyhow::Result<()> {
 impl Compared {
     fn outcome(&self, row: &Row) -> Outcome {
         let scale = if row.unit == "MB/s" { 1e-6 } else { 1.0 };
-        let figures = |rounds: &[Round]| median(rounds.iter().map(|round| round.per_second)) * scale;
+        let speed = |timed: &Timed| timed.round.per_second;
         let reference: Vec<f64> = match row.measure {
             Measure::WorkOfOneCore(_) => self.sha256.clone(),
-            _ => self.floor.iter().map(|round| round.per_second).collect(),
+            _ => self.floor.iter().map(speed).collect(),
         };
         let ratios: Vec<f64> =
-            self.product.iter().zip(&reference).map(|(round, reference)| round.per_second / reference).collect();
-        let spread = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(" ");
-        let mut note =
-            format!("rounds {spread}; floor p50 {} p99 {}", self.floor_ms(|r| r.p50), self.floor_ms(|r| r.p99));
+            self.product.iter().zip(&reference).map(|(timed, reference)| speed(timed) / reference).collect();
+        Outcome {
+            figure: middle(&self.product, speed) * scale,
+            floor: Some(middle(&self.floor, speed) * scale),
+            note: self.note(&ratios, if row.unit == "MB/s" { ("MB", 1e6) } else { ("unit", 1.0) }),
+            ratio: Some(median(ratios)),
+            latency: Some((latency(&self.product, |round| round.p50), latency(&self.product, |round| round.p99))),
+        }
+    }
+
+    fn note(&self, ratios: &[f64], (unit, units): (&str, f64)) -> String {
+        let [product, floor] = [&self.product, &self.floor].map(|timed| {
+            (middle(timed, |timed| timed.server_us) * units, middle(timed, |timed| timed.load_us) * units)
+        });
+        let mut note = format!(
+            "rounds {}; processor us a {unit}: product {:.1} + load {:.1}, floor {:.1} + load {:.1}, by which {:.2}",
+            ratios.iter().map(|ratio| format!("{ratio:.2}")).collect::<Vec<_>>().join(" "),
+            product.0,
+            product.1,
+            floor.0,
+            floor.1,
+            (floor.0 + floor.1) / (product.0 + product.1),
+        );
         if !self.sha256.is_empty() {
             note = format!("{note}; a core hashes {:.0} MB/s", median(self.sha256.iter().copied()) * 1e-6);
         }
-        Outcome {
-            figure: figures(&self.product),
-            floor: Some(figures(&self.floor)),
-            ratio: Some(median(ratios)),
-            latency: Some((self.latency(|round| round.p50), self.latency(|round| round.p99))),
-            note,
-        }
+        note
     }
 
     fn p99(&self) -> Outcome {
-        let p99 = |rounds: &[Round]| median(rounds.iter().map(|round| round.p99.as_secs_f64() * 1e3));
+        let p99 = |timed: &[Timed]| latency(timed, |round| round.p99).as_secs_f64() * 1e3;
         Outcome { figure: p99(&self.product), floor: Some(p99(&self.floor)), ..Outcome::default() }
     }
+}
 
-    fn latency(&self, of: fn(&Round) -> Duration) -> Duration {
-        Duration::from_secs_f64(median(self.product.iter().map(|round| of(round).as_secs_f64())))
-    }
+fn middle(timed: &[Timed], figure: impl Fn(&Timed) -> f64) -> f64 {
+    median(timed.iter().map(figure))
+}
 
-    fn floor_ms(&self, of: fn(&Round) -> Duration) -> String {
-        format!("{:.2} ms", median(self.floor.iter().map(|round| of(round).as_secs_f64())) * 1e3)
-    }
+fn latency(timed: &[Timed], of: fn(&Round) -> Duration) -> Duration {
+    Duration::from_secs_f64(middle(timed, |timed| of(&timed.round).as_secs_f64()))
 }
 
 fn line(row: &Row, outcome: Result<Outcome, String>) -> Line {

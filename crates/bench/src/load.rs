@@ -20,6 +20,8 @@ pub(crate) enum Length {
 /// What one round showed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
+    /// Units of work done.
+    pub(crate) units: f64,
     /// Units of work a second.
     pub(crate) per_second: f64,
     /// Half of the calls took at most so long.
@@ -50,8 +52,10 @@ where
     }
     let elapsed = started.elapsed();
     latencies.sort_unstable();
+    let units = as_float(units);
     Ok(Round {
-        per_second: as_float(units) / elapsed.as_secs_f64(),
+        units,
+        per_second: units / elapsed.as_secs_f64(),
         p50: percentile(&latencies, 50),
         p99: percentile(&latencies, 99),
     })

@@ -74,6 +74,11 @@ impl Server {
         Ok(Resident { total: field("VmRSS:")?, anonymous: field("RssAnon:")? })
     }
 
+    /// Its number.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// Asks it to drain and waits for it; it must exit by itself and with success.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         kill_process(self.pid, Signal::TERM)?;
@@ -113,6 +118,21 @@ async fn drain(mut lines: Lines<BufReader<ChildStderr>>) {
     }
 }
 
+/// Processor time that all threads of a process have used so far.
+pub(crate) fn processor_time(pid: i32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let ticks = processor_ticks(&stat).with_context(|| format!("no times in {path}"))?;
+    Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+}
+
+/// The sum of `utime` and `stime`. The program's name before them may hold anything, but ends with the last bracket.
+fn processor_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
+    let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(user + system)
+}
+
 fn resident_field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -149,6 +169,13 @@ mod tests {
         assert_eq!(resident_field(status, "VmRSS:"), Some(12345 * 1024));
         assert_eq!(resident_field(status, "RssAnon:"), Some(102_400));
         assert_eq!(resident_field(status, "RssFile:"), None);
+    }
+
+    #[test]
+    fn processor_time_is_user_and_system_time() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 150 25 0 0 20 0 1 0 100 200 300";
+        assert_eq!(processor_ticks(stat), Some(175));
+        assert!(processor_time(std::process::id().try_into().unwrap()).is_ok());
     }
 
     #[tokio::test]
