@@ -181,6 +181,12 @@ async fn compaction_keeps_what_is_live_and_compresses_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_index_is_built_again_from_the_records_alone() {
+    for lost in ["index", "checkpoint"] {
+        rebuilds_after_losing(lost).await;
+    }
+}
+
+async fn rebuilds_after_losing(lost: &str) {
     let directory = tempfile::tempdir().unwrap();
     let store = DiskBlobStore::open(config(&directory)).await.unwrap();
     let small: Vec<Vec<u8>> = (0..500).map(|number| noise(number, 3000)).collect();
@@ -191,7 +197,12 @@ async fn the_index_is_built_again_from_the_records_alone() {
     upload(&store, &large).await;
     store.close().unwrap();
     drop(store);
-    std::fs::remove_dir_all(directory.path().join("store/index")).unwrap();
+    let lost = directory.path().join("store").join(lost);
+    if lost.is_dir() {
+        std::fs::remove_dir_all(lost).unwrap()
+    } else {
+        std::fs::remove_file(lost).unwrap()
+    }
 
     let store = DiskBlobStore::open(config(&directory)).await.unwrap();
     let digests: Vec<Digest> =

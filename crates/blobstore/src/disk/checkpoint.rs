@@ -17,6 +17,8 @@ pub(crate) struct Checkpoint {
     pub epoch: u32,
     /// Whether the store was closed in order, with everything durable.
     pub is_clean: bool,
+    /// Whether the index lost nothing, or was built again since.
+    pub is_index_whole: bool,
     /// The boot in which this was written.
     pub boot_id: String,
     /// All records before this segment, and in it before `offset`, are durable and known to the durable index.
@@ -60,9 +62,10 @@ impl Checkpoint {
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "epoch {}\nclean {}\nboot {}\nsegment {}\noffset {}\nnext_large {}\nlarge_bytes {}\ntime {}\n",
+            "epoch {}\nclean {}\nindex_whole {}\nboot {}\nsegment {}\noffset {}\nnext_large {}\nlarge_bytes {}\ntime {}\n",
             self.epoch,
             u8::from(self.is_clean),
+            u8::from(self.is_index_whole),
             self.boot_id,
             self.segment,
             self.offset,
@@ -84,6 +87,7 @@ impl Checkpoint {
         Some(Self {
             epoch: value("epoch")?.parse().ok()?,
             is_clean: value("clean")? == "1",
+            is_index_whole: value("index_whole")? == "1",
             boot_id: value("boot")?.to_owned(),
             segment: value("segment")?.parse().ok()?,
             offset: value("offset")?.parse().ok()?,
@@ -103,6 +107,7 @@ mod tests {
         let checkpoint = Checkpoint {
             epoch: 3,
             is_clean: true,
+            is_index_whole: false,
             boot_id: "abc".to_owned(),
             segment: 9,
             offset: 1 << 33,

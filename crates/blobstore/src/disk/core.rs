@@ -83,6 +83,8 @@ pub(crate) struct Core {
     pub evicting: Mutex<()>,
     /// Until when trying to make room is known to be in vain.
     pub full_until: AtomicU32,
+    /// Cleared while a rebuild is owed; remembered over restarts, since the rebuild may be killed.
+    pub is_index_whole: AtomicBool,
     pub closed: AtomicBool,
     /// The number of this start of the store; part of every sequence number.
     pub epoch: u32,

@@ -52,6 +52,11 @@ impl Index {
         Ok(Self { shards, layer, directory: directory.to_owned(), len: AtomicU64::new(0) })
     }
 
+    /// After a power cut, before anything is asked: forgets tables that may not have reached the disk.
+    pub(crate) fn discard_grown(&self) -> io::Result<()> {
+        self.shards.iter().try_for_each(|shard| lock(shard).discard_grown(self.layer.as_ref()))
+    }
+
     /// Looks a key up and lets `touch` see the slot: what it returns, if anything, is written back.
     pub(crate) fn lookup(&self, key: &IndexKey, touch: impl FnOnce(&Slot) -> Option<Slot>) -> io::Result<Lookup> {
         let mut shard = self.shard(key)?;
@@ -115,14 +120,22 @@ impl Index {
     /// Removes every slot of one shard for which `condition` holds, and returns them.
     pub(crate) fn remove_from_shard(&self, number: usize, condition: impl Fn(&Slot) -> bool) -> io::Result<Vec<Slot>> {
         let mut shard = self.lock(number)?;
-        let doomed: Vec<Slot> = shard.slots().filter(|slot| condition(slot)).collect();
-        for slot in &doomed {
-            if let Some((at, _)) = shard.find(&slot.key) {
-                shard.remove(at)?;
-                self.len.fetch_sub(1, Ordering::Relaxed);
-            }
+        let doomed: Vec<(usize, Slot)> = shard.places().filter(|(_, slot)| condition(slot)).collect();
+        for (at, _) in &doomed {
+            shard.remove(*at)?;
+            self.len.fetch_sub(1, Ordering::Relaxed);
         }
-        Ok(doomed)
+        Ok(doomed.into_iter().map(|(_, slot)| slot).collect())
+    }
+
+    /// Makes every slot one that a search finds. After a power cut a slot may be there without the one that it came
+    /// behind, and then no search gets so far.
+    pub(crate) fn mend_searches(&self) -> io::Result<()> {
+        for number in 0..SHARDS {
+            let gone = self.lock(number)?.mend_searches(self.layer.as_ref())?;
+            self.len.fetch_sub(gone, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Loads every shard. Returns whether none has lost a slot.
@@ -154,12 +167,12 @@ impl Index {
         for shard in &self.shards {
             // The file is synced outside the lock: a disk that is slow must not hold up look-ups.
             let dirty = lock(shard).take_dirty();
-            if let Some(file) = dirty
-                && let Err(error) = file.sync()
-            {
+            let Some(file) = dirty else { continue };
+            if let Err(error) = file.sync() {
                 lock(shard).mark_dirty();
                 return Err(error);
             }
+            lock(shard).settle(self.layer.as_ref(), &file)?;
         }
         self.layer.sync_directory(&self.directory)
     }

@@ -52,6 +52,8 @@ impl LargeFiles {
         for shard in 0..=u8::MAX {
             layer.create_directory(&directory.join(format!("{shard:02x}")))?;
         }
+        // A file that is durable in a folder that is not would be lost with it.
+        layer.sync_directory(directory)?;
         let (directory, incoming) = (directory.to_owned(), incoming.to_owned());
         Ok(Self { layer, directory, incoming, key, next: AtomicU64::new(next), next_incoming: AtomicU64::new(0) })
     }

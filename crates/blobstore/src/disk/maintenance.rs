@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -101,7 +102,7 @@ fn keep_durable(core: &Core, signal: &Signal) {
 fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
     // The lowest priority, for this thread alone; if the system says no, the work is done all the same.
     let _ = rustix::process::nice(19);
-    if let Err(error) = mend(core) {
+    if let Err(error) = runtime.block_on(mend(core)) {
         tracing::error!(%error, "the index could not be read; run `gf store verify`");
     }
     let mut nothing_to_free_until = Instant::now();
@@ -122,11 +123,12 @@ fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
 }
 
 /// Reads the whole index, and builds again what it lost.
-fn mend(core: &Core) -> io::Result<()> {
+async fn mend(core: &Core) -> io::Result<()> {
     if !core.index.load_all()? {
-        let report = core.rebuild()?;
+        let report = core.rebuild().await?;
         tracing::warn!(?report, "the index was damaged and is whole again");
     }
+    core.is_index_whole.store(true, Ordering::Release);
     core.recount()
 }
 
@@ -163,6 +165,7 @@ impl Core {
         let checkpoint = Checkpoint {
             epoch: self.epoch,
             is_clean,
+            is_index_whole: self.is_index_whole.load(Ordering::Acquire),
             boot_id: self.layer.boot_id(),
             segment,
             offset,

@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::io;
 
+use gf_digest::Digest;
+
 use super::checkpoint::Checkpoint;
 use super::core::Core;
 use super::index::{IndexKey, Lookup, Place, SHARDS, Slot};
 use super::record::{RecordHeader, RecordKind, array};
 use super::scan::{self, Scanned};
-use super::segments::read_lock;
+use super::segments::{ReadFault, read_lock};
 
 /// What a recovery found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,24 +32,49 @@ struct Confirmed {
     files: HashSet<u64>,
 }
 
+/// A blob that is made of others.
+struct Dependent {
+    digest: Digest,
+    position: (u32, u32),
+}
+
+impl Dependent {
+    fn of(segment: u32, record: &Scanned) -> Option<Self> {
+        let is_one = matches!(record.header.kind, RecordKind::View | RecordKind::Recipe);
+        is_one.then_some(Self { digest: record.header.digest, position: (segment, record.offset) })
+    }
+}
+
 impl Core {
     /// After a power cut: checks every byte written since the checkpoint, takes back what did not reach the disk, and
     /// tells the index of what did. Runs before the store answers anything.
     pub(crate) async fn recover_tail(&self, checkpoint: &Checkpoint) -> io::Result<RecoveryReport> {
+        self.index.mend_searches()?;
         let mut report = RecoveryReport::default();
         let mut confirmed = Confirmed::default();
+        let mut tail = Vec::new();
         for (&number, _) in self.segments.sizes().range(checkpoint.segment..) {
             let from = if number == checkpoint.segment { checkpoint.offset } else { 0 };
             for record in self.segment_records(number, from)? {
                 report.records += 1;
                 if self.confirm(number, &record, &mut confirmed).await? {
-                    report.restored += u64::from(self.restore(number, &record, true)?);
+                    tail.push((number, record));
                 } else {
                     report.damaged += 1;
                 }
             }
         }
+        // First what is not there, since it may hide an older record that is.
         report.dropped = self.drop_unconfirmed(checkpoint, &confirmed)?;
+        let mut dependents = Vec::new();
+        for (number, record) in tail {
+            report.restored += u64::from(self.restore(number, &record, true)?);
+            if record.header.kind == RecordKind::EntryRemoved {
+                self.apply_removal(number, &record)?;
+            }
+            dependents.extend(Dependent::of(number, &record));
+        }
+        report.dropped += self.drop_dangling(&dependents).await?;
         Ok(report)
     }
 
@@ -56,18 +83,47 @@ impl Core {
         let Some(payload) = &record.payload else { return Ok(false) };
         if record.header.kind == RecordKind::Large {
             let number = u64::from_le_bytes(array(payload, 0));
-            let Ok(file) = self.large.open_file(number, Some(&record.header.index_key())).await else {
+            if !self.is_whole_file(number, &record.header.index_key()).await? {
                 return Ok(false);
-            };
-            for block in 0..file.blocks() {
-                if file.block_at_rest(block).await.is_err() {
-                    return Ok(false);
-                }
             }
             confirmed.files.insert(number);
         }
         confirmed.records.insert((segment, record.offset));
         Ok(true)
+    }
+
+    /// Whether every byte of a large file is as it was written. A disk that fails is no answer.
+    async fn is_whole_file(&self, number: u64, key: &IndexKey) -> io::Result<bool> {
+        let checked = async {
+            let file = self.large.open_file(number, Some(key)).await?;
+            for block in 0..file.blocks() {
+                file.block_at_rest(block).await?;
+            }
+            Ok(())
+        };
+        match checked.await {
+            Ok(()) => Ok(true),
+            Err(ReadFault::Gone | ReadFault::Damaged) => Ok(false),
+            Err(ReadFault::Io(error)) => Err(error),
+        }
+    }
+
+    /// Takes out of the index those of `dependents` whose blobs are not all here.
+    async fn drop_dangling(&self, dependents: &[Dependent]) -> io::Result<u64> {
+        let mut dropped = 0;
+        for dependent in dependents {
+            let Lookup::Found(slot) = self.index.peek(&IndexKey::blob(&dependent.digest))? else { continue };
+            let is_it = slot.place.record().is_some_and(|(segment, offset, _)| (segment, offset) == dependent.position);
+            if !is_it {
+                continue;
+            }
+            let found = self.find(slot.owner, &dependent.digest).await;
+            if found.map_err(|error| io::Error::other(error.to_string()))?.is_none() {
+                let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
+                dropped += u64::from(gone.is_some());
+            }
+        }
+        Ok(dropped)
     }
 
     /// Takes out of the index what points past the checkpoint to something that was not confirmed.
@@ -93,9 +149,10 @@ impl Core {
     }
 
     /// Walks every record, newest first, and gives the index what it lacks. Runs while the store serves.
-    pub(crate) fn rebuild(&self) -> io::Result<RecoveryReport> {
+    pub(crate) async fn rebuild(&self) -> io::Result<RecoveryReport> {
         let mut report = RecoveryReport::default();
-        let mut removed = HashSet::new();
+        let mut settled = HashSet::new();
+        let mut dependent_records = Vec::new();
         let (newest_at_start, offset_at_start, _) = self.segments.end();
         for number in self.segments.sizes().into_keys().rev() {
             let mut records = self.segment_records(number, 0)?;
@@ -103,17 +160,28 @@ impl Core {
             for record in records {
                 report.records += 1;
                 let key = record.header.index_key();
-                if record.payload.is_none() {
-                    report.damaged += 1;
-                } else if record.header.kind == RecordKind::EntryRemoved {
-                    removed.insert(key);
-                } else if !removed.contains(&key) {
-                    report.restored += u64::from(self.restore(number, &record, false)?);
+                report.damaged += u64::from(record.payload.is_none());
+                match record.header.kind {
+                    // What an entry was before it was removed or damaged does not come back.
+                    RecordKind::EntryRemoved => drop(settled.insert(key)),
+                    RecordKind::Entry if record.payload.is_none() => drop(settled.insert(key)),
+                    _ if record.payload.is_none() || settled.contains(&key) => {}
+                    // Bytes of its own are better than parts of others, whichever came later.
+                    RecordKind::View | RecordKind::Recipe => dependent_records.push((number, record)),
+                    _ => report.restored += u64::from(self.restore(number, &record, false)?),
                 }
+            }
+        }
+        let mut dependents = Vec::new();
+        for (number, record) in dependent_records {
+            if self.restore(number, &record, false)? {
+                report.restored += 1;
+                dependents.extend(Dependent::of(number, &record));
             }
         }
         self.apply_removals_since(newest_at_start, offset_at_start)?;
         self.index.mark_complete()?;
+        report.restored -= self.drop_dangling(&dependents).await?;
         Ok(report)
     }
 
@@ -123,13 +191,19 @@ impl Core {
             let from = if number == segment { offset } else { 0 };
             for record in self.segment_records(number, from)? {
                 if record.header.kind == RecordKind::EntryRemoved {
-                    let position = (number, record.offset);
-                    self.index.remove_if(&record.header.index_key(), |slot| {
-                        slot.place.record().is_some_and(|(segment, offset, _)| (segment, offset) < position)
-                    })?;
+                    self.apply_removal(number, &record)?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Removes the entry that the record is about, unless it was written again later.
+    fn apply_removal(&self, segment: u32, removal: &Scanned) -> io::Result<()> {
+        let position = (segment, removal.offset);
+        self.index.remove_if(&removal.header.index_key(), |slot| {
+            slot.place.record().is_some_and(|(segment, offset, _)| (segment, offset) < position)
+        })?;
         Ok(())
     }
 

@@ -278,6 +278,7 @@ async fn open_core(
         to_chunk: Mutex::default(),
         evicting: Mutex::default(),
         full_until: AtomicU32::new(0),
+        is_index_whole: AtomicBool::new(folder.is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),
         epoch,
         last_busy: AtomicU32::new(0),
@@ -289,13 +290,15 @@ async fn open_core(
     if folder.is_fresh {
         core.index.load_all()?;
         core.index.sync()?;
-    } else if found.is_none() {
-        // Without a checkpoint nothing tells how much of the index to believe: every record is looked at again.
-        tracing::error!("the store has no readable checkpoint; its index is built again while it serves");
-        core.index.mark_incomplete();
-    } else if lost_power {
+    } else if lost_power && found.is_some() {
+        core.index.discard_grown()?;
         let report = core.recover_tail(&before).await?;
         tracing::warn!(?report, "the machine stopped without warning; what did not reach the disk is absent");
+    }
+    // Without a checkpoint nothing tells how much of the index to believe: every record is looked at again.
+    if !core.is_index_whole.load(Ordering::Acquire) {
+        tracing::error!("the checkpoint is lost, or a rebuild was cut short; the index is built again while it serves");
+        core.index.mark_incomplete();
     }
     core.checkpoint(false)?;
     Ok(core)

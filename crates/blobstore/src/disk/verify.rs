@@ -63,7 +63,7 @@ impl Core {
             }
         }
         if repair == Repair::Yes {
-            report.rebuilt = Some(self.rebuild()?);
+            report.rebuilt = Some(self.rebuild().await?);
             report.orphans_removed = self.remove_orphans()?;
             self.recount()?;
         }

@@ -1,7 +1,12 @@
 //! One shard: a table in memory and its file.
 //!
 //! The file is a 64-byte head (magic, version, seed, whether complete, check) and the slots. A change is one write of
-//! one slot. Growing writes a new file and renames it over the old one, so a table on disk is never half grown.
+//! one slot.
+//!
+//! Growing must not wait for the disk. So a grown table is first a file beside the old one (`.grown`), and takes the old
+//! one's name when it has been synced. Until then: after a killed process the grown one counts, since its head is
+//! written last; after a power cut the old one does, and the records since the last checkpoint, which is older than
+//! any grown table that was not synced, bring it up to date.
 
 use std::io;
 use std::path::PathBuf;
@@ -26,13 +31,36 @@ pub(crate) struct Shard {
     removed: usize,
     seed: u64,
     complete: bool,
+    distrusted: bool,
     dirty: bool,
+    /// Whether the file still has to take its place.
+    grown: bool,
 }
 
 impl Shard {
     /// A shard that is not loaded yet. With `fresh`, a missing file means an empty shard, else a lost one.
     pub(crate) const fn new(path: PathBuf, fresh: bool) -> Self {
-        Self { path, file: None, slots: Vec::new(), taken: 0, removed: 0, seed: 0, complete: fresh, dirty: false }
+        Self {
+            path,
+            file: None,
+            slots: Vec::new(),
+            taken: 0,
+            removed: 0,
+            seed: 0,
+            complete: fresh,
+            distrusted: false,
+            dirty: false,
+            grown: false,
+        }
+    }
+
+    /// Forgets a grown table that may not have reached the disk. Before the first load, after a power cut.
+    pub(crate) fn discard_grown(&self, layer: &dyn FileLayer) -> io::Result<()> {
+        layer.remove(&self.grown_path())
+    }
+
+    fn grown_path(&self) -> PathBuf {
+        self.path.with_extension("grown")
     }
 
     /// Reads the file if that has not happened. Returns how many slots it brought.
@@ -40,8 +68,16 @@ impl Shard {
         if self.file.is_some() {
             return Ok(0);
         }
-        match layer.open(&self.path) {
-            Ok(file) => self.read(layer, file)?,
+        let (file, grown) = match layer.open(&self.grown_path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (layer.open(&self.path), false),
+            grown => (grown, true),
+        };
+        match file {
+            Ok(file) => {
+                self.grown = grown;
+                self.dirty = grown;
+                self.read(layer, file)?;
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.seed = fresh_seed();
                 self.rewrite(layer, &[], SMALLEST)?;
@@ -81,14 +117,16 @@ impl Shard {
 
     /// Whether what is not found is absent.
     pub(crate) const fn is_complete(&self) -> bool {
-        self.complete
+        self.complete && !self.distrusted
     }
 
+    /// Slots may be missing whatever the file says.
     pub(crate) const fn mark_incomplete(&mut self) {
-        self.complete = false;
+        self.distrusted = true;
     }
 
     pub(crate) fn mark_complete(&mut self, layer: &dyn FileLayer) -> io::Result<()> {
+        self.distrusted = false;
         if self.complete {
             return Ok(());
         }
@@ -162,6 +200,25 @@ impl Shard {
         self.slots.iter().filter_map(taken_slot)
     }
 
+    /// Every taken slot and its position.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, Slot)> + '_ {
+        self.slots.iter().enumerate().filter_map(|(at, raw)| Some((at, taken_slot(raw)?)))
+    }
+
+    /// Lays the table out anew if it holds a slot that a search does not find. Of two slots of one key the one that
+    /// is found was written later. Returns how many slots went.
+    pub(crate) fn mend_searches(&mut self, layer: &dyn FileLayer) -> io::Result<u64> {
+        let found_at = |slot: &Slot| self.find(&slot.key).map(|(at, _)| at);
+        if self.places().all(|(at, slot)| found_at(&slot) == Some(at)) {
+            return Ok(0);
+        }
+        let newest = |(at, slot): &(usize, Slot)| found_at(slot).is_none_or(|found| found == *at);
+        let slots: Vec<Slot> = self.places().filter(newest).map(|(_, slot)| slot).collect();
+        let gone = self.taken.saturating_sub(slots.len()) as u64;
+        self.rewrite(layer, &slots, capacity_for(slots.len()))?;
+        Ok(gone)
+    }
+
     /// The file, if it has changes that are not durable; they count as durable from now on.
     pub(crate) fn take_dirty(&mut self) -> Option<Arc<dyn StoreFile>> {
         std::mem::take(&mut self.dirty).then(|| self.file.clone()).flatten()
@@ -169,6 +226,15 @@ impl Shard {
 
     pub(crate) const fn mark_dirty(&mut self) {
         self.dirty = true;
+    }
+
+    /// Lets a grown table take its place, now that `synced` was made durable; unless it has grown again since.
+    pub(crate) fn settle(&mut self, layer: &dyn FileLayer, synced: &Arc<dyn StoreFile>) -> io::Result<()> {
+        if self.grown && self.file.as_ref().is_some_and(|file| Arc::ptr_eq(file, synced)) {
+            layer.rename(&self.grown_path(), &self.path)?;
+            self.grown = false;
+        }
+        Ok(())
     }
 
     fn put(&mut self, at: usize, raw: RawSlot) -> io::Result<()> {
@@ -181,6 +247,7 @@ impl Shard {
 
     /// Makes a new table of these slots and puts it in place of the old one, in memory and on disk.
     fn rewrite(&mut self, layer: &dyn FileLayer, slots: &[Slot], capacity: usize) -> io::Result<()> {
+        let grown_path = self.grown_path();
         let mut table = vec![EMPTY_SLOT; capacity];
         for slot in slots {
             let mut at = slot.key.start(self.seed, capacity);
@@ -194,14 +261,12 @@ impl Shard {
         let file = layer.create(&temporary)?;
         // Allocated in full, so that a later write of a slot cannot lack space.
         file.resize((SLOT_BYTES * (capacity + 1)) as u64)?;
+        file.write_at(table.as_flattened(), SLOT_BYTES as u64)?;
         let head = Head { seed: self.seed, complete: self.complete, capacity };
         file.write_at(&head.encode(), 0)?;
-        file.write_at(table.as_flattened(), SLOT_BYTES as u64)?;
-        // Durable before it replaces what was; an empty table replaces nothing.
-        if !slots.is_empty() {
-            file.sync()?;
-        }
-        layer.rename(&temporary, &self.path)?;
+        // An empty table replaces nothing that would be missed.
+        self.grown = !slots.is_empty();
+        layer.rename(&temporary, if self.grown { &grown_path } else { &self.path })?;
         self.file = Some(file);
         self.taken = slots.len();
         self.removed = 0;
