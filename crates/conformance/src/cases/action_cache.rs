@@ -63,7 +63,7 @@ pub(super) fn get_request(probe: &Probe<'_>, action: &Blob) -> GetActionResultRe
     }
 }
 
-async fn get(probe: &Probe<'_>, action: &Blob) -> Result<ActionResult, Status> {
+pub(super) async fn get(probe: &Probe<'_>, action: &Blob) -> Result<ActionResult, Status> {
     Ok(probe.action_cache().get_action_result(get_request(probe, action)).await?.into_inner())
 }
 
@@ -311,16 +311,22 @@ async fn update_without_result(probe: &mut Probe<'_>) -> Checked {
     probe.require_action_cache_updates()?;
     let action = new_action(probe).await?;
     let request = update_request(probe, &action, None);
-    let answer = probe.action_cache().update_action_result(request).await;
-    refused("an update without a result", answer, &[Code::InvalidArgument])
+    match probe.action_cache().update_action_result(request).await {
+        Ok(_) => Ok("taken as an empty result".into()),
+        answer => refused("an update without a result", answer, &[Code::InvalidArgument]),
+    }
 }
 
 async fn update_without_action(probe: &mut Probe<'_>) -> Checked {
     probe.require_action_cache_updates()?;
     let never_uploaded = probe.blob(100);
-    let result = ActionResult { exit_code: 0, ..ActionResult::default() };
+    let result = ActionResult { exit_code: 3, ..ActionResult::default() };
     match update(probe, &never_uploaded, result).await {
-        Ok(_) => Ok("accepted".into()),
+        Ok(_) => {
+            let result = succeeds("looking up what was stored", get(probe, &never_uploaded).await)?;
+            ensure!(result.exit_code == 3, "looking up what was stored: exit code {}, not 3", result.exit_code);
+            Ok("accepted".into())
+        }
         Err(status) if status.code() == Code::FailedPrecondition => Ok(describe(&status)),
         Err(status) => Err(Finding::Fail(format!("the action is not in the store: {}", describe(&status)))),
     }

@@ -7,7 +7,7 @@ use gf_reapi::execution::{
 };
 use tonic::{Code, Status};
 
-use crate::cases::action_cache::{new_action, update};
+use crate::cases::action_cache::{get, new_action, update};
 use crate::cases::cases;
 use crate::finding::{Checked, Finding, describe, ensure, refused, succeeds};
 use crate::probe::Probe;
@@ -105,6 +105,8 @@ async fn action_cache_updates_as_stated(probe: &mut Probe<'_>) -> Checked {
     let answer = update(probe, &action, ActionResult { exit_code: 1, ..ActionResult::default() }).await;
     if enabled {
         succeeds("update_enabled is true, and an update", answer)?;
+        let result = succeeds("looking up what was stored", get(probe, &action).await)?;
+        ensure!(result.exit_code == 1, "looking up what was stored: exit code {}, not 1", result.exit_code);
         return Ok("update_enabled is true, and an update is taken".into());
     }
     let allowed = &[Code::PermissionDenied, Code::Unauthenticated, Code::Unimplemented];

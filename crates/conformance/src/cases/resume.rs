@@ -30,14 +30,15 @@ const HALF: usize = SIZE_BYTES / 2;
 /// How long a server may take to notice what happened on another stream.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// What QueryWriteStatus tells of an upload that is not complete; nothing known counts as no bytes.
+/// What QueryWriteStatus tells of an upload that is not complete; nothing known counts as no bytes. A server without
+/// that call fails the cases about it, and keeps nothing as far as the others are concerned.
 async fn committed(probe: &Probe<'_>, name: &str) -> Checked<i64> {
     match probe.write_status(name).await {
         Ok(status) => {
             ensure!(!status.complete, "QueryWriteStatus calls an unfinished upload complete");
             Ok(status.committed_size)
         }
-        Err(status) if status.code() == Code::NotFound => Ok(0),
+        Err(status) if matches!(status.code(), Code::NotFound | Code::Unimplemented) => Ok(0),
         Err(status) => Err(Finding::Fail(format!("QueryWriteStatus: {}", describe(&status)))),
     }
 }
@@ -86,6 +87,9 @@ async fn status_during_upload(probe: &mut Probe<'_>) -> Checked {
     let name = probe.write_name(blob.digest, Compressor::Identity)?;
     let mut upload = Upload::begin(&probe.transport());
     upload.send(first_half(&blob, &name)).await;
+    if let Err(status) = probe.write_status(&name).await {
+        ensure!(status.code() == Code::NotFound, "QueryWriteStatus: {}", describe(&status));
+    }
     let during = committed_soon(probe, &name).await?;
     ensure!(during <= as_i64(HALF), "committed_size is {during} after {HALF} bytes were sent");
     upload.send(rest(&blob, HALF)).await;
@@ -108,6 +112,7 @@ async fn status_of_finished_upload(probe: &mut Probe<'_>, compressor: Compressor
     if compressor == Compressor::Identity {
         ensure!(size == blob.size_bytes(), "committed_size of a finished upload is {size}");
     }
+    probe.ensure_stored(&blob).await?;
     Ok(format!("complete, committed_size {size}"))
 }
 

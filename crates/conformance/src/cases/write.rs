@@ -38,7 +38,7 @@ cases! {
 }
 
 /// How long a server may think before it answers a client that has not finished.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 fn request(name: &str, offset: usize, data: Bytes, finish_write: bool) -> WriteRequest {
     let write_offset = i64::try_from(offset).unwrap_or(i64::MAX);
