@@ -10,6 +10,9 @@ use anyhow::Result;
 
 use crate::{ExecutionLog, Finished, Glue, Place, run_within};
 
+/// Links into one client's outputs would be packages to the next client of the same workspace.
+const NO_LINKS: &str = "--experimental_convenience_symlinks=ignore";
+
 /// A Bazel in a place, with an output base (and so a server) of its own.
 #[derive(Debug)]
 pub struct Bazel<'a> {
@@ -53,7 +56,7 @@ impl<'a> Bazel<'a> {
         let log = self.place.work().join("execution-log.json");
         let _ = fs::remove_file(self.place.on_host(&log));
         let log_option = format!("--execution_log_json_file={}", log.display());
-        let mut arguments = vec![verb, "--color=no", log_option.as_str()];
+        let mut arguments = vec![verb, "--color=no", NO_LINKS, log_option.as_str()];
         arguments.extend(options);
         arguments.extend(targets);
         let finished = self.run(&arguments, limit)?;

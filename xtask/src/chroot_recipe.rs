@@ -18,6 +18,7 @@ use gf_tests::{Chroot, Place, RECIPE, RECIPE_STAMP, cache_folder, run_within};
 
 use crate::{packages, packages::APT_OPTIONS, tools};
 
+/// Bazel finds libblake3 by itself, but does not depend on it.
 const PACKAGES: &[&str] = &[
     "bazel-bootstrap",
     "bazel-features",
@@ -33,6 +34,7 @@ const PACKAGES: &[&str] = &[
     "buildbox",
     "g++",
     "gcc",
+    "libblake3-0",
     "libc6-dev",
     "libnetty-tcnative-java",
     "libnetty-tcnative-jni",
@@ -153,10 +155,8 @@ fn mend_bazel(root: &Path) -> Result<()> {
     // A copy: the TLS library refuses to load through a link of another name.
     fs::copy(libraries.join("jni/libnetty-tcnative.so"), bazel.join("libnetty_tcnative.so"))?;
     let link = bazel.join("libzstd-jni.so");
-    if !link.exists() {
-        symlink("/usr/lib/x86_64-linux-gnu/libzstd-jni.so", link)?;
-    }
-    Ok(())
+    let _ = fs::remove_file(&link);
+    Ok(symlink("/usr/lib/x86_64-linux-gnu/libzstd-jni.so", link)?)
 }
 
 /// The mirror that this machine uses already.

@@ -54,7 +54,7 @@ fn second_client_hits(fixture: &Fixture, startup: Option<&str>, options: &[&str]
     });
     let [first, second] = &built;
     assert_eq!(first.log.remote_hits(), 0, "an empty cache cannot hit");
-    assert!(first.log.cacheable() >= 15, "{:?}", first.log.mnemonics());
+    assert!(first.log.cacheable() >= 12, "{:?}", first.log.mnemonics());
     assert_eq!(second.log.all_remote_hits().unwrap(), first.log.cacheable(), "{}", second.finished.tail());
     assert!(!second.finished.stderr.contains("WARNING: Remote Cache"), "{}", second.finished.stderr);
     let hits = u32::try_from(second.log.remote_hits()).unwrap();
@@ -73,7 +73,8 @@ fn every_action_of_five_languages_and_every_test_is_a_hit() {
     let cache = grpc(&fixture);
     let test = |name| workshop.bazel(name).build("test", &["//..."], &[&cache], CLIENT_LIMIT).unwrap();
     let (first, second) = (test("first"), test("second"));
-    assert_eq!(first.log.mnemonics()["TestRunner"], 4);
+    // Each test is two spawns: the test itself, and the making of its XML.
+    assert_eq!(first.log.mnemonics()["TestRunner"], 8);
     assert!(first.log.mnemonics().contains_key("Rustc"));
     assert_eq!(second.log.all_remote_hits().unwrap(), first.log.cacheable());
     fixture.stop();
@@ -142,8 +143,9 @@ fn minimal_downloads_leave_outputs_away_until_they_are_wanted() {
     let output = workshop.output(&second, "rotor/hourly");
     assert!(!output.exists(), "a minimal build downloaded {}", output.display());
 
+    second.clean(CLIENT_LIMIT).unwrap();
     let toplevel = build(&second, &[&cache, "--remote_download_toplevel"]);
-    assert_eq!(toplevel.log.spawns.len(), toplevel.log.remote_hits(), "{:?}", toplevel.log.mnemonics());
+    assert_eq!(toplevel.log.all_remote_hits().unwrap(), first.log.cacheable());
     assert!(output.exists(), "a top-level build did not download {}", output.display());
     fixture.stop();
 }
