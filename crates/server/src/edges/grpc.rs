@@ -18,7 +18,7 @@ use axum::response::IntoResponse;
 use tonic::{Code, Status};
 
 pub(super) use inbound::Messages;
-pub(super) use outbound::{Frames, encode, message_frames, put_header, stream, unary};
+pub(super) use outbound::{Frames, encode, frame, put_header, stream, unary};
 
 /// The header in front of each message: one byte of flags, four of length.
 const HEADER_BYTES: usize = 5;

@@ -205,7 +205,7 @@ impl Exchange {
         let work = async move { handler(edge, caller, messages.only().await?).await };
         Box::pin(async move {
             let answer = grpc::within(timeout, work).await;
-            Ok(conclude(call, answer.map(|message| grpc::unary([grpc::encode(&message)]))))
+            Ok(conclude(call, answer.map(|message| grpc::unary(grpc::encode(&message)))))
         })
     }
 
@@ -220,7 +220,7 @@ impl Exchange {
         let work = async move { handler(edge, caller, messages.only().await?).await };
         Box::pin(async move {
             let answer = grpc::within(timeout, work).await;
-            Ok(conclude(call, answer.map(|message| grpc::unary(grpc::message_frames(message)))))
+            Ok(conclude(call, answer.map(|message| grpc::unary(grpc::frame(&message)))))
         })
     }
 
@@ -235,7 +235,7 @@ impl Exchange {
         let work = handler(edge, caller, messages);
         Box::pin(async move {
             let answer = grpc::within(timeout, work).await;
-            Ok(conclude(call, answer.map(|message| grpc::unary([grpc::encode(&message)]))))
+            Ok(conclude(call, answer.map(|message| grpc::unary(grpc::encode(&message)))))
         })
     }
 

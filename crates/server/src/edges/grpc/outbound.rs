@@ -30,11 +30,13 @@ pub(in crate::edges) fn encode(message: &impl Message) -> Bytes {
     frame.freeze()
 }
 
-/// The frame of a message that is encoded already: the header, and the message as it is.
-pub(in crate::edges) fn message_frames(message: Bytes) -> [Bytes; 2] {
-    let mut frame = BytesMut::with_capacity(HEADER_BYTES);
+/// The frame of a message that is encoded already. Such messages are small: copying one is cheaper than a frame of
+/// HTTP/2 for the header alone.
+pub(in crate::edges) fn frame(message: &[u8]) -> Bytes {
+    let mut frame = BytesMut::with_capacity(HEADER_BYTES + message.len());
     put_header(&mut frame, message.len());
-    [frame.freeze(), message]
+    frame.extend_from_slice(message);
+    frame.freeze()
 }
 
 /// The header of a message. Answers are bounded far below 4 GiB.
@@ -43,9 +45,9 @@ pub(in crate::edges) fn put_header(frame: &mut BytesMut, length: usize) {
     frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
-/// An answer of one message, framed, in one or more parts.
-pub(in crate::edges) fn unary<const N: usize>(parts: [Bytes; N]) -> Response<Body> {
-    respond(Body::new(UnaryBody { parts: parts.into_iter(), is_ended: false }))
+/// An answer of one message, framed.
+pub(in crate::edges) fn unary(message: Bytes) -> Response<Body> {
+    respond(Body::new(UnaryBody { message: Some(message), is_ended: false }))
 }
 
 /// An answer of many messages. `call` is finished when the stream ends, and cancelled when the caller vanishes.
@@ -65,12 +67,12 @@ fn ok_trailers() -> HeaderMap {
     trailers
 }
 
-struct UnaryBody<const N: usize> {
-    parts: std::array::IntoIter<Bytes, N>,
+struct UnaryBody {
+    message: Option<Bytes>,
     is_ended: bool,
 }
 
-impl<const N: usize> HttpBody for UnaryBody<N> {
+impl HttpBody for UnaryBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
@@ -78,8 +80,8 @@ impl<const N: usize> HttpBody for UnaryBody<N> {
         mut self: Pin<&mut Self>,
         _context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(part) = self.parts.next() {
-            return Poll::Ready(Some(Ok(Frame::data(part))));
+        if let Some(message) = self.message.take() {
+            return Poll::Ready(Some(Ok(Frame::data(message))));
         }
         if std::mem::replace(&mut self.is_ended, true) {
             return Poll::Ready(None);

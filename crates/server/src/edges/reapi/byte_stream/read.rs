@@ -18,8 +18,9 @@ use super::parse;
 /// The tag of `ReadResponse.data`: field 10, bytes.
 const DATA_TAG: u8 = 10 << 3 | 2;
 
-/// The longest piece in one message; gRPC clients take 4 MiB by default.
-const MAX_PIECE_BYTES: usize = 1 << 20;
+/// The longest piece in one message. Clients gather a message before they hand it on: at this length they do so in
+/// their cache, and from memory that the allocator has at hand.
+const MAX_PIECE_BYTES: usize = 64 << 10;
 
 /// Up to here, copying a piece behind its header is cheaper than another frame.
 const COPIED_BYTES: usize = 8 * 1024;
@@ -66,7 +67,7 @@ fn range(request: &ReadRequest, compressor: Compressor) -> Result<ByteRange, Sta
 
 struct Reading {
     blob: BlobRead,
-    /// What is left of a piece of the store that is too long for one message.
+    /// What is left of a piece of the store that is longer than one message.
     rest: Bytes,
     /// A piece whose header is out already.
     behind_header: Option<Bytes>,
