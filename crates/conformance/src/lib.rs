@@ -29,8 +29,10 @@ use crate::session::Session;
 /// Which endpoint to ask, as whom, and what.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `grpc://HOST:PORT`; `http://` says the same.
+    /// `grpc://HOST:PORT`, or `grpcs://HOST:PORT` for TLS; `http` and `https` say the same.
     pub endpoint: String,
+    /// Trusted with TLS besides the roots of the machine: certificates as PEM.
+    pub ca_pem: Option<Vec<u8>>,
     /// The instance to work in.
     pub instance: String,
     /// A second instance, to tell whether the two are kept apart. `None`: `default` beside the empty instance, and
@@ -38,7 +40,7 @@ pub struct Config {
     pub other_instance: Option<String>,
     /// Sent as a bearer token.
     pub token: Option<String>,
-    /// A bearer token that may read but not write.
+    /// A bearer token that may read but not write. Empty: the caller without a token is such a one.
     pub read_only_token: Option<String>,
     /// Runs only these: a number, or a whole name. Empty: all.
     pub cases: Vec<String>,
@@ -55,6 +57,7 @@ impl Config {
     pub fn new(endpoint: &str, seed: u64) -> Self {
         Self {
             endpoint: endpoint.to_owned(),
+            ca_pem: None,
             instance: String::new(),
             other_instance: None,
             token: None,

@@ -16,9 +16,12 @@ use rand::Rng;
 #[derive(Parser)]
 #[command(name = "gf-conformance", version)]
 struct Arguments {
-    /// The endpoint, grpc://HOST:PORT.
+    /// The endpoint, grpc://HOST:PORT or, with TLS, grpcs://HOST:PORT.
     #[arg(long, required_unless_present = "list")]
     endpoint: Option<String>,
+    /// Certificates to trust besides those of the machine, a PEM file.
+    #[arg(long)]
+    ca: Option<PathBuf>,
     /// The instance to work in.
     #[arg(long, default_value = "")]
     instance: String,
@@ -28,7 +31,7 @@ struct Arguments {
     /// A bearer token to send.
     #[arg(long, env = "GF_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A bearer token that may read but not write, for the case about such callers.
+    /// A bearer token that may read but not write, for the case about such callers; empty to send none.
     #[arg(long)]
     read_only_token: Option<String>,
     /// Run only this case, by number or whole name; may be given several times.
@@ -68,7 +71,9 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
         }
         return Ok(0);
     }
+    let read = |path: PathBuf| std::fs::read(&path).with_context(|| format!("reading {}", path.display()));
     let config = Config {
+        ca_pem: arguments.ca.map(read).transpose()?,
         instance: arguments.instance,
         other_instance: arguments.other_instance,
         token: arguments.token,

@@ -7,7 +7,7 @@ use gf_reapi::execution::{CacheCapabilities, GetCapabilitiesRequest, ServerCapab
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::finding::{Checked, Finding, describe};
@@ -50,17 +50,10 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) async fn connect(config: &Config) -> Result<Self, RunError> {
         let unreachable = |reason: String| RunError::Unreachable { endpoint: config.endpoint.clone(), reason };
-        let address = match config.endpoint.split_once("://") {
-            Some(("grpc" | "http", address)) if !address.is_empty() => address,
-            _ => return Err(RunError::Usage(format!("{} is not grpc://HOST:PORT", config.endpoint))),
-        };
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| RunError::Usage(format!("{}: {error}", config.endpoint)))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true);
-        let channel = endpoint.connect().await.map_err(|error| unreachable(chain(&error)))?;
+        let channel = endpoint(config)?.connect().await.map_err(|error| unreachable(chain(&error)))?;
         let transport = InterceptedService::new(channel.clone(), BearerToken::new(config.token.as_deref())?);
         let read_only_transport = match config.read_only_token.as_deref() {
+            Some("") => Some(InterceptedService::new(channel, BearerToken(None))),
             Some(token) => Some(InterceptedService::new(channel, BearerToken::new(Some(token))?)),
             None => None,
         };
@@ -90,6 +83,27 @@ impl Session {
             .as_ref()
             .ok_or_else(|| Finding::Skip("the server has no cache under this instance".into()))
     }
+}
+
+fn endpoint(config: &Config) -> Result<Endpoint, RunError> {
+    let usage = |reason: &dyn std::fmt::Display| RunError::Usage(format!("{}: {reason}", config.endpoint));
+    let (scheme, address) = match config.endpoint.split_once("://") {
+        Some(("grpc" | "http", address)) => ("http", address),
+        Some(("grpcs" | "https", address)) => ("https", address),
+        _ => return Err(usage(&"expected grpc://HOST:PORT or grpcs://HOST:PORT")),
+    };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+        .map_err(|error| usage(&error))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true);
+    if scheme == "http" {
+        return Ok(endpoint);
+    }
+    let mut tls = ClientTlsConfig::new().with_native_roots();
+    if let Some(pem) = &config.ca_pem {
+        tls = tls.ca_certificate(Certificate::from_pem(pem));
+    }
+    endpoint.tls_config(tls).map_err(|error| usage(&chain(&error)))
 }
 
 /// An error with all its causes.

@@ -344,7 +344,11 @@ async fn read_only_caller(probe: &mut Probe<'_>) -> Checked {
     let action = new_action(probe).await?;
     let request = update_request(probe, &action, Some(ActionResult::default()));
     let answer = ActionCacheClient::new(transport).update_action_result(request).await;
-    let detail = refused("UpdateActionResult", answer, &[Code::PermissionDenied])?;
+    // A caller without a token may be told to bring one.
+    let anonymous = probe.session.config.read_only_token.as_deref() == Some("");
+    let allowed: &[Code] =
+        if anonymous { &[Code::PermissionDenied, Code::Unauthenticated] } else { &[Code::PermissionDenied] };
+    let detail = refused("UpdateActionResult", answer, allowed)?;
     refused("looking it up", get(probe, &action).await, &[Code::NotFound])?;
     Ok(detail)
 }
