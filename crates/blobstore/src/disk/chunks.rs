@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use fastcdc::v2020::{FastCDC, Normalization};
 use gf_digest::{Digest, Hasher};
 
-use super::core::Core;
-use super::index::{Place, Slot};
+use super::core::{Core, failed};
+use super::index::{IndexKey, Place, Slot};
 use super::read::Part;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
+use super::segments::{Appended, NewRecord};
 use crate::{Accept, ByteRange, Encoding, NewBlob, OwnerId, StoreError};
 
 /// The parameters of FastCDC that the store splits by; a server tells them to its clients.
@@ -142,7 +143,7 @@ impl Core {
                 let blob = NewBlob { digest, bytes: bytes.into(), encoding: Encoding::Identity };
                 self.write_batch(owner, vec![blob]).await.pop().unwrap_or(Ok(()))
             }
-            None => self.add_recipe(owner, digest, chunks, |present| self.holds_bytes(present, &digest)).await,
+            None => self.add_recipe(owner, digest, chunks).await,
         }
     }
 
@@ -171,20 +172,11 @@ impl Core {
         if hasher.finish() == digest { Ok(whole) } else { Err(StoreError::ChunksMismatch(digest)) }
     }
 
-    async fn add_recipe(
-        self: &Arc<Self>,
-        owner: OwnerId,
-        digest: Digest,
-        chunks: &[Digest],
-        keep: impl Fn(&Slot) -> bool,
-    ) -> Result<(), StoreError> {
-        let mut payload = Vec::with_capacity(40 * chunks.len());
-        for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
-            payload.extend_from_slice(chunk.hash());
-            payload.extend_from_slice(&chunk.size_bytes().to_le_bytes());
-        }
+    async fn add_recipe(self: &Arc<Self>, owner: OwnerId, digest: Digest, chunks: &[Digest]) -> Result<(), StoreError> {
+        let payload = recipe_payload(chunks);
         let mut reservation = self.reserve((2 * HEADER_BYTES + payload.len()) as u64).await?;
         let header = RecordHeader::blob(RecordKind::Recipe, owner, digest, Encoding::Identity);
+        let keep = |present: &Slot| self.holds_bytes(present, &digest);
         let kept = self.publish(header, &payload, &mut reservation, keep, |at| Place::Recipe {
             segment: at.segment,
             offset: at.offset,
@@ -215,18 +207,25 @@ impl Core {
             }
             return Ok(0);
         }
+        let mut moves = Vec::new();
         for chunk in &chunks {
             if !self.has_elsewhere(owner, &digest, &chunk.blob).await? {
-                self.copy_out(owner, digest, *chunk).await?;
+                moves.push(self.copy_out(owner, digest, *chunk).await?);
             }
         }
         let names: Vec<Digest> = chunks.iter().map(|chunk| chunk.blob).collect();
-        self.add_recipe(owner, digest, &names, |present| present.place != slot.place).await?;
-        // Durable before the file goes, and read no more from it.
-        self.segments.sync().map_err(super::core::failed("saving space"))?;
-        self.index.sync().map_err(super::core::failed("saving space"))?;
+        self.move_to(&moves)?;
+        for chunk in &names {
+            if !self.has_elsewhere(owner, &digest, chunk).await? {
+                return Ok(0);
+            }
+        }
+        let recipe = self.append_recipe(slot, &digest, &names).await?;
+        self.move_to(&[recipe])?;
+        // Read no more from the file, whatever happens, before it goes.
+        self.index.sync().map_err(failed("saving space"))?;
         if self.any_owner(&digest)?.is_some_and(|present| present.place != slot.place) {
-            self.capacity.sub_used(self.large.remove(file).map_err(super::core::failed("saving space"))?);
+            self.capacity.sub_used(self.large.remove(file).map_err(failed("saving space"))?);
         }
         self.counters.deduplicated_bytes.fetch_add(shared, Ordering::Relaxed);
         Ok(shared)
@@ -242,17 +241,86 @@ impl Core {
         }
     }
 
-    /// Stores a chunk with bytes of its own, in place of a view if there is one.
-    async fn copy_out(self: &Arc<Self>, owner: OwnerId, parent: Digest, chunk: Part) -> Result<(), StoreError> {
+    /// Appends a chunk with bytes of its own, for [`Self::move_to`].
+    async fn copy_out(self: &Arc<Self>, owner: OwnerId, parent: Digest, chunk: Part) -> Result<Move, StoreError> {
         let range = ByteRange { offset: chunk.offset, limit: Some(chunk.bytes) };
         let mut read = self.read(owner, parent, range, Accept::Identity).await?;
         let mut bytes = Vec::new();
         while let Some(piece) = read.next().await? {
             bytes.extend_from_slice(&piece);
         }
-        let blob = NewBlob { digest: chunk.blob, bytes: bytes.into(), encoding: Encoding::Identity };
-        self.write_batch(owner, vec![blob]).await.pop().unwrap_or(Ok(()))
+        let before = self.any_owner(&chunk.blob)?;
+        let owner = before.map_or(owner, |slot| slot.owner);
+        let header = RecordHeader::blob(RecordKind::Blob, owner, chunk.blob, Encoding::Identity);
+        let place = |at: Appended| Place::Segment {
+            segment: at.segment,
+            offset: at.offset,
+            bytes: at.bytes,
+            encoding: Encoding::Identity,
+        };
+        self.append_for_move(before, header, &bytes, place).await
     }
+
+    /// Appends the recipe of a blob that has a place already, for [`Self::move_to`].
+    async fn append_recipe(
+        self: &Arc<Self>,
+        before: Slot,
+        digest: &Digest,
+        chunks: &[Digest],
+    ) -> Result<Move, StoreError> {
+        let header = RecordHeader::blob(RecordKind::Recipe, before.owner, *digest, Encoding::Identity);
+        let place = |at: Appended| Place::Recipe { segment: at.segment, offset: at.offset, bytes: at.bytes };
+        self.append_for_move(Some(before), header, &recipe_payload(chunks), place).await
+    }
+
+    async fn append_for_move(
+        self: &Arc<Self>,
+        before: Option<Slot>,
+        header: RecordHeader,
+        payload: &[u8],
+        place: impl Fn(Appended) -> Place,
+    ) -> Result<Move, StoreError> {
+        let bytes = (HEADER_BYTES + payload.len()) as u64;
+        let mut reservation = self.reserve(bytes).await?;
+        let (owner, digest, now) = (header.owner, header.digest, self.clock.now());
+        let appended =
+            self.segments.append(vec![NewRecord { header, payload }], now).map_err(failed("saving space"))?;
+        reservation.use_bytes(bytes);
+        let at =
+            appended.first().ok_or_else(|| failed("saving space")(std::io::Error::other("nothing was appended")))?;
+        let key = IndexKey::blob(&digest);
+        let after = Slot { key, place: place(*at), size_bytes: digest.size_bytes(), touched: now, owner };
+        Ok(Move { before: before.map(|slot| slot.place), after })
+    }
+
+    /// Makes what was appended durable, and only then points to it: until then a power cut must find what it replaces.
+    fn move_to(&self, moves: &[Move]) -> Result<(), StoreError> {
+        self.segments.sync().map_err(failed("saving space"))?;
+        for Move { before, after } in moves {
+            let changed = self.index.change(&after.key, |present| {
+                let is_unchanged = present.map(|present| present.place) == *before;
+                let (touched, owner) = present.map_or((after.touched, after.owner), |slot| (slot.touched, slot.owner));
+                is_unchanged.then_some(Slot { touched, owner, ..*after })
+            });
+            changed.map_err(failed("saving space"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A blob that was written to another place, and the place that it had.
+struct Move {
+    before: Option<Place>,
+    after: Slot,
+}
+
+fn recipe_payload(chunks: &[Digest]) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(40 * chunks.len());
+    for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+        payload.extend_from_slice(chunk.hash());
+        payload.extend_from_slice(&chunk.size_bytes().to_le_bytes());
+    }
+    payload
 }
 
 /// The length of the first chunk of `bytes`.

@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use super::capacity::Reservation;
 use super::core::{Core, failed};
 use super::eviction::{EvictionPlan, Histogram, plan};
-use super::index::{Place, SHARDS, Slot};
+use super::index::{Lookup, Place, SHARDS, Slot};
 use super::record::{HEADER_BYTES, RecordKind};
 use super::scan::{self, Scanned};
-use super::segments::{NewRecord, lock, read_lock};
+use super::segments::{NewRecord, lock, read_lock, write_lock};
 use super::zstandard;
 use crate::{Encoding, StoreError};
 
@@ -195,8 +195,16 @@ impl Core {
         let mut moves = Vec::new();
         scan::records(&file, self.segments.key(), 0, |record| {
             let key = record.header.index_key();
-            let is_removal = record.header.kind == RecordKind::EntryRemoved;
-            let is_live = if is_removal { !is_oldest } else { self.is_live(&key, number, record.offset)? };
+            let kind = record.header.kind;
+            // Of the records of one entry the last one counts. So nothing may be written about it between the look and
+            // the copy, which comes after everything that was.
+            let _alone =
+                matches!(kind, RecordKind::Entry | RecordKind::EntryRemoved).then(|| write_lock(&self.publish));
+            let is_live = match kind {
+                // It still hides older records, unless the entry was written again.
+                RecordKind::EntryRemoved => !is_oldest && !matches!(self.index.peek(&key)?, Lookup::Found(_)),
+                _ => self.is_live(&key, number, record.offset)?,
+            };
             if is_live && record.payload.is_some() {
                 moves.push(self.copy(record)?);
             }

@@ -79,6 +79,8 @@ pub(crate) struct Core {
     pub unsynced_large: Mutex<Vec<(u64, Arc<dyn StoreFile>)>>,
     /// Large blobs that may share parts with others, to be looked at in a quiet moment.
     pub to_chunk: Mutex<Vec<(OwnerId, Digest)>>,
+    /// One sync at a time: when it returns, what another one was about to make durable is durable too.
+    pub syncing: Mutex<()>,
     /// One eviction at a time.
     pub evicting: Mutex<()>,
     /// Until when trying to make room is known to be in vain.
@@ -95,34 +97,47 @@ pub(crate) struct Core {
 impl Core {
     /// The slot of a blob that `owner` may see, touched. Says nothing about what the slot depends on.
     pub(crate) fn visible(&self, owner: OwnerId, digest: &Digest) -> Result<Option<Slot>, StoreError> {
-        let now = self.clock.now();
         let key = IndexKey::blob(digest);
         let size = digest.size_bytes();
-        let touched = |slot: &Slot| self.lease.must_write(slot.touched, now).then_some(Slot { touched: now, ..*slot });
-        let found = self
-            .index
-            .lookup(&key, |slot| if slot.owner == owner && slot.size_bytes == size { touched(slot) } else { None });
-        match self.known(found)? {
+        let is_ours = |slot: &Slot| slot.owner == owner && slot.size_bytes == size;
+        match self.settled(&key, is_ours)?.filter(|slot| slot.size_bytes == size) {
             None => Ok(None),
-            Some(slot) if slot.size_bytes != size || !self.segments.reaches(&slot.place) => Ok(None),
             Some(slot) if slot.owner == owner => Ok(Some(slot)),
             Some(_) if !self.is_granted(owner, digest)? => Ok(None),
-            Some(_) => self.known(self.index.lookup(&key, touched)),
+            Some(_) => self.settled(&key, |_| true),
         }
     }
 
     /// The slot of a blob, whoever owns it, touched.
     pub(crate) fn any_owner(&self, digest: &Digest) -> Result<Option<Slot>, StoreError> {
+        let found = self.settled(&IndexKey::blob(digest), |_| true)?;
+        Ok(found.filter(|slot| slot.size_bytes == digest.size_bytes()))
+    }
+
+    /// The slot of a key, touched if `may_touch` says so, unless its record is lost. A record that is being moved is
+    /// followed to its new place.
+    fn settled(&self, key: &IndexKey, may_touch: impl Fn(&Slot) -> bool) -> Result<Option<Slot>, StoreError> {
         let now = self.clock.now();
-        let found = self.index.lookup(&IndexKey::blob(digest), |slot| {
-            self.lease.must_write(slot.touched, now).then_some(Slot { touched: now, ..*slot })
-        });
-        let usable = |slot: &Slot| slot.size_bytes == digest.size_bytes() && self.segments.reaches(&slot.place);
-        Ok(self.known(found)?.filter(usable))
+        let mut unreachable = None;
+        loop {
+            let found = self.index.lookup(key, |slot| {
+                (may_touch(slot) && self.lease.must_write(slot.touched, now)).then_some(Slot { touched: now, ..*slot })
+            });
+            match self.known(found)? {
+                Some(slot) if !self.segments.reaches(&slot.place) => {
+                    if unreachable == Some(slot.place) {
+                        return Ok(None);
+                    }
+                    unreachable = Some(slot.place);
+                }
+                found => return Ok(found),
+            }
+        }
     }
 
     fn is_granted(&self, owner: OwnerId, digest: &Digest) -> Result<bool, StoreError> {
-        Ok(self.known(self.index.peek(&IndexKey::grant(owner, digest)))?.is_some())
+        // Touched as the blob is: the promise to this owner hangs on both.
+        Ok(self.settled(&IndexKey::grant(owner, digest), |_| true)?.is_some())
     }
 
     /// Found, absent, or an error for what cannot be known.

@@ -38,6 +38,8 @@ pub(crate) struct Index {
     layer: Arc<dyn FileLayer>,
     directory: PathBuf,
     len: AtomicU64,
+    /// One sync at a time: whoever finds nothing left to sync must not return before it is durable.
+    syncing: Mutex<()>,
 }
 
 impl Index {
@@ -49,12 +51,18 @@ impl Index {
         let shards = (0..SHARDS)
             .map(|number| Mutex::new(Shard::new(directory.join(format!("{number:02}.table")), fresh)))
             .collect();
-        Ok(Self { shards, layer, directory: directory.to_owned(), len: AtomicU64::new(0) })
+        Ok(Self { shards, layer, directory: directory.to_owned(), len: AtomicU64::new(0), syncing: Mutex::default() })
     }
 
     /// After a power cut, before anything is asked: forgets tables that may not have reached the disk.
     pub(crate) fn discard_grown(&self) -> io::Result<()> {
         self.shards.iter().try_for_each(|shard| lock(shard).discard_grown(self.layer.as_ref()))
+    }
+
+    /// After a killed process, before anything is asked: makes durable what it wrote.
+    pub(crate) fn sync_inherited(&self) -> io::Result<()> {
+        self.shards.iter().try_for_each(|shard| lock(shard).sync_inherited(self.layer.as_ref()))?;
+        self.layer.sync_directory(&self.directory)
     }
 
     /// Looks a key up and lets `touch` see the slot: what it returns, if anything, is written back.
@@ -164,6 +172,7 @@ impl Index {
 
     /// Makes all changes so far durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        let _one_at_a_time = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         for shard in &self.shards {
             // The file is synced outside the lock: a disk that is slow must not hold up look-ups.
             let dirty = lock(shard).take_dirty();

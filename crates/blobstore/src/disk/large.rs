@@ -36,14 +36,14 @@ pub(crate) struct LargeFiles {
 }
 
 impl LargeFiles {
-    /// Takes over the files in `directory`; new ones are numbered from `next`, which no file ever had. What an
-    /// earlier process left in `incoming` is removed.
+    /// Takes over the files in `directory`. New ones are numbered after every file of an earlier epoch. What an earlier
+    /// process left in `incoming` is removed.
     pub(crate) fn open(
         layer: Arc<dyn FileLayer>,
         directory: &Path,
         incoming: &Path,
         key: RecordKey,
-        next: u64,
+        epoch: u32,
     ) -> io::Result<Self> {
         layer.create_directory(incoming)?;
         for (name, _) in layer.list(incoming)? {
@@ -55,7 +55,21 @@ impl LargeFiles {
         // A file that is durable in a folder that is not would be lost with it.
         layer.sync_directory(directory)?;
         let (directory, incoming) = (directory.to_owned(), incoming.to_owned());
-        Ok(Self { layer, directory, incoming, key, next: AtomicU64::new(next), next_incoming: AtomicU64::new(0) })
+        let next = AtomicU64::new(u64::from(epoch) << 32);
+        Ok(Self { layer, directory, incoming, key, next, next_incoming: AtomicU64::new(0) })
+    }
+
+    /// The epoch of the newest file; 0 when there is none.
+    pub(crate) fn last_epoch(layer: &dyn FileLayer, directory: &Path) -> io::Result<u32> {
+        let mut last = 0;
+        for shard in 0..=u8::MAX {
+            let files = match layer.list(&directory.join(format!("{shard:02x}"))) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                files => files?,
+            };
+            last = files.iter().filter_map(|(name, _)| u64::from_str_radix(name, 16).ok()).fold(last, u64::max);
+        }
+        Ok(u32::try_from(last >> 32).unwrap_or(0))
     }
 
     /// The number that the next file gets.
@@ -104,6 +118,11 @@ impl LargeFiles {
         };
         self.layer.remove(&path)?;
         Ok(bytes)
+    }
+
+    /// Makes a file durable.
+    pub(crate) fn sync(&self, number: u64) -> io::Result<()> {
+        self.layer.open(&self.path(number))?.sync()
     }
 
     /// Whether there is a file of this number.

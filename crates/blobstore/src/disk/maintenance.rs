@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -135,18 +136,14 @@ async fn mend(core: &Core) -> io::Result<()> {
 impl Core {
     /// Makes everything acknowledged so far durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        let mut files = std::mem::take(&mut *lock(&self.unsynced_large));
-        let mut folders = BTreeSet::new();
-        while let Some((number, file)) = files.pop() {
-            if let Err(error) = file.sync() {
-                files.push((number, file));
-                lock(&self.unsynced_large).extend(files);
-                return Err(error);
-            }
-            folders.insert(self.large.folder(number));
-        }
-        for folder in folders {
-            self.layer.sync_directory(&folder)?;
+        let _one_at_a_time = lock(&self.syncing);
+        let files = std::mem::take(&mut *lock(&self.unsynced_large));
+        let folders: BTreeSet<PathBuf> = files.iter().map(|(number, _)| self.large.folder(*number)).collect();
+        let synced = files.iter().try_for_each(|(_, file)| file.sync());
+        let synced = synced.and_then(|()| folders.iter().try_for_each(|folder| self.layer.sync_directory(folder)));
+        if let Err(error) = synced {
+            lock(&self.unsynced_large).extend(files);
+            return Err(error);
         }
         self.segments.sync()
     }

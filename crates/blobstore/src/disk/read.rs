@@ -24,10 +24,19 @@ const ATTEMPTS: u8 = 3;
 impl Core {
     /// The slot of a blob that `owner` may see and whose bytes are all here, touched.
     pub(crate) async fn find(&self, owner: OwnerId, digest: &Digest) -> Result<Option<Slot>, StoreError> {
-        match self.visible(owner, digest)? {
-            Some(slot) if slot.place.has_dependencies() && !self.is_whole(&slot, digest, MAX_DEPTH).await? => Ok(None),
-            found => Ok(found),
+        for _ in 0..ATTEMPTS {
+            match self.visible(owner, digest)? {
+                // A part that seems to be gone may have moved.
+                Some(slot) if !self.is_here(&slot, digest).await? => {}
+                found => return Ok(found),
+            }
         }
+        Ok(None)
+    }
+
+    /// Whether everything that a slot depends on, if it does, is here.
+    pub(crate) async fn is_here(&self, slot: &Slot, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(!slot.place.has_dependencies() || self.is_whole(slot, digest, MAX_DEPTH).await?)
     }
 
     /// Whether everything that a slot depends on is here. Touches it, so that it stays as long as what needs it.
@@ -337,12 +346,23 @@ impl Pieces for Chain {
                 return Ok(Some(piece));
             }
             let Some(part) = self.parts.next() else { return Ok(None) };
-            let slot = self.core.any_owner(&part.blob)?.filter(|_| self.depth > 0);
-            let slot = slot.ok_or(StoreError::NotFound(self.digest))?;
-            let (from, to) = (part.offset, part.offset + part.bytes);
-            self.open = Some(self.core.open_plain(slot, part.blob, from, to, self.depth - 1).await?);
+            self.open = Some(open_part(&self.core, part, self.digest, self.depth).await?);
         }
     }
+}
+
+/// Opens a part of `whole`.
+async fn open_part(core: &Arc<Core>, part: Part, whole: Digest, depth: u8) -> Result<Box<dyn Pieces>, StoreError> {
+    let (from, to) = (part.offset, part.offset + part.bytes);
+    for _ in 0..ATTEMPTS {
+        let Some(slot) = core.any_owner(&part.blob)?.filter(|_| depth > 0) else { break };
+        match core.open_plain(slot, part.blob, from, to, depth - 1).await {
+            // Moved since it was looked up, or gone.
+            Err(StoreError::NotFound(_)) => {}
+            result => return result,
+        }
+    }
+    Err(StoreError::NotFound(whole))
 }
 
 /// Compresses each piece into a frame of its own.

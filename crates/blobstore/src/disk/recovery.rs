@@ -78,18 +78,48 @@ impl Core {
         Ok(report)
     }
 
+    /// After a killed process: makes durable what it wrote since the checkpoint.
+    pub(crate) fn sync_inherited(&self, checkpoint: &Checkpoint) -> io::Result<()> {
+        for (&number, _) in self.segments.sizes().range(checkpoint.segment..) {
+            if let Some(file) = self.segments.file(number)? {
+                file.sync()?;
+            }
+        }
+        for shard in 0..=u8::MAX {
+            for (number, _) in self.large.list(shard)? {
+                if number >= checkpoint.next_large {
+                    self.large.sync(number)?;
+                }
+            }
+            self.layer.sync_directory(&self.large.folder(u64::from(shard)))?;
+        }
+        self.index.sync_inherited()
+    }
+
     /// Whether the record, and the large file that it names, reached the disk whole.
     async fn confirm(&self, segment: u32, record: &Scanned, confirmed: &mut Confirmed) -> io::Result<bool> {
         let Some(payload) = &record.payload else { return Ok(false) };
         if record.header.kind == RecordKind::Large {
             let number = u64::from_le_bytes(array(payload, 0));
             if !self.is_whole_file(number, &record.header.index_key()).await? {
+                // Not left for a rebuild to find.
+                self.large.remove(number)?;
                 return Ok(false);
             }
             confirmed.files.insert(number);
         }
         confirmed.records.insert((segment, record.offset));
         Ok(true)
+    }
+
+    /// Whether the index has no large file for this record's blob, and the one that the record names is whole.
+    async fn names_whole_file(&self, record: &Scanned) -> io::Result<bool> {
+        let key = record.header.index_key();
+        if matches!(self.index.peek(&key)?, Lookup::Found(_)) {
+            return Ok(false);
+        }
+        let number = record.payload.as_deref().map_or(0, |payload| u64::from_le_bytes(array(payload, 0)));
+        self.is_whole_file(number, &key).await
     }
 
     /// Whether every byte of a large file is as it was written. A disk that fails is no answer.
@@ -168,6 +198,8 @@ impl Core {
                     _ if record.payload.is_none() || settled.contains(&key) => {}
                     // Bytes of its own are better than parts of others, whichever came later.
                     RecordKind::View | RecordKind::Recipe => dependent_records.push((number, record)),
+                    // Its file may be one that a power cut tore and whose removal it undid.
+                    RecordKind::Large if !self.names_whole_file(&record).await? => {}
                     _ => report.restored += u64::from(self.restore(number, &record, false)?),
                 }
             }

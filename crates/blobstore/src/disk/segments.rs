@@ -65,6 +65,8 @@ pub(crate) struct Segments {
     open: RwLock<HashMap<u32, Arc<dyn StoreFile>>>,
     /// Sealed since the last sync, and not yet durable.
     sealed_unsynced: Mutex<Vec<Arc<dyn StoreFile>>>,
+    /// One sync at a time: whoever finds nothing left to sync must not return before it is durable.
+    syncing: Mutex<()>,
     next_sequence: AtomicU64,
 }
 
@@ -95,6 +97,7 @@ impl Segments {
             sizes: RwLock::new(sizes),
             open: RwLock::default(),
             sealed_unsynced: Mutex::default(),
+            syncing: Mutex::default(),
             next_sequence: AtomicU64::new(first_sequence),
         })
     }
@@ -154,7 +157,11 @@ impl Segments {
 
     fn begin(&self, active: &mut Active) -> io::Result<Arc<dyn StoreFile>> {
         let file = self.layer.create(&self.path(active.number))?;
-        self.layer.sync_directory(&self.directory)?;
+        if let Err(error) = self.layer.sync_directory(&self.directory) {
+            // The name is taken, by a file that may vanish.
+            active.number += 1;
+            return Err(error);
+        }
         write_lock(&self.open).insert(active.number, Arc::clone(&file));
         active.file = Some(Arc::clone(&file));
         Ok(file)
@@ -180,6 +187,7 @@ impl Segments {
 
     /// Makes everything appended before this call durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        let _one_at_a_time = lock(&self.syncing);
         let current = {
             let mut active = self.lock_active();
             std::mem::take(&mut active.unsynced).then(|| active.file.clone()).flatten()

@@ -246,7 +246,12 @@ async fn open_core(
     let root: &Path = &config.data_dir;
     let found = Checkpoint::read(layer.as_ref(), root)?;
     let before = found.clone().unwrap_or_default();
-    let epoch = before.epoch.wrapping_add(1).max(1);
+    let last_epoch = match &found {
+        Some(checkpoint) => checkpoint.epoch,
+        // File numbers must not be used again: a new file would replace an old one.
+        None => LargeFiles::last_epoch(layer.as_ref(), &root.join("large"))?,
+    };
+    let epoch = last_epoch.wrapping_add(1).max(1);
     let boot_id = layer.boot_id();
     let lost_power = !folder.is_fresh && !before.is_clean && (boot_id.is_empty() || before.boot_id != boot_id);
     let key = folder.key;
@@ -262,13 +267,7 @@ async fn open_core(
             first_sequence,
             segment_bytes,
         )?,
-        large: LargeFiles::open(
-            Arc::clone(&layer),
-            &root.join("large"),
-            &root.join("incoming"),
-            key,
-            u64::from(epoch) << 32,
-        )?,
+        large: LargeFiles::open(Arc::clone(&layer), &root.join("large"), &root.join("incoming"), key, epoch)?,
         capacity: Capacity::new(config.capacity_bytes),
         lease: LeasePolicy::new(config.lease),
         clock: Clock::start(time, before.time),
@@ -276,6 +275,7 @@ async fn open_core(
         publish: std::sync::RwLock::default(),
         unsynced_large: Mutex::default(),
         to_chunk: Mutex::default(),
+        syncing: Mutex::default(),
         evicting: Mutex::default(),
         full_until: AtomicU32::new(0),
         is_index_whole: AtomicBool::new(folder.is_fresh || before.is_index_whole),
@@ -294,6 +294,9 @@ async fn open_core(
         core.index.discard_grown()?;
         let report = core.recover_tail(&before).await?;
         tracing::warn!(?report, "the machine stopped without warning; what did not reach the disk is absent");
+    } else if !before.is_clean {
+        // The next checkpoint vouches for what a killed process wrote, too.
+        core.sync_inherited(&before)?;
     }
     // Without a checkpoint nothing tells how much of the index to believe: every record is looked at again.
     if !core.is_index_whole.load(Ordering::Acquire) {

@@ -78,14 +78,14 @@ impl Core {
     }
 
     /// Makes a finished large file the place of its blob.
-    fn keep_large(
+    async fn keep_large(
         &self,
         owner: OwnerId,
         digest: &Digest,
         mut writer: LargeWriter,
         reservation: &mut Reservation,
     ) -> Result<(), StoreError> {
-        if self.already_has(owner, digest, reservation)? {
+        if self.already_has(owner, digest, reservation).await? {
             return Ok(());
         }
         let now = self.clock.now();
@@ -224,7 +224,7 @@ impl Upload for DiskUpload {
                 if actual != digest {
                     return Err(StoreError::DigestMismatch { announced: digest, actual });
                 }
-                self.core.keep_large(self.owner, &digest, writer, &mut self.reservation)
+                self.core.keep_large(self.owner, &digest, writer, &mut self.reservation).await
             }
         }
     }

@@ -55,6 +55,9 @@ impl VerifyReport {
 impl Core {
     pub(crate) async fn verify(self: &Arc<Self>, repair: Repair) -> io::Result<VerifyReport> {
         let mut report = VerifyReport { index_was_whole: self.index.load_all()?, ..VerifyReport::default() };
+        if repair == Repair::Yes && !report.index_was_whole {
+            self.rebuild().await?;
+        }
         for shard in 0..SHARDS {
             let mut slots = Vec::new();
             self.index.visit_shard(shard, |slot| slots.push(*slot))?;

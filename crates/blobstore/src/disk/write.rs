@@ -46,7 +46,7 @@ impl Core {
         }
         let bytes: u64 = checked.iter().map(|(_, blob)| (HEADER_BYTES + blob.payload.len()) as u64).sum();
         match self.reserve(bytes).await {
-            Ok(mut reservation) => self.store_checked(owner, checked, &mut reservation, &mut results),
+            Ok(mut reservation) => self.store_checked(owner, checked, &mut reservation, &mut results).await,
             Err(error) => refuse_all(&mut results, checked.iter().map(|(at, _)| *at), error),
         }
         results
@@ -78,7 +78,7 @@ impl Core {
         }
     }
 
-    fn store_checked(
+    async fn store_checked(
         &self,
         owner: OwnerId,
         checked: Vec<(usize, Checked)>,
@@ -87,7 +87,7 @@ impl Core {
     ) {
         let mut missing = Vec::with_capacity(checked.len());
         for (at, blob) in checked {
-            match self.already_has(owner, &blob.digest, reservation) {
+            match self.already_has(owner, &blob.digest, reservation).await {
                 Ok(true) => {}
                 Ok(false) => missing.push((at, blob)),
                 Err(error) => results[at] = Err(error),
@@ -136,9 +136,9 @@ impl Core {
         }
     }
 
-    /// Whether the blob is here with its own bytes. If another owner brought them, `owner`, who has just proved to
-    /// have them too, is let in.
-    pub(crate) fn already_has(
+    /// Whether all bytes of the blob are here. If another owner brought them, `owner`, who has just proved to have them
+    /// too, is let in.
+    pub(crate) async fn already_has(
         &self,
         owner: OwnerId,
         digest: &Digest,
@@ -146,7 +146,9 @@ impl Core {
     ) -> Result<bool, StoreError> {
         // Not knowing is no reason to refuse bytes: storing them again is safe.
         let Ok(Some(slot)) = self.any_owner(digest) else { return Ok(false) };
-        if !self.holds_bytes(&slot, digest) {
+        // Parts of other blobs are as good as bytes of its own: they are kept as long. And they may be durable already,
+        // which a new record is not.
+        if !matches!(self.is_here(&slot, digest).await, Ok(true)) {
             return Ok(false);
         }
         if slot.owner != owner {

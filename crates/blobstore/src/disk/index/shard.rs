@@ -59,6 +59,21 @@ impl Shard {
         layer.remove(&self.grown_path())
     }
 
+    /// Makes durable what a killed process left, and lets a grown table take its place. Before the first load.
+    pub(crate) fn sync_inherited(&self, layer: &dyn FileLayer) -> io::Result<()> {
+        for path in [&self.path, &self.grown_path()] {
+            match layer.open(path) {
+                Ok(file) => file.sync()?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
+            if *path != self.path {
+                layer.rename(path, &self.path)?;
+            }
+        }
+        Ok(())
+    }
+
     fn grown_path(&self) -> PathBuf {
         self.path.with_extension("grown")
     }
