@@ -97,19 +97,21 @@ impl App {
         let instance = instance.ok_or(StartError::NoTenant)?;
         let access = Arc::new(Access::new(access)?);
         let listener = bind(listen, tls)?;
+        let began = Instant::now();
         let store = open_store(&data_dir, &settings).await?;
+        let opened_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let background = Background::start(&store, &data_dir, &settings).await;
         let metrics = Arc::new(EdgeMetrics::default());
 
         let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
-        let readiness = Readiness::new(Arc::clone(&blobs), &data_dir);
+        let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));
         let operator = Operator {
             access: Arc::clone(&access),
             instance,
             store: Arc::clone(&store),
             settings,
             readiness: readiness.clone(),
-            began: Instant::now(),
+            began,
             maintenance: Semaphore::new(1),
         };
         let limits = Limits { max_blob_size_bytes: settings.max_blob_size_bytes, ..Limits::default() };
@@ -121,7 +123,7 @@ impl App {
 
         let address = listener.address();
         let connections = listener.serve(router);
-        tracing::info!(%address, data_dir = %data_dir.display(), "serving");
+        tracing::info!(%address, data_dir = %data_dir.display(), opened_ms, "serving");
         Ok(Self { address, scheme, connections, background, store })
     }
 

@@ -10,6 +10,8 @@
 mod reader;
 mod units;
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -119,7 +121,7 @@ impl Config {
     /// Every mistake.
     pub fn load(file: Option<&Path>, overrides: Overrides, environment: &Environment) -> Result<Self, ConfigErrors> {
         let Some(path) = file else { return Self::parse(None, "", overrides, environment) };
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = read_text(path).map_err(|error| {
             let file = Some(path.display().to_string());
             ConfigErrors(vec![ConfigError { file, line: None, message: format!("cannot be read: {error}") }])
         })?;
@@ -183,6 +185,15 @@ impl Config {
     /// The port of `gf serve`.
     pub const DEFAULT_PORT: u16 = 8980;
 }
+
+/// Reads a small file: a path that leads to a device must not be read for ever.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let taken = File::open(path)?.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
+    if taken as u64 == MAX_FILE_BYTES { Err(io::Error::other("it is too large")) } else { Ok(text) }
+}
+
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// A server that anybody can reach and write to would let them plant build results: refused, with the way out.
 fn exposed(listen: SocketAddr) -> String {
@@ -269,7 +280,7 @@ fn read_access(access: &mut Section<'_, '_>, folder: &Path) -> (Option<Secret>, 
     let token = access.text("token_file", |text| {
         let path = parse_path(folder, text)?;
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(&path).map_err(|error| format!("{name} cannot be read: {error}"))?;
+        let text = read_text(&path).map_err(|error| format!("{name} cannot be read: {error}"))?;
         check_token(&name, &text)
     });
     let anonymous_read = access.flag("anonymous_read").unwrap_or(false);

@@ -51,7 +51,7 @@ pub(crate) enum NotReady {
 #[derive(Clone)]
 pub(crate) struct Readiness {
     store: Arc<dyn BlobStore>,
-    data_dir: Arc<Path>,
+    folder: Arc<Path>,
     last: Arc<Mutex<Option<Verdict>>>,
 }
 
@@ -61,10 +61,10 @@ struct Verdict {
 }
 
 impl Readiness {
-    /// Watches a store whose files are below `data_dir`.
+    /// Watches a store whose files are in `folder`.
     #[must_use]
-    pub(crate) fn new(store: Arc<dyn BlobStore>, data_dir: &Path) -> Self {
-        Self { store, data_dir: data_dir.into(), last: Arc::default() }
+    pub(crate) fn new(store: Arc<dyn BlobStore>, folder: &Path) -> Self {
+        Self { store, folder: folder.into(), last: Arc::default() }
     }
 
     /// Whether the store works now.
@@ -80,14 +80,14 @@ impl Readiness {
         if let Some(verdict) = last.as_ref().filter(|verdict| verdict.at.elapsed() < VERDICT_AGE) {
             return verdict.result.clone();
         }
-        let data_dir = Arc::clone(&self.data_dir);
+        let folder = Arc::clone(&self.folder);
         // The lock goes along: while a probe hangs on the disk, no other is begun.
-        let (mut last, folder) = tokio::task::spawn_blocking(move || (last, probe_folder(&data_dir)))
+        let (mut last, probed) = tokio::task::spawn_blocking(move || (last, probe_folder(&folder)))
             .await
             .map_err(|error| NotReady::Store(error.to_string()))?;
-        let result = match folder {
+        let result = match probed {
             Ok(()) => self.probe_store().await,
-            Err(error) => Err(NotReady::Folder { path: self.data_dir.to_path_buf(), problem: error.to_string() }),
+            Err(error) => Err(NotReady::Folder { path: self.folder.to_path_buf(), problem: error.to_string() }),
         };
         *last = Some(Verdict { at: Instant::now(), result: result.clone() });
         result
@@ -107,8 +107,8 @@ impl Readiness {
 }
 
 /// Open files outlive their folder, so the store may not notice that it was removed or turned read-only.
-fn probe_folder(data_dir: &Path) -> io::Result<()> {
-    let path = data_dir.join(".readyz");
+fn probe_folder(folder: &Path) -> io::Result<()> {
+    let path = folder.join(".readyz");
     let value = stamp();
     std::fs::write(&path, &value)?;
     let read = std::fs::read_to_string(&path)?;

@@ -116,6 +116,7 @@ fn mistakes_by_kind() {
     );
     check_mistakes("[tls]\ncert = \"/dev/null\"", &[(2, "tls.key: is missing")]);
     check_mistakes("[tls]\ncert = \"/no/such\"\nkey = \"/dev/null\"", &[(2, "tls.cert: /no/such cannot be read")]);
+    check_mistakes("[access]\ntoken_file = \"/dev/zero\"", &[(2, "access.token_file: /dev/zero cannot be read")]);
     check_mistakes("[access]\ntoken_file = \"/dev/null\"", &[(2, "access.token_file: /dev/null holds no token")]);
 }
 
