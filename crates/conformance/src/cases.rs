@@ -6,6 +6,7 @@ mod batch;
 mod capabilities;
 mod chunking;
 mod compression;
+mod functions;
 mod identity;
 mod inlining;
 mod names;
@@ -39,13 +40,14 @@ pub(crate) use cases;
 
 /// Every case, in the order of their names.
 pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
-    const MODULES: [&[Case]; 13] = [
+    const MODULES: [&[Case]; 14] = [
         identity::CASES,
         write::CASES,
         resume::CASES,
         read::CASES,
         compression::CASES,
         names::CASES,
+        functions::CASES,
         batch::CASES,
         tree::CASES,
         chunking::CASES,

@@ -94,6 +94,9 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
     Ok(u8::from(outcomes.iter().any(|outcome| outcome.verdict == Verdict::Fail)))
 }
 
+/// Characters of detail that the table shows of a case that did not fail.
+const DETAIL_WIDTH: usize = 120;
+
 /// A table on standard output, JSON in a file, or JSON on standard output.
 struct Report {
     table: bool,
@@ -119,7 +122,14 @@ impl Report {
                 Verdict::Fail => "FAIL",
                 Verdict::Skip => "skip",
             };
-            writeln!(io::stdout().lock(), "{verdict}  {:<44}  {}", outcome.case, outcome.detail)?;
+            // The table is for reading: where a passed case tells at length, JSON has the whole text.
+            let whole = outcome.verdict == Verdict::Fail || outcome.detail.chars().count() <= DETAIL_WIDTH;
+            let mut detail: String =
+                outcome.detail.chars().take(if whole { usize::MAX } else { DETAIL_WIDTH }).collect();
+            if !whole {
+                detail.push('…');
+            }
+            writeln!(io::stdout().lock(), "{verdict}  {:<44}  {detail}", outcome.case)?;
         }
         if let Some(json) = &mut self.json {
             serde_json::to_writer(&mut *json, outcome)?;

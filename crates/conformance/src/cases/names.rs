@@ -1,6 +1,5 @@
-//! Cases 19 to 21: resource names, and the header that repeats them.
+//! Cases 19 and 21: resource names, and the header that repeats them.
 
-use gf_digest::DigestFunction::{Blake3, Sha256};
 use gf_reapi::Compressor;
 use gf_reapi::bytestream::ReadRequest;
 use gf_reapi::bytestream::byte_stream_client::ByteStreamClient;
@@ -19,15 +18,12 @@ cases! {
     "19-incomplete-names" => incomplete_names(),
     "19-very-long-name" => very_long_name(),
     "19-instance-with-slashes" => instance_with_slashes(),
-    "20-blake3-segment" => blake3_segment(),
-    "20-blake3-hash-without-segment" => blake3_hash_without_segment(),
-    "20-sha256-segment" => sha256_segment(),
     "21-name-header-equal" => name_header_equal(),
     "21-name-header-different" => name_header_different(),
 }
 
 /// What a name that means nothing may be answered with.
-const REJECTED: &[Code] = &[Code::InvalidArgument, Code::NotFound, Code::PermissionDenied];
+pub(super) const REJECTED: &[Code] = &[Code::InvalidArgument, Code::NotFound, Code::PermissionDenied];
 
 async fn metadata_after_size(probe: &mut Probe<'_>) -> Checked {
     for metadata in ["name.txt", "some/dir/name.txt", "blobs/1/2", "a//b", ""] {
@@ -108,52 +104,6 @@ async fn instance_with_slashes(probe: &mut Probe<'_>) -> Checked {
         }
         Err(status) if REJECTED.contains(&status.code()) => Ok(describe(&status)),
         Err(status) => Err(Finding::Fail(format!("the instance `a/b/c`: {}", describe(&status)))),
-    }
-}
-
-async fn blake3_segment(probe: &mut Probe<'_>) -> Checked {
-    probe.require_function(Blake3)?;
-    for size in [1000, 2 << 20] {
-        let blob = probe.blob_by(Blake3, size);
-        probe.upload(&blob).await?;
-        probe.ensure_stored(&blob).await?;
-        if probe.require_zstd().is_ok() {
-            let name = probe.read_name(blob.digest, Compressor::Zstd)?;
-            let bytes = succeeds("reading as zstd", probe.read(&name, 0, 0).await)?;
-            ensure!(crate::blob::unzstd(&bytes, size)? == blob.bytes, "read as zstd, it is other bytes");
-        }
-        // The same hash means another blob under SHA-256, which nobody uploaded.
-        let missing = succeeds("FindMissingBlobs", probe.find_missing(Sha256, vec![blob.wire()]).await)?;
-        ensure!(missing.len() == 1, "a BLAKE3 blob is reported present as one of SHA-256");
-    }
-    Ok("written and read with `blake3/` in the name".into())
-}
-
-async fn blake3_hash_without_segment(probe: &mut Probe<'_>) -> Checked {
-    let blob = probe.blob_by(Blake3, 1000);
-    let hash = blob.digest.hash_hex();
-    let uuid = probe.uuid();
-    let name = probe.name_of(&format!("uploads/{uuid}/blobs/{hash}/1000"));
-    let answer = probe.write(write_requests(&name, &blob.bytes, 1000)).await;
-    let detail = refused("a BLAKE3 hash where SHA-256 is meant", answer, &[Code::InvalidArgument])?;
-    if probe.require_function(Blake3).is_ok() {
-        probe.upload(&blob).await?;
-        let name = probe.name_of(&format!("blobs/{hash}/1000"));
-        refused("reading a BLAKE3 blob without the segment", probe.read(&name, 0, 0).await, &[Code::NotFound])?;
-    }
-    Ok(detail)
-}
-
-async fn sha256_segment(probe: &mut Probe<'_>) -> Checked {
-    let blob = probe.stored(1000).await?;
-    let name = probe.name_of(&format!("blobs/sha256/{}/1000", blob.digest.hash_hex()));
-    match probe.read(&name, 0, 0).await {
-        Ok(bytes) => {
-            ensure!(bytes == blob.bytes, "`blobs/sha256/…` serves {} other bytes", bytes.len());
-            Ok("a client must leave `sha256/` out; the server does not mind".into())
-        }
-        Err(status) if REJECTED.contains(&status.code()) => Ok(describe(&status)),
-        Err(status) => Err(Finding::Fail(describe(&status))),
     }
 }
 
