@@ -22,7 +22,7 @@ pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     let overrides = Overrides { listen: args.listen, data_dir: args.data_dir };
     let config = Config::load(args.config.as_deref(), overrides, &Environment::of_process())
         .map_err(|errors| Failure::new(FailureKind::Usage, errors))?;
-    telemetry::init(config.log).map_err(Failure::failed)?;
+    let _last_lines = telemetry::init(config.log).map_err(Failure::failed)?;
     raise_file_limit();
     let runtime = Builder::new_multi_thread()
         .enable_all()

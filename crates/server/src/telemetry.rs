@@ -2,13 +2,17 @@
 //!
 //! An error is logged once, where it is handled. Tokens and bodies never are.
 
-use std::io::IsTerminal;
+mod writer;
+
+use std::io::{self, IsTerminal};
 use std::str::FromStr;
 
 use thiserror::Error;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+pub use writer::FlushOnDrop;
 
 /// How logs look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,31 +90,35 @@ pub struct LogConfig {
     pub level: LogLevel,
 }
 
-/// Logging was already set up in this process.
+/// Why there are no logs.
 #[derive(Debug, Error)]
-#[error("logging is already set up in this process")]
-pub struct AlreadyInitialized;
+pub enum InitError {
+    /// Once is enough.
+    #[error("logging is already set up in this process")]
+    AlreadyInitialized,
+    /// The thread that writes them cannot be started.
+    #[error("the thread that writes the log cannot be started: {0}")]
+    Thread(#[from] io::Error),
+}
 
-/// Sets up logging for the whole process, once.
+/// Sets up logging for the whole process, once. Dropping the guard writes the last lines.
 ///
 /// # Errors
-/// [`AlreadyInitialized`].
-pub fn init(config: LogConfig) -> Result<(), AlreadyInitialized> {
+/// [`InitError`].
+pub fn init(config: LogConfig) -> Result<FlushOnDrop, InitError> {
     let level = LevelFilter::from(config.level);
     // The libraries below log each frame and each socket at debug: only `trace` asks for that.
     let libraries = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
     let filter = Targets::new().with_default(libraries).with_targets(OUR_CRATES.map(|name| (name, level)));
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    // Nobody reads standard error any more: then there is nobody to tell.
-    let lines = lines.log_internal_errors(false);
+    let (queue, guard) = writer::start(io::stderr())?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(queue).log_internal_errors(false);
     match config.format {
-        LogFormat::Human => {
-            registry.with(lines.with_ansi(std::io::stderr().is_terminal()).with_target(false)).try_init()
-        }
+        LogFormat::Human => registry.with(lines.with_ansi(io::stderr().is_terminal()).with_target(false)).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     }
-    .map_err(|_| AlreadyInitialized)
+    .map_err(|_| InitError::AlreadyInitialized)?;
+    Ok(guard)
 }
 
 const OUR_CRATES: [&str; 5] = ["gf_server", "gf_blobstore", "gf_execution", "gf_tenancy", "gf"];

@@ -110,3 +110,17 @@ fn metrics_are_open_metrics() {
         value.parse::<f64>().unwrap();
     }
 }
+
+#[test]
+fn it_goes_on_when_nobody_reads_its_log() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::start(home.path(), &[]);
+    fs::rename(home.path().join("data"), home.path().join("gone")).unwrap();
+    // Each logs a line, and a pipe holds a few hundred.
+    for _ in 0..1500 {
+        assert_eq!(server.get("/readyz").0, 503);
+    }
+    fs::rename(home.path().join("gone"), home.path().join("data")).unwrap();
+    server.signal("-TERM");
+    assert_eq!(server.wait_for_end().code(), Some(0));
+}
