@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, Method as HttpMethod, Request, Response, StatusCode,
 use axum::response::IntoResponse;
 use tonic::{Code, Status};
 
-pub(super) use inbound::Messages;
+pub(super) use inbound::{Messages, Room};
 pub(super) use outbound::{Frames, encode, frame, put_header, stream, unary};
 
 /// The header in front of each message: one byte of flags, four of length.

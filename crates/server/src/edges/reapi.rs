@@ -31,7 +31,7 @@ use tower::Service;
 
 use super::Services;
 use super::credentials::credential;
-use super::grpc::{self, Caller, Messages};
+use super::grpc::{self, Caller, Messages, Room};
 use crate::metrics::{Call, Method};
 use status::IntoStatus;
 use uploads::Uploads;
@@ -44,6 +44,9 @@ const MAX_BATCH_TOTAL_BYTES: u64 = 4_000_000;
 
 /// The largest message taken: a batch or a piece of an upload of 4 MiB, and what is around it.
 const MAX_MESSAGE_BYTES: usize = 5 << 20;
+
+/// Large messages that are in memory at one time, over all calls.
+const ROOM_BYTES: usize = 256 << 20;
 
 /// The services, as they stand in paths.
 const SERVICES: [&str; 5] = [
@@ -58,6 +61,7 @@ const SERVICES: [&str; 5] = [
 struct Edge {
     services: Services,
     uploads: Arc<Uploads>,
+    room: Room,
 }
 
 impl Deref for Edge {
@@ -85,7 +89,8 @@ impl Edge {
 /// Mounts the services.
 pub(super) fn router(services: Services) -> Router {
     let limits = services.state.limits;
-    let edge = Edge { uploads: Uploads::new(limits.parked_uploads, limits.parked_upload_ttl), services };
+    let uploads = Uploads::new(limits.parked_uploads, limits.parked_upload_ttl);
+    let edge = Edge { services, uploads, room: Room::new(ROOM_BYTES) };
     let reapi = Reapi(Arc::new(edge));
     SERVICES
         .into_iter()
@@ -116,7 +121,7 @@ impl Service<Request<Body>> for Reapi {
             Ok(parts) => parts,
             Err(answer) => return Box::pin(async move { Ok(*answer) }),
         };
-        let messages = Messages::new(body, MAX_MESSAGE_BYTES);
+        let messages = Messages::new(body, MAX_MESSAGE_BYTES, edge.room.clone());
         let call = edge.state.metrics.call(method);
         route(method, Exchange { edge, caller, messages, call })
     }
@@ -200,7 +205,7 @@ impl Exchange {
         O: Message + 'static,
         F: Future<Output = Result<O, Status>> + Send + 'static,
     {
-        let Self { edge, caller, messages, call } = self;
+        let Self { edge, caller, mut messages, call } = self;
         let timeout = grpc::timeout(&caller.headers);
         let work = async move { handler(edge, caller, messages.only().await?).await };
         Box::pin(async move {
@@ -215,7 +220,7 @@ impl Exchange {
         I: Message + Default + 'static,
         F: Future<Output = Result<Bytes, Status>> + Send + 'static,
     {
-        let Self { edge, caller, messages, call } = self;
+        let Self { edge, caller, mut messages, call } = self;
         let timeout = grpc::timeout(&caller.headers);
         let work = async move { handler(edge, caller, messages.only().await?).await };
         Box::pin(async move {
@@ -245,7 +250,7 @@ impl Exchange {
         I: Message + Default + 'static,
         F: Future<Output = Result<grpc::Frames, Status>> + Send + 'static,
     {
-        let Self { edge, caller, messages, call } = self;
+        let Self { edge, caller, mut messages, call } = self;
         Box::pin(async move {
             let timeout = grpc::timeout(&caller.headers);
             let work = async { handler(edge, caller, messages.only().await?).await };

@@ -1,40 +1,82 @@
 //! Messages as they come.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::{Body, HttpBody};
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tonic::{Code, Status};
 
 use super::HEADER_BYTES;
 
-/// The messages of a request body, each of at most `limit` bytes.
+/// How long a call that takes one message waits for it.
+const ONLY_MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a large message waits for room.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Messages up to this size need no room: what a connection may send ahead bounds them.
+const SMALL_MESSAGE_BYTES: usize = 256 << 10;
+
+/// Room for the large messages that are in memory at one time, over all calls.
+#[derive(Clone)]
+pub(in crate::edges) struct Room(Arc<Semaphore>);
+
+impl Room {
+    /// Room for so many bytes; more than the largest message.
+    pub(in crate::edges) fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes / 1024)))
+    }
+
+    async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
+        let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        match timeout(ROOM_TIMEOUT, Arc::clone(&self.0).acquire_many_owned(kibibytes)).await {
+            Ok(Ok(held)) => Ok(held),
+            _ => Err(Status::unavailable("too many large messages at once; try again, or send smaller ones")),
+        }
+    }
+}
+
+/// The messages of a request body, each of at most `limit` bytes. A large one holds room in memory until the next is
+/// asked for, or all of this is dropped.
 pub(in crate::edges) struct Messages {
     body: Body,
     limit: usize,
+    room: Room,
+    held: Option<OwnedSemaphorePermit>,
     /// What came and is not yet taken.
     pending: Bytes,
 }
 
 impl Messages {
-    pub(in crate::edges) const fn new(body: Body, limit: usize) -> Self {
-        Self { body, limit, pending: Bytes::new() }
+    pub(in crate::edges) const fn new(body: Body, limit: usize, room: Room) -> Self {
+        Self { body, limit, room, held: None, pending: Bytes::new() }
     }
 
     /// The next message; `None` when the caller closed its side.
     pub(in crate::edges) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
+        self.held = None;
         let Some(bytes) = self.next_bytes().await? else { return Ok(None) };
         let decoded = M::decode(bytes);
         decoded.map(Some).map_err(|error| Status::invalid_argument(format!("the message cannot be decoded: {error}")))
     }
 
     /// The one message of a call that takes one.
-    pub(in crate::edges) async fn only<M: Message + Default>(mut self) -> Result<M, Status> {
-        let message = self.next().await?.ok_or_else(|| Status::invalid_argument("the call has no message"))?;
-        if !self.body.is_end_stream() && self.next_bytes().await?.is_some() {
-            return Err(Status::invalid_argument("the call takes one message"));
-        }
-        Ok(message)
+    pub(in crate::edges) async fn only<M: Message + Default>(&mut self) -> Result<M, Status> {
+        let only = async {
+            let message = self.next().await?.ok_or_else(|| Status::invalid_argument("the call has no message"))?;
+            if !self.body.is_end_stream() && self.next_bytes().await?.is_some() {
+                return Err(Status::invalid_argument("the call takes one message"));
+            }
+            Ok(message)
+        };
+        timeout(ONLY_MESSAGE_TIMEOUT, only)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("the message did not come to its end")))
     }
 
     async fn next_bytes(&mut self) -> Result<Option<Bytes>, Status> {
@@ -68,6 +110,9 @@ impl Messages {
 
     /// A message that came in several frames.
     async fn join(&mut self, length: usize) -> Result<Bytes, Status> {
+        if length > SMALL_MESSAGE_BYTES {
+            self.held = Some(self.room.take(length).await?);
+        }
         let mut message = BytesMut::with_capacity(length);
         message.extend_from_slice(&std::mem::take(&mut self.pending));
         while message.len() < length {
@@ -117,7 +162,7 @@ mod tests {
     fn in_pieces(bytes: &[u8], piece: usize) -> Messages {
         let pieces: Vec<_> =
             bytes.chunks(piece).map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece))).collect();
-        Messages::new(Body::from_stream(stream::iter(pieces)), 1000)
+        Messages::new(Body::from_stream(stream::iter(pieces)), 1 << 20, Room::new(1 << 20))
     }
 
     #[tokio::test]
@@ -146,5 +191,21 @@ mod tests {
         assert_eq!(refused(&[1, 0, 0, 0, 0]).await, Code::Unimplemented);
         assert_eq!(refused(&[0, 0xff, 0xff, 0xff, 0xff]).await, Code::ResourceExhausted);
         assert_eq!(refused(&[0, 0, 0, 0, 2, 0xff, 0xff]).await, Code::InvalidArgument);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_messages_share_the_room() {
+        let room = Room::new(1 << 20);
+        let large = WriteRequest { data: vec![7; 700 << 10].into(), ..WriteRequest::default() };
+        let send = || {
+            let halves: Vec<_> = framed(&large).chunks(400 << 10).map(Bytes::copy_from_slice).collect();
+            let body = Body::from_stream(stream::iter(halves.into_iter().map(Ok::<_, std::io::Error>)));
+            Messages::new(body, 1 << 20, room.clone())
+        };
+        let (mut first, mut second, mut third) = (send(), send(), send());
+        assert_eq!(first.only::<WriteRequest>().await.unwrap(), large);
+        assert_eq!(second.only::<WriteRequest>().await.unwrap_err().code(), Code::Unavailable);
+        drop(first);
+        assert_eq!(third.only::<WriteRequest>().await.unwrap(), large);
     }
 }

@@ -52,9 +52,12 @@ pub(in super::super) async fn get_chunk_mapping(
     let grant = edge.authorize::<CasRead>(&caller, &request.instance_name)?;
     let blob = one("blob_digest", request.blob_digest.as_ref(), named_function(request.digest_function)?)?;
     let chunks = chunks_of(&edge, &grant, blob).await?;
+    // The function counts in the first message only, and is left out of the others.
+    let functions = std::iter::once(CHUNKING).chain(std::iter::repeat(0));
     let pages: Vec<_> = chunks
         .chunks(CHUNKS_PER_MESSAGE)
-        .map(|page| GetChunkMappingResponse { chunk_digests: page.to_vec(), chunking_function: CHUNKING })
+        .zip(functions)
+        .map(|(page, chunking_function)| GetChunkMappingResponse { chunk_digests: page.to_vec(), chunking_function })
         .collect();
     Ok(Box::pin(stream::iter(pages.into_iter().map(|page| Ok(grpc::encode(&page))))))
 }
