@@ -97,6 +97,10 @@ impl Core {
 
     /// Frees about `needed_bytes`, as far as leases allow.
     pub(crate) fn collect(&self, needed_bytes: u64) -> io::Result<CollectionReport> {
+        // What the index has lost is not garbage.
+        if !self.index.load_all()? {
+            return Ok(CollectionReport::default());
+        }
         let used_before = self.capacity.used_bytes();
         let (histogram, live) = self.survey()?;
         let now = self.clock.now();
@@ -203,7 +207,7 @@ impl Core {
             let is_live = match kind {
                 // It still hides older records, unless the entry was written again.
                 RecordKind::EntryRemoved => !is_oldest && !matches!(self.index.peek(&key)?, Lookup::Found(_)),
-                _ => self.is_live(&key, number, record.offset)?,
+                _ => self.is_live(&key, number, &record)?,
             };
             if is_live && record.payload.is_some() {
                 moves.push(self.copy(record)?);
@@ -253,6 +257,8 @@ impl Core {
 
     /// Counts exactly what is used: segments by their sizes, large files by theirs.
     pub(crate) fn recount(&self) -> io::Result<()> {
+        // Alone: two counts at once would both correct the same error, and what is being compacted counts twice.
+        let _one_at_a_time = lock(&self.evicting);
         let before = self.capacity.used_bytes();
         let segments: u64 = self.segments.sizes().values().sum();
         let mut large = 0;

@@ -297,11 +297,15 @@ impl Core {
         Ok(records)
     }
 
-    /// Whether the index points to exactly this record.
-    pub(crate) fn is_live(&self, key: &IndexKey, segment: u32, offset: u32) -> io::Result<bool> {
-        Ok(match self.index.peek(key)? {
-            Lookup::Found(slot) => slot.place.record().is_some_and(|(s, o, _)| (s, o) == (segment, offset)),
-            Lookup::Absent | Lookup::Unknown => false,
+    /// Whether the index points to exactly this record, or to the file that it names.
+    pub(crate) fn is_live(&self, key: &IndexKey, segment: u32, record: &Scanned) -> io::Result<bool> {
+        let Lookup::Found(slot) = self.index.peek(key)? else { return Ok(false) };
+        Ok(match slot.place {
+            Place::Large { file, .. } => {
+                let named = record.payload.as_deref().map(|payload| u64::from_le_bytes(array(payload, 0)));
+                record.header.kind == RecordKind::Large && named == Some(file)
+            }
+            _ => slot.place.record().is_some_and(|(s, offset, _)| (s, offset) == (segment, record.offset)),
         })
     }
 }
