@@ -10,7 +10,7 @@ use crate::connection::{Connections, Side};
 use crate::data::sha256_bytes_per_second;
 use crate::fixture::Fixture;
 use crate::load::{Round, as_float, median};
-use crate::process::{Server, processor_time, program};
+use crate::process::{Paused, Server, processor_time, program};
 use crate::report::{Line, Outcome};
 use crate::rows::{HIT_ROW, Limit, Measure, Row};
 use crate::start;
@@ -169,7 +169,9 @@ impl Run<'_> {
     async fn round(&self, work: &dyn Work, side: &Connections) -> anyhow::Result<Timed> {
         // What an earlier round left to be written must not be charged to this one.
         sync(self.data_dir)?;
-        let server = if side.side == Side::Floor { self.pids.0 } else { self.pids.1 };
+        let (server, other) = if side.side == Side::Floor { self.pids } else { (self.pids.1, self.pids.0) };
+        // What the product does when nobody asks it for anything must not slow the floor down.
+        let _paused = Paused::begin(other)?;
         let load = i32::try_from(std::process::id())?;
         let before = (processor_time(server)?, processor_time(load)?);
         let round = work.round(side).await?;

@@ -96,6 +96,26 @@ impl Server {
     }
 }
 
+/// A process that stands still for as long as this lives.
+pub(crate) struct Paused(Pid);
+
+impl Paused {
+    /// Makes it stand still.
+    pub(crate) fn begin(pid: i32) -> anyhow::Result<Self> {
+        let pid = Pid::from_raw(pid).context("no process has this number")?;
+        kill_process(pid, Signal::STOP)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        if let Err(error) = kill_process(self.0, Signal::CONT) {
+            eprintln!("a server cannot go on: {error}");
+        }
+    }
+}
+
 async fn url(lines: &mut Lines<BufReader<ChildStderr>>) -> anyhow::Result<String> {
     let mut said = Vec::new();
     while let Some(line) = lines.next_line().await? {
@@ -184,6 +204,25 @@ mod tests {
         command.args(["-c", "echo the disk is on fire >&2"]);
         let error = Server::start(command).await.err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("the disk is on fire"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_paused_server_goes_on_afterwards() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo listening on http://127.0.0.1:7 >&2; trap 'exit 0' TERM; while :; do :; done"]);
+        let server = Server::start(command).await.unwrap();
+        let paused = Paused::begin(server.pid()).unwrap();
+        let stands_still = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
+            stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+        };
+        let begun = Instant::now();
+        while !stands_still() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it was not paused");
+            std::thread::yield_now();
+        }
+        drop(paused);
+        server.stop().await.unwrap();
     }
 
     #[tokio::test]
