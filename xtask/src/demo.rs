@@ -42,8 +42,7 @@ pub(crate) fn run(once: bool) -> Result<()> {
     match client {
         Client::Bazel { version, place } => {
             println!("    bazel {version} in {}", place.on_host(place.work()).display());
-            let outcome = builds(&mut steps, &server, &place, &interrupted)?;
-            outcome.print();
+            builds(&mut steps, &server, &place, &interrupted)?.print();
         }
         Client::BuiltIn { reason } => {
             println!("    {reason}\n    so the built-in client asks the server the conformance suite");
@@ -82,13 +81,18 @@ fn timed<T>(step: impl FnOnce() -> T) -> (T, Duration) {
 struct Outcome {
     first: Built,
     again: Vec<Built>,
-    first_hit: Duration,
+    first_hit: FirstHit,
     received_bytes: f64,
     sent_bytes: f64,
 }
 
+struct FirstHit {
+    after_demo: Duration,
+    after_build: Duration,
+}
+
 fn builds(steps: &mut Steps, server: &GfServer, place: &Place, interrupted: &AtomicBool) -> Result<Outcome> {
-    let begin = steps.elapsed();
+    let started = Instant::now();
     let workspace = place.work().join("flywheel_day");
     copy_tree(&source_folder("demo"), &place.on_host(&workspace))?;
     let glue = Glue::lay_out(place)?;
@@ -106,8 +110,11 @@ fn builds(steps: &mut Steps, server: &GfServer, place: &Place, interrupted: &Ato
     let bazel = Bazel::new(place, &glue, &workspace, "first");
     let first = ask(&bazel, "first build, with an empty cache", steps)?;
     steps.run("bazel clean", || bazel.clean(BUILD_LIMIT))?;
-    let cleaned = ask(&bazel, "second build, after the clean", steps)?;
-    let first_hit = steps.elapsed().saturating_sub(begin);
+    let (cleaned, first_hit) = watch_for_hit(server, || ask(&bazel, "second build, after the clean", steps))?;
+    let first_hit = FirstHit {
+        after_demo: first_hit.saturating_duration_since(steps.began()),
+        after_build: first_hit.saturating_duration_since(started),
+    };
     let other = Bazel::new(place, &glue, &workspace, "other");
     let elsewhere = ask(&other, "third build, by another Bazel with nothing of its own", steps)?;
 
@@ -122,6 +129,28 @@ fn builds(steps: &mut Steps, server: &GfServer, place: &Place, interrupted: &Ato
     let (received_bytes, sent_bytes) =
         (metrics.sum("gf_received_bytes_total", &[]), metrics.sum("gf_sent_bytes_total", &[]));
     Ok(Outcome { first, again, first_hit, received_bytes, sent_bytes })
+}
+
+/// Runs a build and says when the server's action cache first answered with a result, or when the build ended.
+fn watch_for_hit<T>(server: &GfServer, build: impl FnOnce() -> Result<T>) -> Result<(T, Instant)> {
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) && !has_hit(server) {
+                thread::sleep(Duration::from_millis(50));
+            }
+            Instant::now()
+        });
+        let built = build();
+        is_over.store(true, Ordering::Relaxed);
+        let first_hit = watcher.join().map_err(|_| anyhow::anyhow!("watching the metrics panicked"))?;
+        Ok((built?, first_hit))
+    })
+}
+
+fn has_hit(server: &GfServer) -> bool {
+    let metrics = Metrics::read(server.address()).unwrap_or_default();
+    metrics.sum("gf_cache_lookups_total", &["kind=\"ac\"", "result=\"hit\""]) > 0.0
 }
 
 impl Outcome {
@@ -141,7 +170,11 @@ impl Outcome {
         );
         println!("bytes saved  {saved_bytes:.1} MiB of outputs not made again");
         println!("time saved   {:.1} s of compilers and other processes not run again", rounds.sum::<f64>());
-        println!("first hits   {:.1} s after the first build began", self.first_hit.as_secs_f64());
+        println!(
+            "first hit    {:.1} s after the demo began, {:.1} s after the first build began",
+            self.first_hit.after_demo.as_secs_f64(),
+            self.first_hit.after_build.as_secs_f64()
+        );
     }
 }
 

@@ -21,9 +21,9 @@ impl Steps {
         Self { begin: Instant::now(), done: Vec::new() }
     }
 
-    /// Since the first step.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.begin.elapsed()
+    /// When the first step began.
+    pub(crate) fn began(&self) -> Instant {
+        self.begin
     }
 
     /// Runs a step that later ones need.
@@ -55,7 +55,7 @@ impl Steps {
             let verdict = if step.failed { "FAILED" } else { "ok" };
             println!("{:>8.1} s  {verdict:<6}  {}", step.took.as_secs_f64(), step.name);
         }
-        println!("{:>8.1} s  in all", self.elapsed().as_secs_f64());
+        println!("{:>8.1} s  in all", self.begin.elapsed().as_secs_f64());
         let failed: Vec<_> = self.done.iter().filter(|step| step.failed).map(|step| step.name.as_str()).collect();
         if !failed.is_empty() {
             bail!("failed: {}", failed.join(", "));
