@@ -40,9 +40,10 @@ impl Fixture {
         Metrics::read(self.server.address()).unwrap()
     }
 
-    /// How often the action cache answered with a result.
-    fn action_hits(&self) -> f64 {
-        self.metrics().sum("gf_cache_lookups_total", &["kind=\"ac\"", "result=\"hit\""])
+    /// How often a look-up of this kind was a hit: `ac` for the action cache over gRPC, `http` for plain HTTP.
+    fn hits(&self, kind: &str) -> f64 {
+        let kind = format!("kind=\"{kind}\"");
+        self.metrics().sum("gf_cache_lookups_total", &[&kind, "result=\"hit\""])
     }
 
     /// Ends the test: a server that served its clients also stops well.
