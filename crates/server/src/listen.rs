@@ -4,21 +4,20 @@
 //! group, which [`Connections::drain`] ends within a deadline.
 
 mod first_bytes;
+mod streams;
 mod tls;
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -27,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use first_bytes::FirstBytesDeadline;
+use streams::StreamExecutor;
 pub use tls::{TlsConfig, TlsError};
 
 /// At most so many connections at once; further ones wait in the backlog.
@@ -48,6 +48,8 @@ const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Larger frames cost fewer wake-ups in a large upload.
 const HTTP2_MAX_FRAME_BYTES: u32 = 256 << 10;
 const HTTP2_SEND_BUFFER_BYTES: usize = 512 << 10;
+/// Four full frames of 16 KiB, the most that clients take by default, with their heads.
+const WRITE_BUFFER_BYTES: usize = 66 << 10;
 /// A peer that takes no bytes for so long, or has vanished, is cut off.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -137,23 +139,10 @@ impl Connections {
     }
 }
 
-/// Runs the streams of HTTP/2 connections inside the group.
-#[derive(Clone)]
-struct GroupExecutor(TaskTracker);
-
-impl<F> Executor<F> for GroupExecutor
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
-    }
-}
-
 async fn accept_all(listener: Listener, router: Router, connections: Connections) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let http = Arc::new(http_builder(connections.tasks.clone()));
+    let streams = StreamExecutor::new(connections.tasks.clone());
+    let http = Arc::new(http_builder(streams.clone()));
     loop {
         let accepted = connections.draining.run_until_cancelled(async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -163,11 +152,11 @@ async fn accept_all(listener: Listener, router: Router, connections: Connections
         match accepted {
             Ok((stream, _)) => {
                 let (http, router, tls) = (Arc::clone(&http), router.clone(), listener.tls.clone());
-                let group = connections.clone();
+                let (group, open) = (connections.clone(), streams.connection());
                 connections.tasks.spawn(async move {
                     let serve = serve_connection(stream, tls, &http, router, &group.draining);
                     group.cut.run_until_cancelled(serve).await;
-                    drop(place);
+                    drop((place, open));
                 });
             }
             // The client gave up in the backlog.
@@ -180,8 +169,8 @@ async fn accept_all(listener: Listener, router: Router, connections: Connections
     }
 }
 
-fn http_builder(tasks: TaskTracker) -> auto::Builder<GroupExecutor> {
-    let mut builder = auto::Builder::new(GroupExecutor(tasks));
+fn http_builder(streams: StreamExecutor) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(streams);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -205,7 +194,7 @@ fn http_builder(tasks: TaskTracker) -> auto::Builder<GroupExecutor> {
 async fn serve_connection(
     stream: TcpStream,
     tls: Option<TlsAcceptor>,
-    http: &auto::Builder<GroupExecutor>,
+    http: &auto::Builder<StreamExecutor>,
     router: Router,
     draining: &CancellationToken,
 ) {
@@ -223,10 +212,12 @@ async fn serve_connection(
     }
 }
 
-async fn serve_http<S>(stream: S, http: &auto::Builder<GroupExecutor>, router: Router, draining: &CancellationToken)
+async fn serve_http<S>(stream: S, http: &auto::Builder<StreamExecutor>, router: Router, draining: &CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    // Frames that are ready together go out together: HTTP/2 would write each of 16 KiB by itself.
+    let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
     let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
     let mut connection = std::pin::pin!(http.serve_connection(io, TowerToHyperService::new(router)));
     let result = tokio::select! {
