@@ -2,8 +2,12 @@
 
 use std::{
     fs,
+    net::{TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use gf_tests::{Finished, Place, run_within};
@@ -124,13 +128,93 @@ fn recc_compiles_once() {
     ];
     let compile = || run(&place, &environment, "recc", &["/usr/bin/gcc", "-c", "wheel.c", "-o", "wheel.o"]);
     compile();
-    assert_eq!(fixture.action_hits(), 0.0);
+    assert_eq!(fixture.hits("ac"), 0.0);
     let object = place.on_host(&place.work().join("wheel.o"));
     let compiled = fs::read(&object).unwrap();
     fs::remove_file(&object).unwrap();
 
     let second = compile();
-    assert_eq!(fixture.action_hits(), 1.0, "{}", second.tail());
+    assert_eq!(fixture.hits("ac"), 1.0, "{}", second.tail());
     assert_eq!(fs::read(&object).unwrap(), compiled);
+    fixture.stop();
+}
+
+/// casd between the tools and our server, with chunking on: uploads become SpliceBlob, downloads SplitBlob.
+struct Proxy {
+    place: Place,
+    child: Child,
+    url: String,
+}
+
+impl Proxy {
+    fn start(fixture: &Fixture) -> Self {
+        let place = chroot();
+        let mut command = place.command(place.work(), &[], "buildbox-casd");
+        let address = free_loopback_address();
+        command.args(["--bind", &address, &remote(fixture), "--proxy-instance=", "--enable-chunking-for-instance="]);
+        let log = fs::File::create(place.on_host(&place.work().join("casd.log"))).unwrap();
+        // A daemon: relative paths are lost when it leaves the folder that it was started in.
+        command
+            .arg("--verbose")
+            .arg(place.work().join("casd-data"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        let child = command.spawn().unwrap();
+        let deadline = Instant::now() + CLIENT_LIMIT;
+        while TcpStream::connect(&address).is_err() {
+            assert!(Instant::now() < deadline, "casd does not listen on {address}");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Self { place, child, url: format!("--remote=http://{address}") }
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Finished {
+        let mut all = vec!["--use-localcas", &self.url];
+        all.extend(arguments);
+        let mut command = self.place.command(self.place.work(), &[], program);
+        command.args(all);
+        let finished = run_within(command, CLIENT_LIMIT).unwrap();
+        assert!(finished.status.success(), "{}\n--- casd\n{}", finished.tail(), self.log());
+        finished
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.place.on_host(&self.place.work().join("casd.log"))).unwrap()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_loopback_address() -> String {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().to_string()
+}
+
+fn calls(fixture: &Fixture, method: &str) -> f64 {
+    fixture.metrics().sum("gf_requests_total", &[&format!("method=\"{method}\""), "code=\"OK\""])
+}
+
+#[test]
+fn a_proxy_moves_blobs_in_chunks() {
+    let fixture = Fixture::start();
+    let proxy = Proxy::start(&fixture);
+    let given = proxy.place.on_host(&proxy.place.work().join("in"));
+    make_odd_tree(&given);
+    proxy.run("casupload", &["--output-digest-file=digest", "in"]);
+    assert!(calls(&fixture, "SpliceBlob") >= 1.0, "the proxy spliced nothing");
+
+    // The second proxy has nothing of its own, so it asks our server for chunks.
+    let digest = fs::read_to_string(proxy.place.on_host(&proxy.place.work().join("digest"))).unwrap();
+    let other = Proxy::start(&fixture);
+    other.run("casdownload", &["--destination-dir=out", &format!("--root-digest={}", digest.trim())]);
+    assert!(calls(&fixture, "SplitBlob") >= 1.0, "the proxy split nothing");
+    let got = other.place.on_host(&other.place.work().join("out"));
+    assert!(listing(&given) == listing(&got), "the tree came back changed");
+    drop((proxy, other));
     fixture.stop();
 }

@@ -8,6 +8,7 @@ mod bazel;
 mod bazel4;
 mod buildbox;
 mod ccache;
+mod readme;
 mod secured;
 
 use std::time::Duration;

@@ -26,7 +26,7 @@ fn start(folder: &Path, configuration: &str) -> GfServer {
 }
 
 /// A certificate for this machine, which is its own authority.
-fn make_certificate(folder: &Path) {
+pub(crate) fn make_certificate(folder: &Path) {
     let mut command = Command::new("openssl");
     command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
     command.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]);
