@@ -1,13 +1,15 @@
 //! `gf serve`: start, say so, wait for a signal, drain.
 
+use std::pin::pin;
 use std::process;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gf_server::config::{Config, Environment, Overrides};
 use gf_server::{App, telemetry};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 
 use crate::args::ServeArgs;
 use crate::failure::{Failure, FailureKind};
@@ -15,6 +17,10 @@ use crate::output::say;
 
 /// Shorter than the 30 s after which Kubernetes kills.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+/// Ctrl-C, `timeout` and supervisors signal a process and its group: two signals this close are one wish ...
+const SAME_WISH: Duration = Duration::from_millis(200);
+/// ... so the drain gets this long before the second one counts.
+const SAME_WISH_GRACE: Duration = Duration::from_secs(1);
 /// For blocking work that is still at the disk when everything else has ended.
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -44,14 +50,21 @@ async fn serve(config: Config) -> Result<(), Failure> {
     say(format_args!("listening on {}", app.url()));
     signals.next().await;
     tracing::info!("draining: requests under way may finish; a second signal exits at once");
-    tokio::select! {
-        stopped = app.stop(DRAIN_DEADLINE) => stopped.map(drop).map_err(Failure::failed),
+    let asked = Instant::now();
+    let mut stop = pin!(app.stop(DRAIN_DEADLINE));
+    let stopped = tokio::select! {
+        stopped = &mut stop => Ok(stopped),
         () = signals.next() => {
-            say("gf: second signal: exiting at once");
-            // No destructor may hold it up. The store is safe against a killed process.
-            process::exit(FailureKind::Failed as i32);
+            let grace = if asked.elapsed() < SAME_WISH { SAME_WISH_GRACE } else { Duration::ZERO };
+            timeout(grace, stop).await
         }
+    };
+    if let Ok(stopped) = stopped {
+        return stopped.map(drop).map_err(Failure::failed);
     }
+    say("gf: second signal: exiting at once");
+    // No destructor may hold it up. The store is safe against a killed process.
+    process::exit(FailureKind::Failed as i32);
 }
 
 struct Signals {

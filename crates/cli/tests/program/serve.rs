@@ -1,6 +1,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::process::Command;
 use std::time::Instant;
 
 use crate::running::{DEADLINE, Server, gf, run, text};
@@ -40,6 +41,16 @@ fn a_second_signal_exits_at_once() {
     server.signal("-TERM");
     server.wait_for_line("second signal");
     assert_eq!(server.wait_for_end().code(), Some(1));
+}
+
+#[test]
+fn one_wish_that_arrives_twice_is_no_second_signal() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::start(home.path(), &[]);
+    let id = server.id().to_string();
+    // As `timeout` does: the process, then its group.
+    Command::new("sh").args(["-c", "kill -TERM $0; kill -INT $0", &id]).status().unwrap();
+    assert_eq!(server.wait_for_end().code(), Some(0));
 }
 
 fn wait_until_in_flight(server: &Server) {
