@@ -1,3 +1,5 @@
+//! `gf config check`, and usage errors.
+
 use std::fs;
 
 use crate::running::{run, text};

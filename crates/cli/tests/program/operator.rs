@@ -1,3 +1,5 @@
+//! `gf status` and `gf store`: against a running server, and on the files of a stopped one.
+
 use std::fs;
 use std::path::Path;
 use std::process::Output;

@@ -1,3 +1,5 @@
+//! `gf serve`: its start, its end, and what it refuses.
+
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;

@@ -1,3 +1,5 @@
+//! Configurations, right and wrong, through [`Config::parse`].
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
