@@ -16,7 +16,7 @@ use crate::{
     cargo::{build_binary, cargo, checkout, show},
     chroot_recipe, packages,
     steps::Steps,
-    tools,
+    tidy, tools,
 };
 
 /// What the real clients of `tests/` need beside the chroot.
@@ -42,6 +42,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     if filter.is_none() {
         steps.check("conformance suite", || conformance(&binary));
         steps.check("licences", licences);
+        steps.check("the tree's own rules", tidy::tree);
     }
     steps.finish()
 }

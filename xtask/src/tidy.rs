@@ -35,8 +35,8 @@ const STRATA: &[(&str, &[&str])] = &[
     ("gf-blobstore", &["gf-digest", "gf-tenancy"]),
     ("gf-execution", &["gf-digest", "gf-reapi", "gf-tenancy", "gf-blobstore"]),
 ];
-/// Crates that nothing but tests and tools may use.
-const TOPMOST: &[&str] = &["gf-cli", "gf-worker"];
+/// Crates that only tests may use: the ends of the house, and what tests share.
+const TOPMOST: &[&str] = &["gf-cli", "gf-worker", "gf-testkit"];
 const COMMANDS: &[&str] = &["demo", "test", "conformance", "bench", "tidy"];
 
 /// Formats, lints, and checks the tree.
