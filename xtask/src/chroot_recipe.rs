@@ -96,8 +96,10 @@ fn make_base(root: &Path) -> Result<()> {
     }
     remove(root)?;
     fs::create_dir_all(root)?;
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "debootstrap", "--variant=minbase"]);
+    // When this process dies, so does all that debootstrap has started: nobody else writes to the folder.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL", "debootstrap", "--variant=minbase"]);
     command.args(["--include=ca-certificates", "sid"]).arg(root).arg(mirror());
     run_within(command, BASE_LIMIT)?.success()?;
     Ok(fs::write(root.join(BASE_MARK), "")?)
