@@ -29,7 +29,7 @@ use closure::Named;
 use entry::Entry;
 pub use inlining::Inlining;
 
-use crate::content::owner;
+use crate::content::{digest_of, owner, write_slices};
 
 /// Writers of entries take one of so many locks, by the hash of the action.
 const STRIPES: usize = 64;
@@ -189,10 +189,8 @@ impl ActionCache {
         bytes: Bytes,
     ) -> Result<(), ActionCacheError> {
         let key = action.key(EntryTable::OpaqueResult, grant);
-        let digest = Digest::of(action.function, &bytes);
-        let mut upload = self.store.upload(key.owner, digest, Encoding::Identity).await?;
-        upload.write(bytes).await?;
-        upload.finish().await?;
+        let digest = digest_of(action.function, &bytes).await;
+        write_slices(self.store.upload(key.owner, digest, Encoding::Identity).await?, bytes).await?;
         let _writing = self.writer(&key.digest).lock().await;
         self.store.put_entry(&key, opaque::write(digest)).await?;
         self.store.remove_entry(&action.key(EntryTable::ActionResult, grant)).await?;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use gf_blobstore::{Accept, BlobRead, BlobStore, ByteRange, Encoding, NewBlob, OwnerId, StoreError, Upload};
-use gf_digest::{Digest, DigestFunction};
+use gf_digest::{Digest, DigestFunction, Hasher};
 use gf_tenancy::{Authorized, CasRead, CasWrite, Permission};
+use tokio::task::yield_now;
 
 /// Blobs of tenants. Cheap to clone.
 #[derive(Clone)]
@@ -94,6 +95,20 @@ impl Content {
         self.store.upload(owner(grant), digest, encoding).await
     }
 
+    /// Stores a blob that arrived whole and may be large, in slices, so that others get their turn in between.
+    ///
+    /// # Errors
+    /// As [`Self::upload`], and what is wrong with the bytes.
+    pub async fn write_large(
+        &self,
+        grant: &Authorized<CasWrite>,
+        digest: Digest,
+        encoding: Encoding,
+        bytes: Bytes,
+    ) -> Result<(), StoreError> {
+        write_slices(self.upload(grant, digest, encoding).await?, bytes).await
+    }
+
     /// Whether a writer need not upload this blob, since its tenant has it. Extends the lease.
     ///
     /// # Errors
@@ -139,6 +154,28 @@ impl Content {
         }
         Ok(())
     }
+}
+
+/// What is hashed in one go: a fraction of a millisecond.
+const SLICE_BYTES: usize = 256 << 10;
+
+/// Uploads bytes that are at hand.
+pub(crate) async fn write_slices(mut upload: Box<dyn Upload>, mut bytes: Bytes) -> Result<(), StoreError> {
+    while !bytes.is_empty() {
+        upload.write(bytes.split_to(bytes.len().min(SLICE_BYTES))).await?;
+        yield_now().await;
+    }
+    upload.finish().await
+}
+
+/// The digest of bytes that may be many.
+pub(crate) async fn digest_of(function: DigestFunction, bytes: &[u8]) -> Digest {
+    let mut hasher = Hasher::new(function);
+    for slice in bytes.chunks(SLICE_BYTES) {
+        hasher.update(slice);
+        yield_now().await;
+    }
+    hasher.finish()
 }
 
 /// Reads a whole blob that a service looks into itself. One of more than `max_bytes` is refused unread.

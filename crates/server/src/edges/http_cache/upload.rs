@@ -48,9 +48,7 @@ pub(super) async fn put_blob(edge: &HttpEdge, target: &Target, request: Request)
             let size = decoded_size(encoding, &bytes).await?;
             let digest = Digest::new(target.function, target.hash, size);
             if !edge.services.content.has(&grant, digest).await? {
-                let mut upload = edge.services.content.upload(&grant, digest, encoding).await?;
-                upload.write(bytes).await?;
-                upload.finish().await?;
+                edge.services.content.write_large(&grant, digest, encoding, bytes).await?;
             }
         }
     }
