@@ -116,14 +116,21 @@ impl Access {
         principal: Principal,
         instance: &InstanceName,
     ) -> Result<Authorized<P>, Denied> {
-        if !self.allows(principal, P::NAME) {
-            return Err(match principal {
-                Principal::Anonymous => Denied::Unauthenticated(P::NAME),
-                Principal::TokenHolder | Principal::Server => Denied::Forbidden(P::NAME),
-            });
-        }
+        self.check(principal, P::NAME)?;
         let tenant = self.instances.get(instance).ok_or_else(|| Denied::UnknownInstance(instance.clone()))?;
         Ok(Authorized::new(principal, Arc::clone(tenant), instance.clone()))
+    }
+
+    /// Refuses who may not do this in any tenant: what an edge can ask before it reads what was sent.
+    ///
+    /// # Errors
+    /// [`Denied::Unauthenticated`] or [`Denied::Forbidden`].
+    pub fn check(&self, principal: Principal, permission: PermissionName) -> Result<(), Denied> {
+        match principal {
+            _ if self.allows(principal, permission) => Ok(()),
+            Principal::Anonymous => Err(Denied::Unauthenticated(permission)),
+            Principal::TokenHolder | Principal::Server => Err(Denied::Forbidden(permission)),
+        }
     }
 
     /// Whether the permission is granted: for answers such as Capabilities, which say what a caller may do.

@@ -15,8 +15,6 @@ mod tenant;
 
 pub use access::{Access, AccessConfig, AccessConfigError, Denied, TenantConfig};
 pub use authorized::{Authorized, Principal};
-pub use permission::{
-    ActionCacheRead, ActionCacheWrite, CasRead, CasWrite, Operate, Permission, PermissionName,
-};
+pub use permission::{ActionCacheRead, ActionCacheWrite, CasRead, CasWrite, Operate, Permission, PermissionName};
 pub use secret::Secret;
 pub use tenant::{Tenant, TenantId, TenantName, TenantNameError};

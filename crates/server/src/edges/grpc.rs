@@ -6,6 +6,7 @@
 //!
 //! What always holds: a message over the limit is refused before it is read; a call ends with a status.
 
+mod fields;
 mod inbound;
 mod outbound;
 

@@ -24,7 +24,7 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use bytes::Bytes;
 use gf_digest::InstanceName;
-use gf_tenancy::{Authorized, Permission};
+use gf_tenancy::{Authorized, Permission, PermissionName, Principal};
 use prost::Message;
 use tonic::{Code, Status};
 use tower::Service;
@@ -38,11 +38,14 @@ use uploads::Uploads;
 
 /// The most bytes of blobs in one batch; told to clients.
 ///
-/// An answer of so many, with what is around each blob, stays below 4 MiB, the largest message that gRPC clients take
-/// by default.
-const MAX_BATCH_TOTAL_BYTES: u64 = 4_000_000;
+/// Half of what gRPC clients take in a message by default (4 MiB), since what is around each blob takes up to 200 bytes:
+/// blobs of 100 bytes and more still fit. Smaller ones fill [`MAX_ANSWER_BYTES`] first, and the rest must be asked again.
+const MAX_BATCH_TOTAL_BYTES: u64 = 2 << 20;
 
-/// The largest message taken: a batch or a piece of an upload of 4 MiB, and what is around it.
+/// The largest answer of a batch, a little under what gRPC clients take by default.
+const MAX_ANSWER_BYTES: usize = (4 << 20) - (64 << 10);
+
+/// The largest message taken: a piece of an upload of 4 MiB, and what is around it.
 const MAX_MESSAGE_BYTES: usize = 5 << 20;
 
 /// Large messages that are in memory at one time, over all calls.
@@ -80,9 +83,17 @@ impl Edge {
     }
 
     fn authorize_name<P: Permission>(&self, caller: &Caller, instance: &InstanceName) -> Result<Authorized<P>, Status> {
-        let access = &self.state.access;
-        let principal = access.authenticate(credential(&caller.headers).as_deref()).map_err(IntoStatus::into_status)?;
-        access.authorize(principal, instance).map_err(IntoStatus::into_status)
+        self.state.access.authorize(self.principal(caller)?, instance).map_err(IntoStatus::into_status)
+    }
+
+    /// Refuses who may not do this in any instance.
+    fn admit(&self, caller: &Caller, permission: PermissionName) -> Result<(), Status> {
+        self.state.access.check(self.principal(caller)?, permission).map_err(IntoStatus::into_status)
+    }
+
+    fn principal(&self, caller: &Caller) -> Result<Principal, Status> {
+        let credential = credential(&caller.headers);
+        self.state.access.authenticate(credential.as_deref()).map_err(IntoStatus::into_status)
     }
 }
 
@@ -121,8 +132,12 @@ impl Service<Request<Body>> for Reapi {
             Ok(parts) => parts,
             Err(answer) => return Box::pin(async move { Ok(*answer) }),
         };
-        let messages = Messages::new(body, MAX_MESSAGE_BYTES, edge.room.clone());
         let call = edge.state.metrics.call(method);
+        // Nothing is read from those who may do none of this, whatever they name.
+        if let Err(status) = edge.admit(&caller, permission(method)) {
+            return Box::pin(async move { Ok(conclude(call, Err(status))) });
+        }
+        let messages = Messages::new(body, MAX_MESSAGE_BYTES, nested_list(method), edge.room.clone());
         route(method, Exchange { edge, caller, messages, call })
     }
 }
@@ -154,6 +169,37 @@ const METHODS: [(usize, &str, Method); 14] = [
     (1, "GetChunkMapping", Method::GetChunkMapping),
     (1, "RegisterChunkMapping", Method::RegisterChunkMapping),
 ];
+
+/// What every call of a method needs.
+const fn permission(method: Method) -> PermissionName {
+    match method {
+        Method::GetActionResult => PermissionName::ActionCacheRead,
+        Method::UpdateActionResult => PermissionName::ActionCacheWrite,
+        Method::BatchUpdateBlobs
+        | Method::SpliceBlob
+        | Method::RegisterChunkMapping
+        | Method::Write
+        | Method::QueryWriteStatus
+        | Method::HttpPut => PermissionName::CasWrite,
+        Method::GetCapabilities
+        | Method::FindMissingBlobs
+        | Method::BatchReadBlobs
+        | Method::GetTree
+        | Method::SplitBlob
+        | Method::GetChunkMapping
+        | Method::Read
+        | Method::HttpGet
+        | Method::HttpHead => PermissionName::CasRead,
+    }
+}
+
+/// The field of a method's message that holds lists of its own: the action result of an update.
+const fn nested_list(method: Method) -> Option<u32> {
+    match method {
+        Method::UpdateActionResult => Some(3),
+        _ => None,
+    }
+}
 
 fn route(method: Method, exchange: Exchange) -> Answer {
     match method {

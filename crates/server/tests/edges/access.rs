@@ -26,7 +26,7 @@ fn is_write(path: &str) -> bool {
 
 /// A blob that is a directory too, and large enough to be split.
 fn directory() -> Vec<u8> {
-    let name: String = noise(1, 1_500_000).iter().map(|byte| format!("{byte:02x}")).collect();
+    let name: String = noise(1, 1_000_000).iter().map(|byte| format!("{byte:02x}")).collect();
     let file = FileNode { name, digest: Some(Digest::empty(sha256(b"").function()).into()), ..FileNode::default() };
     Directory { files: vec![file], ..Directory::default() }.encode_to_vec()
 }

@@ -14,7 +14,7 @@ use gf_tenancy::{CasRead, CasWrite};
 use tonic::{Code, Status};
 
 use super::super::status::{IntoStatus, to_message};
-use super::super::{Caller, Edge, MAX_BATCH_TOTAL_BYTES};
+use super::super::{Caller, Edge, MAX_ANSWER_BYTES, MAX_BATCH_TOTAL_BYTES};
 use super::function;
 
 pub(in super::super) async fn batch_update(
@@ -106,12 +106,13 @@ pub(in super::super) async fn batch_read(
         false => Accept::Identity,
     };
     let mut contents = edge.content.read_batch(&grant, &digests, accept).await.into_iter();
-    let (mut found, mut sent_bytes) = (0, 0);
+    let (mut found, mut sent_bytes, mut left_bytes) = (0, 0, MAX_ANSWER_BYTES);
     let responses = request.digests.into_iter().zip(parsed).map(|(wire, parsed)| {
         let answer = parsed.and_then(|_| match contents.next() {
             Some(answer) => answer.map_err(IntoStatus::into_status),
             None => Err(Status::internal("the store gave no answer for this blob")),
         });
+        let answer = fit(answer, &mut left_bytes);
         if let Ok((bytes, _)) = &answer {
             found += 1;
             sent_bytes += bytes.len() as u64;
@@ -122,6 +123,21 @@ pub(in super::super) async fn batch_read(
     edge.state.metrics.bytes_out(sent_bytes);
     edge.state.metrics.cas_lookup(found, (responses.len() as u64).saturating_sub(found));
     Ok(BatchReadBlobsResponse { responses })
+}
+
+/// Bytes around a blob in an answer: digest, lengths, status.
+const AROUND_BYTES: usize = 128;
+
+/// Lets an answer through if it still fits into the message, else asks the caller to ask again.
+fn fit(answer: Result<(Bytes, Encoding), Status>, left_bytes: &mut usize) -> Result<(Bytes, Encoding), Status> {
+    let takes = AROUND_BYTES + answer.as_ref().map_or_else(|status| status.message().len(), |(bytes, _)| bytes.len());
+    match left_bytes.checked_sub(takes) {
+        Some(left) => {
+            *left_bytes = left;
+            answer
+        }
+        None => Err(Status::resource_exhausted("full")),
+    }
 }
 
 fn read_response(digest: WireDigest, answer: Result<(Bytes, Encoding), Status>) -> batch_read_blobs_response::Response {

@@ -85,7 +85,7 @@ pub(in super::super) async fn register_chunk_mapping(
     caller: Caller,
     mut messages: Messages,
 ) -> Result<RegisterChunkMappingResponse, Status> {
-    let first: Option<RegisterChunkMappingRequest> = messages.next().await?;
+    let first = next_within(&edge, &mut messages).await?;
     let first = first.ok_or_else(|| Status::invalid_argument("the stream has no message"))?;
     let grant = edge.authorize::<CasWrite>(&caller, &first.instance_name)?;
     let function = named_function(first.digest_function)?;
