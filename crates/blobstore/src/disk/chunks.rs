@@ -13,7 +13,7 @@ use super::core::{Core, failed};
 use super::index::{IndexKey, Place, Slot};
 use super::read::Part;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
-use super::segments::{Appended, NewRecord};
+use super::segments::{Appended, NewRecord, lock, write_lock};
 use crate::{Accept, ByteRange, Encoding, NewBlob, OwnerId, StoreError};
 
 /// The parameters of FastCDC that the store splits by; a server tells them to its clients.
@@ -207,6 +207,7 @@ impl Core {
             }
             return Ok(0);
         }
+        let _moving = Moving::begin(self);
         let mut moves = Vec::new();
         for chunk in &chunks {
             if !self.has_elsewhere(owner, &digest, &chunk.blob).await? {
@@ -305,6 +306,31 @@ impl Core {
             changed.map_err(failed("saving space"))?;
         }
         Ok(())
+    }
+}
+
+/// Keeps compaction away from what is appended while this lives.
+struct Moving {
+    core: Arc<Core>,
+    first: u32,
+}
+
+impl Moving {
+    fn begin(core: &Arc<Core>) -> Self {
+        // Alone: a compaction that is choosing its segments sees either all of this or none.
+        let _alone = write_lock(&core.publish);
+        let (first, _, _) = core.segments.end();
+        lock(&core.moving).push(first);
+        Self { core: Arc::clone(core), first }
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        let mut moving = lock(&self.core.moving);
+        if let Some(at) = moving.iter().position(|first| *first == self.first) {
+            moving.swap_remove(at);
+        }
     }
 }
 

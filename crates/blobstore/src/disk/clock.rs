@@ -2,7 +2,7 @@
 //! whatever is done to the clock of the machine.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where the time comes from: the machine, or a test that lets a lease run out.
 pub trait TimeSource: Send + Sync + 'static {
@@ -13,20 +13,20 @@ pub trait TimeSource: Send + Sync + 'static {
 /// The machine's time when this was made, and what has passed since: it does not jump when the clock is set.
 #[derive(Clone, Copy, Debug)]
 pub struct MachineTime {
-    started_s: u64,
+    /// Since 1970; with its fraction, so that two starts in a row count the same seconds.
+    start: Duration,
     started: Instant,
 }
 
 impl Default for MachineTime {
     fn default() -> Self {
-        let started_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
-        Self { started_s, started: Instant::now() }
+        Self { start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), started: Instant::now() }
     }
 }
 
 impl TimeSource for MachineTime {
     fn now_s(&self) -> u64 {
-        self.started_s + self.started.elapsed().as_secs()
+        (self.start + self.started.elapsed()).as_secs()
     }
 }
 

@@ -172,11 +172,11 @@ impl Core {
     /// in use. Returns how many segments went.
     fn compact(&self, live: &LiveBytes, target_bytes: u64) -> io::Result<u64> {
         let mut candidates: Vec<(u32, u64, u64)> = self
-            .segments
-            .sizes()
+            .settled_segments()
             .into_iter()
-            .filter(|(number, _)| !self.segments.is_active(*number))
             .map(|(number, bytes)| (number, bytes, live.get(&number).copied().unwrap_or(0).min(bytes)))
+            // One that nothing reached counts as one byte, so that shares can be compared.
+            .map(|(number, bytes, live)| (number, bytes.max(1), live))
             .filter(|(_, bytes, live)| (bytes - live) * WORTHWHILE_GARBAGE >= *bytes)
             .collect();
         // Emptiest first, by share: x/a < y/b as x*b < y*a.
@@ -190,6 +190,16 @@ impl Core {
             compacted += 1;
         }
         Ok(compacted)
+    }
+
+    /// The sealed segments of which the index knows every record: one that it is about to be told of looks like garbage.
+    fn settled_segments(&self) -> BTreeMap<u32, u64> {
+        let _alone = write_lock(&self.publish);
+        let mut segments = self.segments.sizes();
+        let (active, _, _) = self.segments.end();
+        let first_unsettled = lock(&self.moving).iter().copied().fold(active, u32::min);
+        segments.retain(|number, _| *number < first_unsettled);
+        segments
     }
 
     /// Copies what is live in a sealed segment to the active one, then removes it.

@@ -79,6 +79,8 @@ pub(crate) struct Core {
     pub unsynced_large: Mutex<Vec<(u64, Arc<dyn StoreFile>)>>,
     /// Large blobs that may share parts with others, to be looked at in a quiet moment.
     pub to_chunk: Mutex<Vec<(OwnerId, Digest)>>,
+    /// The first segments that may hold copies which the index does not know yet.
+    pub moving: Mutex<Vec<u32>>,
     /// One sync at a time: when it returns, what another one was about to make durable is durable too.
     pub syncing: Mutex<()>,
     /// One eviction at a time.

@@ -86,12 +86,16 @@ impl Core {
             }
         }
         for shard in 0..=u8::MAX {
+            let mut has_new = false;
             for (number, _) in self.large.list(shard)? {
                 if number >= checkpoint.next_large {
                     self.large.sync(number)?;
+                    has_new = true;
                 }
             }
-            self.layer.sync_directory(&self.large.folder(u64::from(shard)))?;
+            if has_new {
+                self.layer.sync_directory(&self.large.folder(u64::from(shard)))?;
+            }
         }
         self.index.sync_inherited()
     }

@@ -228,11 +228,6 @@ impl Segments {
         })
     }
 
-    /// Whether records are still appended to this segment.
-    pub(crate) fn is_active(&self, number: u32) -> bool {
-        self.lock_active().number == number
-    }
-
     /// Removes a sealed segment and returns its size. Readers that have it open finish.
     pub(crate) fn remove(&self, number: u32) -> io::Result<u64> {
         let bytes = write_lock(&self.sizes).remove(&number).unwrap_or(0);

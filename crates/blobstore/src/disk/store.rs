@@ -275,6 +275,7 @@ async fn open_core(
         publish: std::sync::RwLock::default(),
         unsynced_large: Mutex::default(),
         to_chunk: Mutex::default(),
+        moving: Mutex::default(),
         syncing: Mutex::default(),
         evicting: Mutex::default(),
         full_until: AtomicU32::new(0),

@@ -92,7 +92,7 @@ impl Core {
         let (_, _, sequence) = self.segments.end();
         let encoding = writer.encoding();
         let file_bytes = writer.finish(owner, *digest, sequence, now).map_err(failed("finishing a file"))?;
-        let _publishing = read_lock(&self.publish);
+        let publishing = read_lock(&self.publish);
         // Taken while publishing: what a checkpoint sees as numbered it also sees in the index.
         let number = self.large.take_number();
         // The record comes first: a process killed in between leaves a record without a file, which means nothing,
@@ -111,7 +111,10 @@ impl Core {
             touched: now,
             owner,
         };
-        if let Some(present) = self.point(slot, |present| self.holds_bytes(present, digest))? {
+        let kept = self.point(slot, |present| self.holds_bytes(present, digest))?;
+        // A grant publishes too, and who waits for a lock that it holds waits for ever.
+        drop(publishing);
+        if let Some(present) = kept {
             // Another upload of the same blob was faster.
             self.capacity.sub_used(self.large.remove(number).map_err(failed("removing a file"))?);
             if present.owner != owner {

@@ -97,7 +97,7 @@ impl Core {
             return;
         }
         let now = self.clock.now();
-        let _publishing = read_lock(&self.publish);
+        let publishing = read_lock(&self.publish);
         let records = missing.iter().map(|(_, blob)| NewRecord {
             header: RecordHeader::blob(RecordKind::Blob, owner, blob.digest, blob.encoding),
             payload: &blob.payload,
@@ -108,20 +108,31 @@ impl Core {
                 return refuse_all(results, missing.iter().map(|(at, _)| *at), failed("appending to a segment")(error));
             }
         };
+        let mut theirs = Vec::new();
         for ((at, blob), place) in missing.into_iter().zip(appended) {
             reservation.use_bytes((HEADER_BYTES + blob.payload.len()) as u64);
-            results[at] = self.point_to_blob(owner, &blob, place, now, reservation);
+            match self.point_to_blob(owner, &blob, place, now) {
+                Ok(None) => {}
+                Ok(Some(_)) => theirs.push((at, blob.digest)),
+                Err(error) => results[at] = Err(error),
+            }
+        }
+        // A grant publishes too, and who waits for a lock that it holds waits for ever.
+        drop(publishing);
+        for (at, digest) in theirs {
+            results[at] = self.grant(owner, &digest, reservation);
         }
     }
 
+    /// Points to a blob that was appended. Returns the slot of another owner who was faster: it stays, and this is
+    /// garbage.
     fn point_to_blob(
         &self,
         owner: OwnerId,
         blob: &Checked,
         at: Appended,
         now: u32,
-        reservation: &mut Reservation,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Slot>, StoreError> {
         let slot = Slot {
             key: IndexKey::blob(&blob.digest),
             place: Place::Segment { segment: at.segment, offset: at.offset, bytes: at.bytes, encoding: blob.encoding },
@@ -129,11 +140,8 @@ impl Core {
             touched: now,
             owner,
         };
-        // Somebody else may have stored it since we looked; theirs stays, and ours is garbage.
-        match self.point(slot, |present| self.holds_bytes(present, &blob.digest))? {
-            Some(present) if present.owner != owner => self.grant(owner, &blob.digest, reservation),
-            _ => Ok(()),
-        }
+        let kept = self.point(slot, |present| self.holds_bytes(present, &blob.digest))?;
+        Ok(kept.filter(|present| present.owner != owner))
     }
 
     /// Whether all bytes of the blob are here. If another owner brought them, `owner`, who has just proved to have them
