@@ -15,6 +15,8 @@ use tokio::time::timeout;
 const START_LIMIT: Duration = Duration::from_secs(300);
 /// A server must drain and exit within this.
 const STOP_LIMIT: Duration = Duration::from_secs(120);
+/// About twice what all rows together upload.
+const CONFIG: &str = "[store]\ncapacity = \"32GiB\"\n";
 /// Says that every edge answers; the address follows.
 const LISTENING: &str = "listening on ";
 
@@ -47,10 +49,13 @@ impl Server {
         Self::start(command).await.context("start the floor")
     }
 
-    /// Starts `gf serve` over `data_dir`, without a configuration file.
+    /// Starts `gf serve` over `data_dir`. All is as it comes, but that there is room for what the rows upload: without
+    /// being told, the store leaves part of a disk to others.
     pub(crate) async fn product(gf: &Path, data_dir: &Path) -> anyhow::Result<Self> {
+        let config = data_dir.with_extension("toml");
+        std::fs::write(&config, CONFIG).with_context(|| format!("write {}", config.display()))?;
         let mut command = Command::new(gf);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(config).arg("--data-dir").arg(data_dir);
         Self::start(command).await.with_context(|| format!("start {} serve", gf.display()))
     }
 
