@@ -10,6 +10,7 @@
 
 mod action_cache;
 mod content;
+mod encoded;
 mod trees;
 
 pub use action_cache::{ActionCache, ActionCacheError, ActionId, Inlining};

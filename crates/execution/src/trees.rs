@@ -9,14 +9,14 @@ mod page_token;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gf_blobstore::{Accept, BlobStore, ErrorKind, OwnerId, StoreError};
 use gf_digest::Digest;
-use gf_reapi::execution::Directory;
 use gf_tenancy::{Authorized, CasRead};
-use prost::Message;
 use thiserror::Error;
 
 use crate::content::owner;
+use crate::encoded::{Entry, entries};
 
 /// Directories in one walk: beyond that the answer would never be read.
 const MAX_DIRECTORIES: usize = 500_000;
@@ -76,10 +76,10 @@ impl TreeError {
 }
 
 /// Some of the directories of a tree.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// In the order of the walk.
-    pub directories: Vec<Directory>,
+    /// Encoded `Directory` messages, as they are stored, in the order of the walk.
+    pub directories: Vec<Bytes>,
     /// Where the next page begins; `None` for the last.
     pub next_page_token: Option<String>,
 }
@@ -96,7 +96,7 @@ pub struct TreeWalk {
     position: usize,
     queue: VecDeque<Digest>,
     seen: HashSet<Digest>,
-    ready: VecDeque<Directory>,
+    ready: VecDeque<Bytes>,
     is_done: bool,
 }
 
@@ -148,7 +148,7 @@ impl TreeWalk {
         let mut directories = Vec::new();
         let mut page_bytes = 0;
         while let Some(directory) = self.peek().await? {
-            let bytes = directory.encoded_len() + FIELD_BYTES;
+            let bytes = directory.len() + FIELD_BYTES;
             let is_full = directories.len() >= self.page_size || page_bytes + bytes > MAX_PAGE_BYTES;
             if is_full && !directories.is_empty() {
                 break;
@@ -176,7 +176,7 @@ impl TreeWalk {
     }
 
     /// The next directory, read if need be; `None` at the end of the walk.
-    async fn peek(&mut self) -> Result<Option<&Directory>, TreeError> {
+    async fn peek(&mut self) -> Result<Option<&Bytes>, TreeError> {
         while self.ready.is_empty() && !self.queue.is_empty() {
             self.read_some().await?;
         }
@@ -189,7 +189,7 @@ impl TreeWalk {
         let answers = self.store.read_batch(self.owner, &batch, Accept::Identity).await;
         for (digest, answer) in batch.into_iter().zip(answers) {
             match answer {
-                Ok((bytes, _)) => self.enter(digest, &bytes)?,
+                Ok((bytes, _)) => self.enter(digest, bytes)?,
                 Err(StoreError::NotFound(_)) if digest != self.root => {}
                 Err(StoreError::NotFound(_)) => return Err(TreeError::RootMissing(digest)),
                 Err(error) => return Err(error.into()),
@@ -216,20 +216,18 @@ impl TreeWalk {
         Ok(batch)
     }
 
-    fn enter(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), TreeError> {
-        let malformed = |reason: String| TreeError::Malformed { digest, reason };
-        let directory = Directory::decode(bytes).map_err(|error| malformed(error.to_string()))?;
-        for node in &directory.directories {
-            let wire = node.digest.as_ref().ok_or_else(|| malformed("a directory in it has no digest".to_owned()))?;
-            let child = wire.to_digest(digest.function()).map_err(|error| malformed(error.to_string()))?;
+    fn enter(&mut self, digest: Digest, bytes: Bytes) -> Result<(), TreeError> {
+        for entry in entries(&bytes, digest.function()) {
+            let entry = entry.map_err(|error| TreeError::Malformed { digest, reason: error.to_string() })?;
+            let Entry::Directory(child) = entry else { continue };
             if self.seen.insert(child) {
                 self.queue.push_back(child);
             }
+            if self.seen.len() > MAX_DIRECTORIES {
+                return Err(TreeError::TooManyDirectories);
+            }
         }
-        if self.seen.len() > MAX_DIRECTORIES {
-            return Err(TreeError::TooManyDirectories);
-        }
-        self.ready.push_back(directory);
+        self.ready.push_back(bytes);
         Ok(())
     }
 }

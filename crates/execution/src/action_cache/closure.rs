@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use gf_blobstore::{BlobStore, ErrorKind, OwnerId, StoreError};
 use gf_digest::{Digest, DigestFunction};
 use gf_reapi::WireDigest;
-use gf_reapi::execution::{ActionResult, Directory, Tree};
-use prost::Message;
+use gf_reapi::execution::ActionResult;
 
 use super::ActionCacheError;
 use crate::content::read_whole;
+use crate::encoded::{Entry, Malformed, directories, entries};
 
 /// Output files, directories and symlinks of one result.
 const MAX_OUTPUTS: usize = 100_000;
@@ -18,7 +18,7 @@ const MAX_OUTPUTS: usize = 100_000;
 const MAX_DIGESTS: usize = 1_000_000;
 
 /// The encoded bytes of one Tree or Directory.
-const MAX_TREE_BYTES: u64 = 64 << 20;
+const MAX_TREE_BYTES: u64 = 32 << 20;
 
 /// What a result names itself, and where to look for the rest.
 #[derive(Debug, Default)]
@@ -104,22 +104,28 @@ async fn expand(store: &dyn BlobStore, owner: OwnerId, named: Named) -> Result<V
     }
     for tree in named.trees {
         let bytes = read(store, owner, tree).await?;
-        let message = Tree::decode(bytes).map_err(|error| malformed(tree, &error.to_string()))?;
-        for directory in message.root.iter().chain(&message.children) {
-            closure.add_files(tree, directory)?;
+        for directory in directories(&bytes) {
+            let directory = directory.map_err(|error| malformed(tree, &error))?;
+            for entry in entries(directory, tree.function()) {
+                if let Entry::File(file) = entry.map_err(|error| malformed(tree, &error))? {
+                    closure.add(file)?;
+                }
+            }
         }
     }
-    let mut directories = named.roots;
-    let mut entered: HashSet<Digest> = directories.iter().copied().collect();
-    while let Some(digest) = directories.pop() {
+    let mut waiting = named.roots;
+    let mut entered: HashSet<Digest> = waiting.iter().copied().collect();
+    while let Some(digest) = waiting.pop() {
         let bytes = read(store, owner, digest).await?;
-        let directory = Directory::decode(bytes).map_err(|error| malformed(digest, &error.to_string()))?;
-        closure.add_files(digest, &directory)?;
-        for node in &directory.directories {
-            let child = node_digest(digest, node.digest.as_ref())?;
-            closure.add(child)?;
-            if entered.insert(child) {
-                directories.push(child);
+        for entry in entries(&bytes, digest.function()) {
+            match entry.map_err(|error| malformed(digest, &error))? {
+                Entry::File(file) => closure.add(file)?,
+                Entry::Directory(child) => {
+                    closure.add(child)?;
+                    if entered.insert(child) {
+                        waiting.push(child);
+                    }
+                }
             }
         }
     }
@@ -143,21 +149,9 @@ impl Closure {
         }
         Ok(())
     }
-
-    fn add_files(&mut self, of: Digest, directory: &Directory) -> Result<(), ActionCacheError> {
-        for file in &directory.files {
-            self.add(node_digest(of, file.digest.as_ref())?)?;
-        }
-        Ok(())
-    }
 }
 
-fn node_digest(of: Digest, wire: Option<&WireDigest>) -> Result<Digest, ActionCacheError> {
-    let wire = wire.ok_or_else(|| malformed(of, "an entry has no digest"))?;
-    wire.to_digest(of.function()).map_err(|error| malformed(of, &error.to_string()))
-}
-
-fn malformed(digest: Digest, reason: &str) -> ActionCacheError {
+fn malformed(digest: Digest, reason: &Malformed) -> ActionCacheError {
     ActionCacheError::Invalid(format!("the output directory {digest}: {reason}"))
 }
 

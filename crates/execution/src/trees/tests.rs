@@ -1,8 +1,9 @@
 use gf_blobstore::{Encoding, NewBlob};
 use gf_digest::{DigestFunction, InstanceName};
-use gf_reapi::execution::{DirectoryNode, FileNode};
+use gf_reapi::execution::{Directory, DirectoryNode, FileNode};
 use gf_tenancy::{Access, AccessConfig, Principal, TenantConfig, TenantName};
 use gf_testkit::MemoryBlobStore;
+use prost::Message;
 
 use super::*;
 
@@ -62,8 +63,9 @@ fn directory(name: &str, children: &[Digest]) -> Directory {
     }
 }
 
-fn names(pages: &[Page]) -> Vec<&str> {
-    pages.iter().flat_map(|page| &page.directories).map(|directory| directory.files[0].name.as_str()).collect()
+fn names(pages: &[Page]) -> Vec<String> {
+    let directories = pages.iter().flat_map(|page| &page.directories);
+    directories.map(|bytes| Directory::decode(bytes.clone()).unwrap().files.remove(0).name).collect()
 }
 
 #[tokio::test]
@@ -112,7 +114,7 @@ async fn only_the_root_must_be_there() {
     assert_eq!(names(&forest.pages(root, 0, "").await.unwrap()), ["root", "child"]);
     assert!(matches!(forest.pages(missing, 0, "").await, Err(TreeError::RootMissing(_))));
     let empty = forest.pages(Digest::empty(DigestFunction::Sha256), 0, "").await.unwrap();
-    assert_eq!(empty, [Page { directories: vec![Directory::default()], next_page_token: None }]);
+    assert_eq!(empty, [Page { directories: vec![Bytes::new()], next_page_token: None }]);
 }
 
 #[tokio::test]

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use futures::stream;
 use gf_digest::{Digest, DigestFunction};
-use gf_execution::TreeWalk;
-use gf_reapi::execution::{FindMissingBlobsRequest, FindMissingBlobsResponse, GetTreeRequest, GetTreeResponse};
+use gf_execution::{Page, TreeWalk};
+use gf_reapi::execution::{FindMissingBlobsRequest, FindMissingBlobsResponse, GetTreeRequest};
 use gf_reapi::{WireDigest, digest_function};
 use gf_tenancy::CasRead;
+use prost::encoding;
 use tonic::Status;
 
 use super::status::IntoStatus;
@@ -46,10 +47,21 @@ pub(super) async fn get_tree(edge: Arc<Edge>, caller: Caller, request: GetTreeRe
 
 async fn next_page(walk: &mut TreeWalk) -> Result<Option<bytes::Bytes>, Status> {
     let page = walk.next_page().await.map_err(IntoStatus::into_status)?;
-    Ok(page.map(|page| {
-        let next_page_token = page.next_page_token.unwrap_or_default();
-        grpc::encode(&GetTreeResponse { directories: page.directories, next_page_token })
-    }))
+    Ok(page.map(|page| grpc::frame(&encode_page(&page))))
+}
+
+/// An encoded `GetTreeResponse`: the directories go out as they are stored.
+fn encode_page(page: &Page) -> Vec<u8> {
+    const DIRECTORIES: u32 = 1;
+    const NEXT_PAGE_TOKEN: u32 = 2;
+    let mut message = Vec::with_capacity(page.directories.iter().map(|bytes| bytes.len() + 6).sum::<usize>() + 128);
+    for directory in &page.directories {
+        encoding::bytes::encode(DIRECTORIES, directory, &mut message);
+    }
+    if let Some(token) = &page.next_page_token {
+        encoding::string::encode(NEXT_PAGE_TOKEN, token, &mut message);
+    }
+    message
 }
 
 fn function(number: i32) -> Result<DigestFunction, Status> {
@@ -64,4 +76,25 @@ fn one(field: &'static str, digest: Option<&WireDigest>, function: DigestFunctio
 fn all(digests: &[WireDigest], function: DigestFunction) -> Result<Vec<Digest>, Status> {
     let parse = |digest: &WireDigest| digest.to_digest(function).map_err(IntoStatus::into_status);
     digests.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gf_reapi::execution::{Directory, GetTreeResponse, SymlinkNode};
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn a_page_is_the_generated_message() {
+        let link = SymlinkNode { name: "a".to_owned(), target: "b".repeat(300), node_properties: None };
+        let directories = vec![Directory::default(), Directory { symlinks: vec![link], ..Directory::default() }];
+        for next_page_token in [None, Some("1.2.3".to_owned())] {
+            let encoded = directories.iter().map(|directory| directory.encode_to_vec().into()).collect();
+            let page = Page { directories: encoded, next_page_token: next_page_token.clone() };
+            let next_page_token = next_page_token.unwrap_or_default();
+            let message = GetTreeResponse { directories: directories.clone(), next_page_token };
+            assert_eq!(encode_page(&page), message.encode_to_vec());
+        }
+    }
 }
