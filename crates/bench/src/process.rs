@@ -214,7 +214,7 @@ mod tests {
     #[tokio::test]
     async fn a_paused_server_goes_on_afterwards() {
         let mut command = Command::new("sh");
-        command.args(["-c", "echo listening on http://127.0.0.1:7 >&2; trap 'exit 0' TERM; while :; do :; done"]);
+        command.args(["-c", "trap 'exit 0' TERM; echo listening on http://127.0.0.1:7 >&2; while :; do :; done"]);
         let server = Server::start(command).await.unwrap();
         let paused = Paused::begin(server.pid()).unwrap();
         let stands_still = || {
