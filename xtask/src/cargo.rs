@@ -41,10 +41,9 @@ pub(crate) fn show(mut command: Command) -> Result<()> {
 
 /// Runs the program of a package in release mode, and hands its exit code on.
 pub(crate) fn run_package(package: &str, arguments: &[&str]) -> Result<()> {
-    let mut command = cargo(&["run", "--release", "--quiet", "--locked", "--package", package, "--"]);
+    let mut command = cargo(&["run", "--release", "--quiet", "--locked", "--package", package, "--manifest-path"]);
     // Paths on the command line are the caller's.
-    let manifest = checkout().join("Cargo.toml");
-    command.args(arguments).current_dir(env::current_dir()?).env("CARGO_MANIFEST_PATH", &manifest);
+    command.arg(checkout().join("Cargo.toml")).arg("--").args(arguments).current_dir(env::current_dir()?);
     let status = command.status().context("cannot start cargo")?;
     if !status.success() {
         std::process::exit(status.code().unwrap_or(1));

@@ -16,7 +16,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gf_tests::{Chroot, Place, RECIPE, RECIPE_STAMP, cache_folder, run_within};
 
-use crate::{packages, packages::APT_OPTIONS, tools};
+use crate::{
+    packages::{self, APT_OPTIONS, retried},
+    tools,
+};
 
 /// Bazel finds libblake3 by itself, but does not depend on it.
 const PACKAGES: &[&str] = &[
@@ -56,7 +59,6 @@ path-exclude=/usr/share/man/*
 const BASE_MARK: &str = "etc/gloriousflywheel-base";
 const BASE_LIMIT: Duration = Duration::from_secs(900);
 const INSTALL_LIMIT: Duration = Duration::from_secs(1800);
-const ATTEMPTS: u32 = 3;
 
 /// Finds the chroot, or makes it. Needs root on Debian for the latter.
 pub(crate) fn find_or_make() -> Result<Chroot> {
@@ -78,16 +80,6 @@ pub(crate) fn find_or_make() -> Result<Chroot> {
     mend_bazel(&root)?;
     fs::write(root.join(RECIPE_STAMP), format!("{RECIPE}\n"))?;
     Chroot::find()
-}
-
-fn retried(what: &str, step: impl Fn() -> Result<()>) -> Result<()> {
-    for attempt in 1..ATTEMPTS {
-        match step() {
-            Ok(()) => return Ok(()),
-            Err(error) => println!("    attempt {attempt} of {ATTEMPTS} at {what}: {error:#}"),
-        }
-    }
-    step().with_context(|| format!("cannot install {what}"))
 }
 
 fn make_base(root: &Path) -> Result<()> {
@@ -152,13 +144,15 @@ fn apt_environment() -> Vec<(&'static str, &'static str)> {
 /// Debian's Bazel looks for native libraries only beside itself, and two of them are packaged elsewhere: without them
 /// it can neither speak TLS nor compress.
 fn mend_bazel(root: &Path) -> Result<()> {
-    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    // Debian's name for this machine's kind, here and on arm64.
+    let libraries = PathBuf::from(format!("/usr/lib/{}-linux-gnu", env::consts::ARCH));
     let bazel = root.join("usr/share/bazel");
     // A copy: the TLS library refuses to load through a link of another name.
-    fs::copy(libraries.join("jni/libnetty-tcnative.so"), bazel.join("libnetty_tcnative.so"))?;
+    let tls = root.join(libraries.strip_prefix("/")?).join("jni/libnetty-tcnative.so");
+    fs::copy(&tls, bazel.join("libnetty_tcnative.so")).with_context(|| format!("cannot copy {}", tls.display()))?;
     let link = bazel.join("libzstd-jni.so");
     let _ = fs::remove_file(&link);
-    Ok(symlink("/usr/lib/x86_64-linux-gnu/libzstd-jni.so", link)?)
+    Ok(symlink(libraries.join("libzstd-jni.so"), link)?)
 }
 
 /// The mirror that this machine uses already.

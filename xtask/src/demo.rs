@@ -26,8 +26,9 @@ use crate::{
 const BUILD_LIMIT: Duration = Duration::from_secs(600);
 const MEBIBYTE: f64 = 1_048_576.0;
 
-/// Runs the demo. With `once` the server is stopped at the end.
+/// Runs the demo. With `once`, and in CI, where nobody is there to interrupt it, the server is stopped at the end.
 pub(crate) fn run(once: bool) -> Result<()> {
+    let once = once || std::env::var_os("CI").is_some();
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // The second signal ends this program at once; the kernel then takes its servers down.

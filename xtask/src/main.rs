@@ -22,7 +22,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   demo [--once]                    start gf, build a workspace with Bazel through it, clean, build again from the cache;
-                                   --once stops the server at the end
+                                   --once stops the server at the end, as it does where the variable CI is set
   test [FILTER]                    everything that CI runs; with a filter only the tests whose names contain it
   conformance --endpoint URL ...   ask a server the cases of the conformance suite
   bench [NAME...] [--json FILE]    measure

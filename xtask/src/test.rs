@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
@@ -86,17 +86,26 @@ fn tests(nextest: &Path, (name, binary): (&str, &Path), filter: Option<&str>) ->
     command.current_dir(checkout()).env(name, binary).stdin(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start nextest")?;
     let mut summary = String::new();
-    for line in BufReader::new(child.stderr.take().context("nextest has no output")?).lines() {
-        let line = line?;
+    let shown = each_line(child.stderr.take().context("nextest has no output")?, |line| {
         if line.contains("Summary [") {
-            summary = line.trim().to_owned();
+            line.trim().clone_into(&mut summary);
         }
         println!("{line}");
-    }
+    });
+    // Also when its output cannot be read: nothing may run on.
     let status = child.wait()?;
+    shown?;
     println!("{summary}");
     if !status.success() {
         bail!("some tests failed ({status})");
+    }
+    Ok(())
+}
+
+/// Tests print whatever bytes they like, and nextest hands them on.
+fn each_line(output: impl Read, mut show: impl FnMut(&str)) -> io::Result<()> {
+    for line in BufReader::new(output).split(b'\n') {
+        show(&String::from_utf8_lossy(&line?));
     }
     Ok(())
 }
@@ -131,4 +140,16 @@ pub(crate) fn licences() -> Result<()> {
     ]);
     command.current_dir(checkout());
     show(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_end_nothing() {
+        let mut lines = Vec::new();
+        each_line(&b"one\ntw\xff\nSummary [ 1 s]\n"[..], |line| lines.push(line.to_owned())).unwrap();
+        assert_eq!(lines, ["one", "tw\u{fffd}", "Summary [ 1 s]"]);
+    }
 }
