@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 const POLL: Duration = Duration::from_millis(10);
 /// Enough of a failed client's output to see why, not so much that it hides the test's own message.
@@ -59,8 +60,8 @@ fn last_bytes(text: &str) -> &str {
     start.and_then(|at| text.get(at..)).unwrap_or_default().trim_end()
 }
 
-/// Runs `command` without input and waits for its end. A client that is still there after `limit` is killed, and that
-/// is an error.
+/// Runs `command` without input and waits for its end. A client that is still there after `limit` is killed with all
+/// that it has started, and that is an error.
 pub fn run_within(mut command: Command, limit: Duration) -> Result<Finished> {
     let folder = tempfile::tempdir()?;
     let (stdout, stderr) = (folder.path().join("stdout"), folder.path().join("stderr"));
@@ -81,7 +82,7 @@ pub fn run_within(mut command: Command, limit: Duration) -> Result<Finished> {
     let status = match status {
         Some(status) => status,
         None => {
-            child.kill()?;
+            kill_all(child.id());
             child.wait()?
         }
     };
@@ -92,6 +93,41 @@ pub fn run_within(mut command: Command, limit: Duration) -> Result<Finished> {
         bail!("{}\n{}", finished.heading("was killed: it still ran"), finished.tail());
     }
     Ok(finished)
+}
+
+/// Kills a process and its descendants. A group of its own would do the same, but would also shield the client from
+/// Ctrl-C, and from a test runner that kills this one.
+fn kill_all(id: u32) {
+    let mut family = vec![id];
+    // Parents first, and each stopped before its children are listed: none can start another meanwhile.
+    let mut next = 0;
+    while let Some(id) = family.get(next).copied() {
+        signal(id, Signal::STOP);
+        family.extend(children_of(id));
+        next += 1;
+    }
+    for id in family {
+        signal(id, Signal::KILL);
+    }
+}
+
+fn signal(id: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(|id| parent_of(*id) == Some(parent)).collect()
+}
+
+fn parent_of(id: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name before may hold anything, also spaces and parentheses.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn describe(command: &Command) -> String {
@@ -122,5 +158,25 @@ mod tests {
     fn a_client_that_does_not_end_is_killed() {
         let message = run_within(shell("exec sleep 100"), Duration::from_millis(100)).unwrap_err().to_string();
         assert!(message.contains("was killed"), "{message}");
+    }
+
+    #[test]
+    fn what_a_killed_client_started_is_killed_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("id");
+        let script = format!("sh -c 'echo $$ >{0}.new; mv {0}.new {0}; sleep 100; true' & wait", file.display());
+        run_within(shell(&script), Duration::from_secs(2)).unwrap_err();
+        let grandchild: u32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        // Whoever takes in orphans may leave a dead one unburied.
+        while is_alive(grandchild) {
+            assert!(Instant::now() < until, "{grandchild} lives on");
+            thread::sleep(POLL);
+        }
+    }
+
+    fn is_alive(id: u32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
     }
 }
