@@ -272,6 +272,21 @@ async fn chunks_make_up_the_blob(store: &dyn BlobStore) {
     assert!(read_all(read.unwrap()).await.unwrap() == whole[1_000_000..4_000_000]);
     store.splice(OURS, other, &turned).await.unwrap();
 
+    // A blob spliced of spliced ones, again and again, stays readable.
+    let (mut digest, mut bytes) = (other, whole);
+    for round in 0..6_u64 {
+        let tail = noise(600 + round, 1000);
+        let tail_digest = Digest::of(DigestFunction::Sha256, &tail);
+        put(store, OURS, new_blob(DigestFunction::Sha256, &tail)).await.unwrap();
+        bytes.extend_from_slice(&tail);
+        let longer = Digest::of(DigestFunction::Sha256, &bytes);
+        store.splice(OURS, longer, &[digest, tail_digest]).await.unwrap();
+        assert_eq!(store.find_missing(OURS, &[longer, longer]).await.unwrap(), []);
+        digest = longer;
+    }
+    let read = store.read(OURS, digest, ByteRange::ALL, Accept::Identity).await.unwrap();
+    assert!(read_all(read).await.unwrap() == bytes);
+
     let small = new_blob(DigestFunction::Sha256, b"too small to split");
     let small_digest = small.digest;
     put(store, OURS, small).await.unwrap();

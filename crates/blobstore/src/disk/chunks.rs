@@ -86,10 +86,11 @@ impl Core {
 
     /// Makes a chunk a blob of its own: a view of `parent`, unless it is here in its own right.
     async fn add_view(self: &Arc<Self>, owner: OwnerId, parent: Digest, chunk: Part) -> Result<(), StoreError> {
+        // Whole, whoever brought it: who may read the blob may read its chunk.
         if let Some(present) = self.any_owner(&chunk.blob)?
-            && (present.owner == owner || self.find(owner, &chunk.blob).await?.is_some())
+            && self.is_here(&present, &chunk.blob).await?
         {
-            return Ok(());
+            return self.let_in(owner, &chunk.blob).await;
         }
         let mut reservation = self.reserve(2 * HEADER_BYTES as u64 + 48).await?;
         let mut payload = Vec::with_capacity(48);
@@ -101,7 +102,7 @@ impl Core {
             header,
             &payload,
             &mut reservation,
-            |present| self.segments.reaches(&present.place),
+            |present| self.holds_bytes(present, &chunk.blob),
             |at| Place::View { segment: at.segment, offset: at.offset, bytes: at.bytes },
         )?;
         if kept.is_some_and(|present| present.owner != owner) {
@@ -133,6 +134,7 @@ impl Core {
         if total != Some(digest.size_bytes()) || !one_function || chunks.len() > MAX_CHUNKS {
             return Err(StoreError::ChunksMismatch(digest));
         }
+        let chunks = &self.flattened(owner, digest, chunks).await?;
         let bytes = self.verify_splice(owner, digest, chunks).await?;
         if self.find(owner, &digest).await?.is_some() {
             return Ok(());
@@ -147,6 +149,33 @@ impl Core {
         }
     }
 
+    /// The chunks, with the parts of those that are recipes in their place: recipes never nest, so that reading one is
+    /// always a few steps.
+    async fn flattened(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        digest: Digest,
+        chunks: &[Digest],
+    ) -> Result<Vec<Digest>, StoreError> {
+        let mut flat = Vec::with_capacity(chunks.len());
+        let empty = Digest::empty(digest.function());
+        for chunk in chunks.iter().filter(|chunk| **chunk != empty) {
+            match self.visible(owner, chunk)?.ok_or(StoreError::NotFound(*chunk))? {
+                slot @ Slot { place: Place::Recipe { .. }, .. } => {
+                    for part in self.parts(&slot, chunk).await? {
+                        self.let_in(owner, &part.blob).await?;
+                        flat.push(part.blob);
+                    }
+                }
+                _ => flat.push(*chunk),
+            }
+            if flat.len() > MAX_CHUNKS {
+                return Err(StoreError::ChunksMismatch(digest));
+            }
+        }
+        Ok(flat)
+    }
+
     /// Reads and hashes the chunks. Returns their bytes when they are few.
     async fn verify_splice(
         self: &Arc<Self>,
@@ -155,7 +184,7 @@ impl Core {
         chunks: &[Digest],
     ) -> Result<Option<Vec<u8>>, StoreError> {
         // Absence first: it costs nothing to find out and says most.
-        for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+        for chunk in chunks {
             self.find(owner, chunk).await?.ok_or(StoreError::NotFound(*chunk))?;
         }
         let mut whole = (digest.size_bytes() <= self.config.large_blob_bytes).then(Vec::new);
@@ -164,6 +193,8 @@ impl Core {
             let mut read = self.read(owner, *chunk, ByteRange::ALL, Accept::Identity).await?;
             while let Some(piece) = read.next().await? {
                 hasher.update(&piece);
+                // Bytes that are in memory are read without waiting; others must get their turn.
+                tokio::task::yield_now().await;
                 if let Some(whole) = &mut whole {
                     whole.extend_from_slice(&piece);
                 }

@@ -47,6 +47,8 @@ pub(crate) fn claim(layer: &dyn FileLayer, path: &Path) -> Result<Folder, OpenEr
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(name())),
         Err(error) => return Err(io_error("locking it")(error.into())),
     }
+    // Read again now that nobody else can write it: another process may have made a store here a moment ago.
+    let format = read_format(layer, path).map_err(io_error("reading its FORMAT file"))?.or(format);
     let (key, is_fresh) = match format {
         Some((_, key)) => (key, false),
         None => (write_format(layer, path).map_err(io_error("writing its FORMAT file"))?, true),

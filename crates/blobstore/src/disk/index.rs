@@ -174,16 +174,29 @@ impl Index {
     pub(crate) fn sync(&self) -> io::Result<()> {
         let _one_at_a_time = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         for shard in &self.shards {
-            // The file is synced outside the lock: a disk that is slow must not hold up look-ups.
-            let dirty = lock(shard).take_dirty();
-            let Some(file) = dirty else { continue };
-            if let Err(error) = file.sync() {
-                lock(shard).mark_dirty();
-                return Err(error);
-            }
-            lock(shard).settle(self.layer.as_ref(), &file)?;
+            self.sync_shard(shard)?;
         }
         self.layer.sync_directory(&self.directory)
+    }
+
+    fn sync_shard(&self, shard: &Mutex<Shard>) -> io::Result<()> {
+        // The file is synced outside the lock: a disk that is slow must not hold up look-ups.
+        let Some(file) = lock(shard).take_dirty() else { return Ok(()) };
+        if let Err(error) = file.sync() {
+            lock(shard).mark_dirty();
+            return Err(error);
+        }
+        let mut shard = lock(shard);
+        if shard.settle(self.layer.as_ref(), &file)? {
+            return Ok(());
+        }
+        // It grew meanwhile: what was synced is not the table any more. Once more, and this time nobody may grow it.
+        let Some(file) = shard.take_dirty() else { return Ok(()) };
+        if let Err(error) = file.sync().and_then(|()| shard.settle(self.layer.as_ref(), &file)) {
+            shard.mark_dirty();
+            return Err(error);
+        }
+        Ok(())
     }
 
     /// Slots in the shards loaded so far.

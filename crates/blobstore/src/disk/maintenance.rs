@@ -130,6 +130,11 @@ async fn mend(core: &Core) -> io::Result<()> {
         tracing::warn!(?report, "the index was damaged and is whole again");
     }
     core.is_index_whole.store(true, Ordering::Release);
+    // What a process that was killed in the middle of an eviction or an upload left behind.
+    let orphans = core.remove_orphans()?;
+    if orphans > 0 {
+        tracing::info!(orphans, "files that belong to nothing were removed");
+    }
     core.recount()
 }
 

@@ -1,5 +1,6 @@
 //! [`DiskBlobStore`]: opening, closing, and the seam's calls.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -312,14 +313,22 @@ async fn open_core(
 impl BlobStore for DiskBlobStore {
     async fn find_missing(&self, owner: OwnerId, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
         let mut missing = Vec::new();
+        // Looking at all parts of a blob is slow, so it happens once for each, however often it is asked about.
+        let mut made_of_parts = HashSet::new();
         for digest in digests {
-            let is_empty_blob = digest.is_empty() && *digest == Digest::empty(digest.function());
-            if !is_empty_blob && self.core.find(owner, digest).await?.is_none() {
+            let is_absent = match self.core.visible(owner, digest)? {
+                None => !digest.is_empty() || *digest != Digest::empty(digest.function()),
+                Some(slot) if slot.place.has_dependencies() && made_of_parts.insert(*digest) => {
+                    !self.core.is_here(&slot, digest).await?
+                }
+                Some(_) => false,
+            };
+            if is_absent {
                 missing.push(*digest);
             }
         }
         if missing.len() > 1 {
-            let mut seen = std::collections::HashSet::with_capacity(missing.len());
+            let mut seen = HashSet::with_capacity(missing.len());
             missing.retain(|digest| seen.insert(*digest));
         }
         Ok(missing)

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gf_digest::{Digest, Hasher};
 
@@ -33,7 +34,9 @@ pub struct VerifyReport {
     pub lost: Vec<String>,
     /// How many were lost, named or not.
     pub lost_count: u64,
-    /// What repair found in the records.
+    /// Blobs and entries that the disk failed to read; they stay, and may be readable later.
+    pub unreadable: u64,
+    /// What repair found in the records, if the index had lost something.
     pub rebuilt: Option<RecoveryReport>,
     /// Files that belonged to nothing and were removed.
     pub orphans_removed: u64,
@@ -48,7 +51,7 @@ impl VerifyReport {
     /// Whether nothing was wrong.
     #[must_use]
     pub const fn is_clean(&self) -> bool {
-        self.lost_count == 0 && self.index_was_whole
+        self.lost_count == 0 && self.unreadable == 0 && self.index_was_whole
     }
 }
 
@@ -56,7 +59,7 @@ impl Core {
     pub(crate) async fn verify(self: &Arc<Self>, repair: Repair) -> io::Result<VerifyReport> {
         let mut report = VerifyReport { index_was_whole: self.index.load_all()?, ..VerifyReport::default() };
         if repair == Repair::Yes && !report.index_was_whole {
-            self.rebuild().await?;
+            report.rebuilt = Some(self.rebuild().await?);
         }
         for shard in 0..SHARDS {
             let mut slots = Vec::new();
@@ -65,8 +68,10 @@ impl Core {
                 self.verify_slot(slot, &mut report).await?;
             }
         }
+        if report.unreadable > 0 {
+            tracing::error!(unreadable = report.unreadable, "the disk failed to read parts of the store");
+        }
         if repair == Repair::Yes {
-            report.rebuilt = Some(self.rebuild().await?);
             report.orphans_removed = self.remove_orphans()?;
             self.recount()?;
         }
@@ -75,6 +80,7 @@ impl Core {
 
     async fn verify_slot(self: &Arc<Self>, slot: Slot, report: &mut VerifyReport) -> io::Result<()> {
         let Some(digest) = slot.key.digest(slot.size_bytes) else { return self.verify_entry(slot, report).await };
+        let quarantined = self.counters.quarantined.load(Ordering::Relaxed);
         match self.hash(slot, digest).await {
             Ok(actual) if actual == digest => {
                 report.blobs += 1;
@@ -84,14 +90,19 @@ impl Core {
                 self.quarantine(&slot, &digest.to_string());
                 lose(report, digest.to_string());
             }
-            // Moved, evicted or replaced since the slot was copied: not lost. Still there: it has no bytes.
+            // A view or a recipe whose parts were evicted: it goes with them, and was promised no longer than they.
+            Err(StoreError::NotFound(_)) if slot.place.has_dependencies() => {
+                self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
+            }
+            // Moved, evicted or replaced since the slot was copied: not lost. Still there, or taken out by the reading
+            // just now: it has no bytes.
             Err(StoreError::NotFound(_)) => {
                 let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
-                if gone.is_some() || !matches!(self.any_owner(&digest), Ok(Some(_))) {
+                if gone.is_some() || self.counters.quarantined.load(Ordering::Relaxed) > quarantined {
                     lose(report, digest.to_string());
                 }
             }
-            Err(error) => return Err(io::Error::other(error.to_string())),
+            Err(_) => report.unreadable += 1,
         }
         Ok(())
     }
@@ -99,7 +110,7 @@ impl Core {
     async fn verify_entry(&self, slot: Slot, report: &mut VerifyReport) -> io::Result<()> {
         match self.segments.read(&slot.key, &slot.place).await {
             Ok(_) => report.entries += 1,
-            Err(ReadFault::Io(error)) => return Err(error),
+            Err(ReadFault::Io(_)) => report.unreadable += 1,
             Err(ReadFault::Gone | ReadFault::Damaged) => {
                 let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
                 if gone.is_some() {
@@ -120,7 +131,7 @@ impl Core {
     }
 
     /// Removes large files of earlier runs that no slot points to.
-    fn remove_orphans(&self) -> io::Result<u64> {
+    pub(crate) fn remove_orphans(&self) -> io::Result<u64> {
         let mut known = std::collections::HashSet::new();
         for shard in 0..SHARDS {
             self.index.visit_shard(shard, |slot| {

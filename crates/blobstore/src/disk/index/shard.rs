@@ -243,13 +243,17 @@ impl Shard {
         self.dirty = true;
     }
 
-    /// Lets a grown table take its place, now that `synced` was made durable; unless it has grown again since.
-    pub(crate) fn settle(&mut self, layer: &dyn FileLayer, synced: &Arc<dyn StoreFile>) -> io::Result<()> {
+    /// Lets a grown table take its place, now that `synced` was made durable. Whether the table in use has its place:
+    /// not if it has grown again since.
+    pub(crate) fn settle(&mut self, layer: &dyn FileLayer, synced: &Arc<dyn StoreFile>) -> io::Result<bool> {
         if self.grown && self.file.as_ref().is_some_and(|file| Arc::ptr_eq(file, synced)) {
-            layer.rename(&self.grown_path(), &self.path)?;
+            if let Err(error) = layer.rename(&self.grown_path(), &self.path) {
+                self.dirty = true;
+                return Err(error);
+            }
             self.grown = false;
         }
-        Ok(())
+        Ok(!self.grown)
     }
 
     fn put(&mut self, at: usize, raw: RawSlot) -> io::Result<()> {
@@ -280,7 +284,7 @@ impl Shard {
         let head = Head { seed: self.seed, complete: self.complete, capacity };
         file.write_at(&head.encode(), 0)?;
         // An empty table replaces nothing that would be missed.
-        self.grown = !slots.is_empty();
+        self.grown |= !slots.is_empty();
         layer.rename(&temporary, if self.grown { &grown_path } else { &self.path })?;
         self.file = Some(file);
         self.taken = slots.len();
