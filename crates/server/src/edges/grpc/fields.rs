@@ -14,7 +14,7 @@ const BYTES_A_FIELD: usize = 48;
 
 /// Whether a message has no more fields than its size justifies. Those of the message in the field `nested` count too.
 /// What cannot be read is left to the decoder, which says what is wrong.
-pub(super) fn are_few(message: &[u8], nested: Option<u32>) -> bool {
+pub(in crate::edges) fn are_few(message: &[u8], nested: Option<u32>) -> bool {
     let allowed = FREE + message.len() / BYTES_A_FIELD;
     message.len() < FREE || count(message, nested, allowed).is_none_or(|count| count <= allowed)
 }

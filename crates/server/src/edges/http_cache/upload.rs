@@ -17,6 +17,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::HttpEdge;
+use super::grpc;
 use super::problem::Problem;
 use super::target::Target;
 
@@ -89,7 +90,7 @@ pub(super) async fn put_result(edge: &HttpEdge, target: &Target, request: Reques
 
 /// The action result that these bytes are, if they are one and nothing else.
 fn action_result(bytes: &Bytes) -> Option<ActionResult> {
-    if bytes.len() > MAX_RESULT_BYTES {
+    if bytes.len() > MAX_RESULT_BYTES || !grpc::are_few(bytes, None) {
         return None;
     }
     let result = ActionResult::decode(bytes.clone()).ok()?;
@@ -221,5 +222,7 @@ mod tests {
         let with_unknown_field = [&bytes[..], &[0xfa, 0x01, 1, 0]].concat();
         assert_eq!(action_result(&with_unknown_field.into()), None);
         assert_eq!(action_result(&Bytes::from_static(b"cCrS\x01\x00")), None);
+        // A million empty output files, which would take hundreds of megabytes.
+        assert_eq!(action_result(&Bytes::from([0x12, 0].repeat(1 << 20))), None);
     }
 }
