@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// Fewer bytes than this are neither an HTTP/2 preface (24) nor a request line with a host (above 20).
-const ENOUGH_BYTES: usize = 20;
+/// The HTTP/2 preface, for all of which the library waits once its beginning came. A request with a host is longer.
+const ENOUGH_BYTES: usize = 24;
 
 /// A connection that fails to read when its first bytes come too late.
 pub(super) struct FirstBytesDeadline<S> {
@@ -85,16 +85,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_is_cut_and_speech_is_not() {
-        let (mut client, server) = duplex(64);
-        let mut silent = FirstBytesDeadline::new(server, Duration::from_secs(10));
-        client.write_all(b"PRI").await.unwrap();
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let mut buf = [0; 32];
-        assert_eq!(silent.read(&mut buf).await.unwrap(), 3);
-        assert_eq!(silent.read(&mut buf).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        for length in 1..preface.len() {
+            let (mut client, server) = duplex(64);
+            let mut silent = FirstBytesDeadline::new(server, Duration::from_secs(10));
+            client.write_all(&preface[..length]).await.unwrap();
+            assert_eq!(silent.read(&mut buf).await.unwrap(), length);
+            // Longer than the deadline, so that a test that waits for ever fails in place of hanging.
+            let cut = tokio::time::timeout(Duration::from_secs(60), silent.read(&mut buf)).await;
+            let cut = cut.unwrap_or_else(|_| panic!("{length} bytes hold a connection for ever"));
+            assert_eq!(cut.unwrap_err().kind(), io::ErrorKind::TimedOut, "{length}");
+        }
 
         let (mut client, server) = duplex(64);
         let mut speaking = FirstBytesDeadline::new(server, Duration::from_secs(10));
-        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        client.write_all(preface).await.unwrap();
         assert_eq!(speaking.read(&mut buf).await.unwrap(), 24);
         let later = tokio::spawn(async move { speaking.read(&mut buf).await.unwrap() });
         tokio::time::advance(Duration::from_secs(60)).await;
