@@ -33,7 +33,7 @@ struct Part {
 }
 
 pub(super) async fn get_blob(edge: &Arc<HttpEdge>, target: &Target, head: &Parts, call: Call) -> Response<Body> {
-    let found = find_blob(edge, target, &head.headers).await;
+    let found = find_blob(edge, target, head).await;
     answer(edge, &head.method, call, found)
 }
 
@@ -42,12 +42,14 @@ pub(super) async fn get_result(edge: &Arc<HttpEdge>, target: &Target, head: &Par
     answer(edge, &head.method, call, found)
 }
 
-async fn find_blob(edge: &HttpEdge, target: &Target, headers: &HeaderMap) -> Result<Found, Problem> {
+async fn find_blob(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<Found, Problem> {
+    let headers = &head.headers;
     let grant = edge.authorize::<CasRead>(headers, target)?;
     let content = &edge.services.content;
     let found = content.size_of(&grant, target.function, target.hash).await?;
     let digest = found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no blob with this hash is here"))?;
-    let part = part(headers, digest.size_bytes())?;
+    // RFC 9110, 14.2: a range means something to GET alone.
+    let part = if head.method == Verb::GET { part(headers, digest.size_bytes())? } else { None };
     let (range, accept) = match part {
         Some(part) => (ByteRange { offset: part.first, limit: Some(part.last - part.first + 1) }, Accept::Identity),
         None if accepts_zstd(headers) => (ByteRange::ALL, Accept::Any),
@@ -184,7 +186,7 @@ fn part(headers: &HeaderMap, size: u64) -> Result<Option<Part>, Problem> {
         _ => return Ok(None),
     };
     if first > last || first >= size {
-        return Err(Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("the blob has {size} bytes")));
+        return Err(Problem::out_of_range(size));
     }
     Ok(Some(Part { first, last, size }))
 }

@@ -14,11 +14,19 @@ use super::target::TargetError;
 pub(super) struct Problem {
     pub(super) status: StatusCode,
     text: String,
+    /// The size of what was asked for, where a range did not fit it.
+    size_bytes: Option<u64>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self { status, text: text.into(), size_bytes: None }
+    }
+
+    /// A range that begins behind the end.
+    pub(super) fn out_of_range(size_bytes: u64) -> Self {
+        let problem = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, format!("the blob has {size_bytes} bytes"));
+        Self { size_bytes: Some(size_bytes), ..problem }
     }
 
     fn of_kind(kind: ErrorKind, error: &dyn std::error::Error) -> Self {
@@ -40,6 +48,10 @@ impl Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             let challenge = HeaderValue::from_static("Basic realm=\"gf\", Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        let range = self.size_bytes.and_then(|size| HeaderValue::from_str(&format!("bytes */{size}")).ok());
+        if let Some(range) = range {
+            response.headers_mut().insert(header::CONTENT_RANGE, range);
         }
         response
     }
