@@ -15,8 +15,9 @@ use crate::args::ServeArgs;
 use crate::failure::{Failure, FailureKind};
 use crate::output::say;
 
-/// Shorter than the 30 s after which Kubernetes kills.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+/// With cutting off what is left (2 s), closing the store and [`RUNTIME_DEADLINE`], it stays below the 30 s after which
+/// Kubernetes kills.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(22);
 /// Ctrl-C, `timeout` and supervisors signal a process and its group: two signals this close are one wish ...
 const SAME_WISH: Duration = Duration::from_millis(200);
 /// ... so the drain gets this long before the second one counts.
