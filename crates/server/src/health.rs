@@ -47,6 +47,18 @@ pub(crate) enum NotReady {
     Slow,
 }
 
+impl NotReady {
+    /// What strangers may know: no path, and nothing else that the system says.
+    const fn in_public(&self) -> &'static str {
+        match self {
+            Self::Folder { .. } => "the data folder cannot be used",
+            Self::Store(_) => "the store does not work",
+            Self::WrongBytes => "the store gave back other bytes than were written",
+            Self::Slow => "the store did not answer in time",
+        }
+    }
+}
+
 /// Tries the store when asked.
 #[derive(Clone)]
 pub(crate) struct Readiness {
@@ -131,7 +143,8 @@ async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(reason) => {
             tracing::warn!(%reason, "not ready");
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"))
+            let text = format!("{}: `gf status` and the log say more\n", reason.in_public());
+            (StatusCode::SERVICE_UNAVAILABLE, text)
         }
     }
 }
