@@ -1,9 +1,12 @@
 //! Large blobs: a file each.
 //!
-//! A file is a record header, then the blob in blocks of 256 KiB of uncompressed bytes, each held as it is or as a
-//! zstd frame of its own, then a table with one entry of 16 bytes a block: bytes at rest (4), 1 if zstd (4), check of
-//! the bytes at rest (8). The check in the header is that of the table. So any part of a blob can be read and
-//! verified alone, and the frames of a compressed blob one after another are a zstd stream of the whole.
+//! A file is the blob in blocks of 256 KiB of uncompressed bytes, each held as it is or as a zstd frame of its own,
+//! then a table with one entry of 16 bytes a block: bytes at rest (4), 1 if zstd (4), check of the bytes at rest (8),
+//! then a record header. The check in the header is that of the table. So any part of a blob can be read and verified
+//! alone, and the frames of a compressed blob one after another are a zstd stream of the whole.
+//!
+//! The header comes last and each block is one write, so that plain blocks lie on the pages and the extents of the
+//! file system: writing them takes it a third of the time that it takes for unaligned pieces of a file that grows.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +19,7 @@ use gf_digest::Digest;
 use super::cached_read::read_exactly;
 use super::file_layer::{FileLayer, StoreFile};
 use super::index::IndexKey;
-use super::record::{HEADER_BYTES, RecordHeader, RecordKey, RecordKind, RunningCheck, array, payload_check};
+use super::record::{HEADER_BYTES, RecordHeader, RecordKey, RecordKind, array, payload_check};
 use super::segments::ReadFault;
 use super::zstandard;
 use crate::{Encoding, OwnerId};
@@ -82,23 +85,27 @@ impl LargeFiles {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Begins a file.
-    pub(crate) fn create(&self, encoding: Encoding) -> io::Result<LargeWriter> {
+    /// Begins a file for a blob of `size_bytes`.
+    pub(crate) fn create(&self, encoding: Encoding, size_bytes: u64) -> io::Result<LargeWriter> {
         let number = self.next_incoming.fetch_add(1, Ordering::Relaxed);
         let path = self.incoming.join(format!("{number:016x}"));
-        Ok(LargeWriter {
+        let writer = LargeWriter {
             file: self.layer.create(&path)?,
             path,
             layer: Arc::clone(&self.layer),
             key: self.key,
             encoding,
-            end: HEADER_BYTES as u64,
-            block_bytes: 0,
-            check: RunningCheck::new(),
+            end: 0,
             block: Vec::new(),
             table: Vec::new(),
             kept: false,
-        })
+        };
+        if encoding == Encoding::Identity {
+            // How long it will be is known; dropping the writer removes what there is no space for.
+            let table_bytes = size_bytes.div_ceil(BLOCK_BYTES) * TABLE_ENTRY_BYTES as u64;
+            writer.file.resize(size_bytes + table_bytes + HEADER_BYTES as u64)?;
+        }
+        Ok(writer)
     }
 
     /// Makes a finished file visible under a number that was taken for it, and returns it for syncing.
@@ -154,13 +161,18 @@ impl LargeFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ReadFault::Gone),
             Err(error) => return Err(ReadFault::Io(error)),
         };
-        let head = read_exactly(&file, HEADER_BYTES, 0).await.map_err(ReadFault::Io)?;
+        let size = file.size().map_err(ReadFault::Io)?;
+        let head_at = size.checked_sub(HEADER_BYTES as u64).ok_or(ReadFault::Damaged)?;
+        let head = read_exactly(&file, HEADER_BYTES, head_at).await.map_err(ReadFault::Io)?;
         let header = RecordHeader::decode(self.key, &head).ok_or(ReadFault::Damaged)?;
         let blocks = usize::try_from(header.digest.size_bytes().div_ceil(BLOCK_BYTES)).unwrap_or(0);
-        let table_at = HEADER_BYTES as u64 + header.payload_bytes;
+        let table_at = header.payload_bytes;
+        if table_at.checked_add((blocks * TABLE_ENTRY_BYTES) as u64) != Some(head_at) {
+            return Err(ReadFault::Damaged);
+        }
         let table = read_exactly(&file, blocks * TABLE_ENTRY_BYTES, table_at).await.map_err(ReadFault::Io)?;
         let mut starts = Vec::with_capacity(blocks);
-        let mut at = HEADER_BYTES as u64;
+        let mut at = 0;
         for entry in table.chunks_exact(TABLE_ENTRY_BYTES) {
             starts.push(at);
             at += u64::from(u32::from_le_bytes(array(entry, 0)));
@@ -185,9 +197,7 @@ pub(crate) struct LargeWriter {
     file: Arc<dyn StoreFile>,
     encoding: Encoding,
     end: u64,
-    block_bytes: u64,
-    check: RunningCheck,
-    /// The block being gathered; unused while blocks are held as they are.
+    /// The block being gathered.
     block: Vec<u8>,
     table: Vec<u8>,
     kept: bool,
@@ -200,19 +210,14 @@ impl LargeWriter {
 
     /// Takes the next uncompressed bytes.
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
         while !bytes.is_empty() {
-            let room = usize::try_from(BLOCK_BYTES - self.block_bytes).unwrap_or(usize::MAX);
-            let (part, rest) = bytes.split_at(room.min(bytes.len()));
-            match self.encoding {
-                Encoding::Identity => {
-                    self.file.write_at(part, self.end)?;
-                    self.end += part.len() as u64;
-                    self.check.update(part);
-                }
-                Encoding::Zstd => self.block.extend_from_slice(part),
+            let (part, rest) = bytes.split_at((block_bytes - self.block.len()).min(bytes.len()));
+            if self.block.capacity() == 0 {
+                self.block.reserve_exact(block_bytes);
             }
-            self.block_bytes += part.len() as u64;
-            if self.block_bytes == BLOCK_BYTES {
+            self.block.extend_from_slice(part);
+            if self.block.len() == block_bytes {
                 self.end_block()?;
             }
             bytes = rest;
@@ -221,44 +226,37 @@ impl LargeWriter {
     }
 
     fn end_block(&mut self) -> io::Result<()> {
-        let (bytes, is_zstd, check) = match self.encoding {
-            Encoding::Identity => (self.block_bytes, false, self.check.digest()),
-            Encoding::Zstd => {
-                let frame = zstandard::compress(&self.block)?;
-                let is_zstd = frame.len() < self.block.len();
-                let at_rest = if is_zstd { &frame } else { &self.block };
-                self.file.write_at(at_rest, self.end)?;
-                self.end += at_rest.len() as u64;
-                (at_rest.len() as u64, is_zstd, payload_check(at_rest))
-            }
+        let frame = match self.encoding {
+            Encoding::Identity => None,
+            Encoding::Zstd => Some(zstandard::compress(&self.block)?).filter(|frame| frame.len() < self.block.len()),
         };
+        let at_rest = frame.as_ref().unwrap_or(&self.block);
+        self.file.write_at(at_rest, self.end)?;
+        self.end += at_rest.len() as u64;
         // A block is at most 256 KiB.
-        self.table.extend_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
-        self.table.extend_from_slice(&u32::from(is_zstd).to_le_bytes());
-        self.table.extend_from_slice(&check.to_le_bytes());
+        self.table.extend_from_slice(&u32::try_from(at_rest.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.table.extend_from_slice(&u32::from(frame.is_some()).to_le_bytes());
+        self.table.extend_from_slice(&payload_check(at_rest).to_le_bytes());
         self.block.clear();
-        self.block_bytes = 0;
-        self.check.reset();
         Ok(())
     }
 
     /// Writes table and header. Returns the size of the file in bytes.
     pub(crate) fn finish(&mut self, owner: OwnerId, digest: Digest, sequence: u64, now: u32) -> io::Result<u64> {
-        if self.block_bytes > 0 {
+        if !self.block.is_empty() {
             self.end_block()?;
         }
-        self.file.write_at(&self.table, self.end)?;
         let header = RecordHeader {
-            payload_bytes: self.end - HEADER_BYTES as u64,
+            payload_bytes: self.end,
             payload_check: payload_check(&self.table),
             sequence,
             written_at: now,
             ..RecordHeader::blob(RecordKind::Large, owner, digest, self.encoding)
         };
-        let mut head = Vec::with_capacity(HEADER_BYTES);
-        header.encode(self.key, &mut head);
-        self.file.write_at(&head, 0)?;
-        Ok(self.end + self.table.len() as u64)
+        let mut tail = std::mem::take(&mut self.table);
+        header.encode(self.key, &mut tail);
+        self.file.write_at(&tail, self.end)?;
+        Ok(self.end + tail.len() as u64)
     }
 }
 

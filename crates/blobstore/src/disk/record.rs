@@ -27,7 +27,7 @@
 //! become one when a walk resumes in the middle of it, past damage.
 
 use gf_digest::{Digest, DigestFunction};
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::index::IndexKey;
 use crate::{Encoding, EntryKey, OwnerId};
@@ -195,9 +195,6 @@ impl RecordHeader {
 pub(crate) fn payload_check(payload: &[u8]) -> u64 {
     xxh3_64(payload)
 }
-
-/// The check of a payload that arrives in pieces.
-pub(crate) type RunningCheck = Xxh3;
 
 #[expect(clippy::cast_possible_truncation, reason = "the low half is the check")]
 fn header_check(key: RecordKey, bytes: &[u8]) -> u32 {

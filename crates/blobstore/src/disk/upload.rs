@@ -66,7 +66,7 @@ impl Core {
         let sink = if digest.size_bytes() <= self.config.large_blob_bytes {
             Sink::Memory(Vec::new())
         } else {
-            let writer = self.large.create(encoding).map_err(failed("creating a file"))?;
+            let writer = self.large.create(encoding, digest.size_bytes()).map_err(failed("creating a file"))?;
             let decoder = match encoding {
                 Encoding::Identity => None,
                 Encoding::Zstd => Some(StreamDecoder::new(digest.size_bytes()).map_err(failed("starting a decoder"))?),

@@ -22,6 +22,8 @@ use crate::disk::record::array;
 
 const MAGIC: [u8; 8] = *b"GFIDX001";
 const SMALLEST: usize = 64;
+/// Slots of one write of a new table: 64 KiB.
+const PIECE_SLOTS: usize = 1024;
 
 pub(crate) struct Shard {
     path: PathBuf,
@@ -280,7 +282,13 @@ impl Shard {
         let file = layer.create(&temporary)?;
         // Allocated in full, so that a later write of a slot cannot lack space.
         file.resize((SLOT_BYTES * (capacity + 1)) as u64)?;
-        file.write_at(table.as_flattened(), SLOT_BYTES as u64)?;
+        // In pieces: of one large write the page cache makes one large folio, all of whose blocks the file system
+        // then walks through at each later write of a slot.
+        let mut offset = SLOT_BYTES as u64;
+        for piece in table.chunks(PIECE_SLOTS) {
+            file.write_at(piece.as_flattened(), offset)?;
+            offset += (SLOT_BYTES * piece.len()) as u64;
+        }
         let head = Head { seed: self.seed, complete: self.complete, capacity };
         file.write_at(&head.encode(), 0)?;
         // An empty table replaces nothing that would be missed.
