@@ -24,6 +24,7 @@ mod core;
 mod eviction;
 mod file_layer;
 mod folder;
+mod hot_blocks;
 mod index;
 mod large;
 mod lease;

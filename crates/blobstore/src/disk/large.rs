@@ -18,6 +18,7 @@ use gf_digest::Digest;
 
 use super::cached_read::read_exactly;
 use super::file_layer::{FileLayer, StoreFile};
+use super::hot_blocks::HotBlocks;
 use super::index::IndexKey;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKey, RecordKind, array, payload_check};
 use super::segments::ReadFault;
@@ -28,6 +29,9 @@ use crate::{Encoding, OwnerId};
 pub(crate) const BLOCK_BYTES: u64 = 256 << 10;
 const TABLE_ENTRY_BYTES: usize = 16;
 
+/// What hot blocks may take of memory.
+const HOT_BYTES: usize = 96 << 20;
+
 /// Where the files are.
 pub(crate) struct LargeFiles {
     layer: Arc<dyn FileLayer>,
@@ -36,6 +40,7 @@ pub(crate) struct LargeFiles {
     key: RecordKey,
     next: AtomicU64,
     next_incoming: AtomicU64,
+    hot: Arc<HotBlocks>,
 }
 
 impl LargeFiles {
@@ -59,7 +64,15 @@ impl LargeFiles {
         layer.sync_directory(directory)?;
         let (directory, incoming) = (directory.to_owned(), incoming.to_owned());
         let next = AtomicU64::new(u64::from(epoch) << 32);
-        Ok(Self { layer, directory, incoming, key, next, next_incoming: AtomicU64::new(0) })
+        Ok(Self {
+            layer,
+            directory,
+            incoming,
+            key,
+            next,
+            next_incoming: AtomicU64::new(0),
+            hot: Arc::new(HotBlocks::new(HOT_BYTES)),
+        })
     }
 
     /// The epoch of the newest file; 0 when there is none.
@@ -181,7 +194,11 @@ impl LargeFiles {
             && key.is_none_or(|key| header.index_key() == *key)
             && payload_check(&table) == header.payload_check
             && at == table_at;
-        if sound { Ok(LargeFile { file, header, table, starts }) } else { Err(ReadFault::Damaged) }
+        if sound {
+            Ok(LargeFile { number, hot: Arc::clone(&self.hot), file, header, table, starts })
+        } else {
+            Err(ReadFault::Damaged)
+        }
     }
 
     fn path(&self, number: u64) -> PathBuf {
@@ -272,6 +289,8 @@ impl Drop for LargeWriter {
 
 /// A large blob, open for reading.
 pub(crate) struct LargeFile {
+    number: u64,
+    hot: Arc<HotBlocks>,
     file: Arc<dyn StoreFile>,
     pub(crate) header: RecordHeader,
     table: Vec<u8>,
@@ -297,11 +316,16 @@ impl LargeFile {
 
     /// Reads block `number` uncompressed, verified.
     pub(crate) async fn block(&self, number: usize) -> Result<Bytes, ReadFault> {
-        match self.block_at_rest(number).await? {
-            (block, Encoding::Identity) => Ok(block),
-            (block, Encoding::Zstd) => {
-                zstandard::decompress(&block, BLOCK_BYTES).map(Bytes::from).map_err(|_| ReadFault::Damaged)
-            }
+        if let Some(block) = self.hot.get((self.number, number)) {
+            return Ok(block);
         }
+        let block = match self.block_at_rest(number).await? {
+            (block, Encoding::Identity) => block,
+            (block, Encoding::Zstd) => {
+                zstandard::decompress(&block, BLOCK_BYTES).map(Bytes::from).map_err(|_| ReadFault::Damaged)?
+            }
+        };
+        self.hot.put((self.number, number), block.clone());
+        Ok(block)
     }
 }
