@@ -314,17 +314,22 @@ impl LargeFile {
         Ok((block.into(), encoding))
     }
 
-    /// Reads block `number` uncompressed, verified.
+    /// Reads block `number` uncompressed, verified, from the disk.
+    pub(crate) async fn block_on_disk(&self, number: usize) -> Result<Bytes, ReadFault> {
+        match self.block_at_rest(number).await? {
+            (block, Encoding::Identity) => Ok(block),
+            (block, Encoding::Zstd) => {
+                zstandard::decompress(&block, BLOCK_BYTES).map(Bytes::from).map_err(|_| ReadFault::Damaged)
+            }
+        }
+    }
+
+    /// As [`Self::block_on_disk`], or what was read of it lately.
     pub(crate) async fn block(&self, number: usize) -> Result<Bytes, ReadFault> {
         if let Some(block) = self.hot.get((self.number, number)) {
             return Ok(block);
         }
-        let block = match self.block_at_rest(number).await? {
-            (block, Encoding::Identity) => block,
-            (block, Encoding::Zstd) => {
-                zstandard::decompress(&block, BLOCK_BYTES).map(Bytes::from).map_err(|_| ReadFault::Damaged)?
-            }
-        };
+        let block = self.block_on_disk(number).await?;
         self.hot.put((self.number, number), block.clone());
         Ok(block)
     }
