@@ -75,19 +75,12 @@ async fn serve(State(edge): State<Arc<HttpEdge>>, Path(path): Path<String>, requ
         Err(error) => return Problem::from(error).into_response(),
     };
     let call = edge.services.state.metrics.call(method);
-    let answer = match (method, target.half) {
-        (Method::HttpPut, Half::Cas) => upload::put_blob(&edge, &target, request).await,
-        (Method::HttpPut, Half::ActionCache) => upload::put_result(&edge, &target, request).await,
-        (_, Half::Cas) => {
-            let (head, _) = request.into_parts();
-            return download::get_blob(&edge, &target, &head, call).await;
-        }
-        (_, Half::ActionCache) => {
-            let (head, _) = request.into_parts();
-            return download::get_result(&edge, &target, &head, call).await;
-        }
-    };
-    conclude(call, answer)
+    let (head, body) = request.into_parts();
+    match (method, target.half) {
+        (Method::HttpPut, _) => conclude(call, upload::put(&edge, &target, &head.headers, body).await),
+        (_, Half::Cas) => download::get_blob(&edge, &target, &head, call).await,
+        (_, Half::ActionCache) => download::get_result(&edge, &target, &head, call).await,
+    }
 }
 
 fn conclude(call: Call, answer: Result<Response<Body>, Problem>) -> Response<Body> {

@@ -4,7 +4,6 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::Request;
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use gf_blobstore::Encoding;
@@ -19,7 +18,7 @@ use tokio::time::timeout;
 use super::HttpEdge;
 use super::grpc;
 use super::problem::Problem;
-use super::target::Target;
+use super::target::{Half, Target};
 
 /// The largest body that is held in memory.
 const MAX_BUFFERED_BYTES: usize = 64 << 20;
@@ -30,18 +29,41 @@ const MAX_DECODED_BYTES: u64 = 1 << 30;
 /// The largest action result. What is larger is kept as it is.
 const MAX_RESULT_BYTES: usize = 4 << 20;
 
-pub(super) async fn put_blob(edge: &HttpEdge, target: &Target, request: Request) -> Result<Response<Body>, Problem> {
-    let grant = edge.authorize::<CasWrite>(request.headers(), target)?;
-    let encoding = encoding(request.headers())?;
-    let length = content_length(request.headers());
-    let mut incoming = Incoming::new(edge, request);
-    match (encoding, length) {
+/// How long, and how much, is still read from a client that was refused.
+const LINGER: Duration = Duration::from_secs(5);
+const MAX_LINGER_BYTES: usize = 64 << 20;
+
+pub(super) async fn put(
+    edge: &HttpEdge,
+    target: &Target,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response<Body>, Problem> {
+    let mut incoming = Incoming::new(edge, headers, body);
+    let done = match target.half {
+        Half::Cas => put_blob(edge, target, headers, &mut incoming).await,
+        Half::ActionCache => put_result(edge, target, headers, &mut incoming).await,
+    };
+    if done.is_err() {
+        incoming.linger().await;
+    }
+    done.map(|()| Response::new(Body::empty()))
+}
+
+async fn put_blob(
+    edge: &HttpEdge,
+    target: &Target,
+    headers: &HeaderMap,
+    incoming: &mut Incoming<'_>,
+) -> Result<(), Problem> {
+    let grant = edge.authorize::<CasWrite>(headers, target)?;
+    match (encoding(headers)?, content_length(headers)) {
         (Encoding::Identity, Some(length)) => {
             let digest = Digest::new(target.function, target.hash, length);
             if edge.services.content.has(&grant, digest).await? {
                 incoming.drain().await?;
             } else {
-                stream_blob(edge, &grant, digest, &mut incoming).await?;
+                stream_blob(edge, &grant, digest, incoming).await?;
             }
         }
         (encoding, length) => {
@@ -53,7 +75,7 @@ pub(super) async fn put_blob(edge: &HttpEdge, target: &Target, request: Request)
             }
         }
     }
-    Ok(Response::new(Body::empty()))
+    Ok(())
 }
 
 /// A blob whose size is known is never held whole.
@@ -70,14 +92,18 @@ async fn stream_blob(
     Ok(upload.finish().await?)
 }
 
-pub(super) async fn put_result(edge: &HttpEdge, target: &Target, request: Request) -> Result<Response<Body>, Problem> {
-    let grant = edge.authorize::<ActionCacheWrite>(request.headers(), target)?;
-    if encoding(request.headers())? != Encoding::Identity {
+async fn put_result(
+    edge: &HttpEdge,
+    target: &Target,
+    headers: &HeaderMap,
+    incoming: &mut Incoming<'_>,
+) -> Result<(), Problem> {
+    let grant = edge.authorize::<ActionCacheWrite>(headers, target)?;
+    if encoding(headers)? != Encoding::Identity {
         let text = "under /ac/ only uncompressed bytes are taken";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
-    let length = content_length(request.headers());
-    let (bytes, _held) = Incoming::new(edge, request).collect(length).await?;
+    let (bytes, _held) = incoming.collect(content_length(headers)).await?;
     let cache = &edge.services.action_cache;
     match action_result(&bytes) {
         Some(result) => {
@@ -85,7 +111,7 @@ pub(super) async fn put_result(edge: &HttpEdge, target: &Target, request: Reques
         }
         None => cache.put_opaque(&grant, target.action(), bytes).await?,
     }
-    Ok(Response::new(Body::empty()))
+    Ok(())
 }
 
 /// The action result that these bytes are, if they are one and nothing else.
@@ -146,13 +172,14 @@ struct Incoming<'a> {
 }
 
 impl<'a> Incoming<'a> {
-    fn new(edge: &'a HttpEdge, request: Request) -> Self {
-        let waits_to_be_asked = request.headers().contains_key(header::EXPECT);
+    fn new(edge: &'a HttpEdge, headers: &HeaderMap, body: Body) -> Self {
+        let waits_to_be_asked = headers.contains_key(header::EXPECT);
         let idle_timeout = edge.services.state.limits.upload_idle_timeout;
-        Self { edge, body: request.into_body(), idle_timeout, waits_to_be_asked }
+        Self { edge, body, idle_timeout, waits_to_be_asked }
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        self.waits_to_be_asked = false;
         loop {
             let frame = timeout(self.idle_timeout, self.body.frame())
                 .await
@@ -179,6 +206,25 @@ impl<'a> Incoming<'a> {
             while self.next().await?.is_some() {}
         }
         Ok(())
+    }
+
+    /// Reads on for a while after a refusal: closing on a client that still sends would reset its connection, and the
+    /// answer could be lost with it.
+    async fn linger(&mut self) {
+        if self.waits_to_be_asked {
+            return;
+        }
+        let mut left_bytes = MAX_LINGER_BYTES;
+        let read = async {
+            while let Ok(Some(bytes)) = self.next().await {
+                left_bytes = left_bytes.saturating_sub(bytes.len());
+                if left_bytes == 0 {
+                    break;
+                }
+            }
+        };
+        // Whoever is still sending then was told; what is left is cut off.
+        let _ = timeout(LINGER, read).await;
     }
 
     /// The whole body, and the room in memory that it takes for as long as it is held.
