@@ -1,10 +1,14 @@
 //! The cache over plain HTTP.
 
+use std::time::Duration;
+
 use gf_digest::{Digest, DigestFunction};
 use gf_reapi::execution::{ActionResult, OutputFile};
 use gf_server::edges::Limits;
 use gf_testkit::MemoryBlobStore;
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::grpc::{Client, Seen};
 use crate::server::{Door, Server, noise, sha256};
@@ -86,6 +90,51 @@ async fn what_is_too_large_is_refused_unread() {
 }
 
 #[tokio::test]
+async fn one_who_is_refused_while_sending_can_send_to_the_end_and_read_why() {
+    let limits = Limits { max_blob_size_bytes: 1000, ..Limits::default() };
+    let open = Server::with(Door::Open, MemoryBlobStore::default(), limits);
+    let blob = noise(1, 20_000_000);
+    for (server, status) in [(&open, "413"), (&Server::start(Door::Closed), "401")] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = format!(
+            "PUT {} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            cas(&blob),
+            blob.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // As clients do that look for an answer only when they have sent everything.
+        stream.write_all(&blob).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_trickle_leave_room_for_others() {
+    let server = Server::start(Door::Open);
+    let mut trickling = Vec::new();
+    for number in 0..8 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let length = if number % 2 == 0 { "Transfer-Encoding: chunked" } else { "Content-Length: 67108864" };
+        let path = format!("/ac/{}", sha256(&[number]).hash_hex());
+        let head = format!("PUT {path} HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\n{length}\r\n\r\n1\r\nx\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // The server asks for the body, so it has begun to take it.
+        let mut asked = [0; 25];
+        let asking = tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut asked));
+        asking.await.unwrap().unwrap();
+        assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+        trickling.push(stream);
+    }
+    let path = format!("/ac/{}", sha256(b"honest").hash_hex());
+    let put = server.http("PUT", &path, &[], b"an honest body");
+    let answer = tokio::time::timeout(Duration::from_secs(20), put).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
 async fn zstd_comes_and_goes_by_headers() {
     let server = Server::start(Door::Open);
     let blob = [noise(1, 1000), vec![0; 500_000]].concat();
@@ -113,7 +162,10 @@ async fn a_part_can_be_read() {
     let answer = server.http("GET", &cas(&blob), &[("Range", "bytes=100-199")], b"").await;
     assert_eq!((answer.status, answer.header("content-range")), (206, Some("bytes 100-199/10000")));
     assert_eq!(answer.body, blob[100..200]);
-    assert_eq!(server.http("GET", &cas(&blob), &[("Range", "bytes=10000-")], b"").await.status, 416);
+    let outside = server.http("GET", &cas(&blob), &[("Range", "bytes=10000-")], b"").await;
+    assert_eq!((outside.status, outside.header("content-range")), (416, Some("bytes */10000")));
+    let head = server.http("HEAD", &cas(&blob), &[("Range", "bytes=100-199")], b"").await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("10000")), "only GET has ranges");
 }
 
 #[tokio::test]

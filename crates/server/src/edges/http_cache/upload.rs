@@ -13,7 +13,7 @@ use gf_tenancy::{ActionCacheWrite, Authorized, CasWrite};
 use http_body_util::BodyExt;
 use prost::Message;
 use tokio::sync::SemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::HttpEdge;
 use super::grpc;
@@ -28,6 +28,12 @@ const MAX_DECODED_BYTES: u64 = 1 << 30;
 
 /// The largest action result. What is larger is kept as it is.
 const MAX_RESULT_BYTES: usize = 4 << 20;
+
+/// From the first to the last byte of a body that is held in memory.
+const BUFFERED_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a body waits for others to leave room. Each keeps what it has meanwhile, so it cannot be long.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long, and how much, is still read from a client that was refused.
 const LINGER: Duration = Duration::from_secs(5);
@@ -232,21 +238,32 @@ impl<'a> Incoming<'a> {
         let announced = length.or_else(|| self.body.size_hint().exact());
         let room = announced.map_or(Some(MAX_BUFFERED_BYTES), |length| usize::try_from(length).ok());
         let room = room.filter(|room| *room <= MAX_BUFFERED_BYTES).ok_or_else(too_large)?;
-        let permits = u32::try_from(room.div_ceil(1024)).unwrap_or(u32::MAX);
-        let waited = timeout(self.idle_timeout, self.edge.buffer.acquire_many(permits)).await;
-        let Ok(Ok(held)) = waited else {
-            let text = "too many bodies of unknown size at once: send a Content-Length, uncompressed";
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, text));
-        };
+        let mut held = self.edge.buffer.try_acquire_many(0).map_err(|_| no_room())?;
+        // Memory that nothing was written to is not taken yet.
         let mut whole = BytesMut::with_capacity(announced.map_or(0, |_| room));
-        while let Some(bytes) = self.next().await? {
+        let deadline = Instant::now() + BUFFERED_TIMEOUT;
+        while let Some(bytes) = timeout_at(deadline, self.next()).await.map_err(|_| too_slow())?? {
             if whole.len() + bytes.len() > room {
                 return Err(too_large());
             }
+            // For what came, not for what was announced: who sends slowly keeps nobody else out.
+            let more = (whole.len() + bytes.len()).div_ceil(1024) - held.num_permits();
+            let more = self.edge.buffer.acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
+            held.merge(timeout(ROOM_TIMEOUT, more).await.ok().and_then(Result::ok).ok_or_else(no_room)?);
             whole.extend_from_slice(&bytes);
         }
         Ok((whole.freeze(), held))
     }
+}
+
+fn no_room() -> Problem {
+    let text = "too many bodies of unknown size at once: send a Content-Length, uncompressed";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, text)
+}
+
+fn too_slow() -> Problem {
+    let text = format!("a body without a known size must come within {} s", BUFFERED_TIMEOUT.as_secs());
+    Problem::new(StatusCode::REQUEST_TIMEOUT, text)
 }
 
 fn too_large() -> Problem {
