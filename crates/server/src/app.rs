@@ -112,7 +112,8 @@ impl App {
             settings,
             readiness: readiness.clone(),
             began,
-            maintenance: Semaphore::new(1),
+            maintenance: Arc::new(Semaphore::new(1)),
+            background: background.clone(),
         };
         let limits = Limits { max_blob_size_bytes: settings.max_blob_size_bytes, ..Limits::default() };
         let edges = EdgeState { access, store: blobs, limits, metrics: Arc::clone(&metrics) };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gf_blobstore::{DiskBlobStore, StoreStats};
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +33,7 @@ fn share_of_disk(stats: &StoreStats, disk_bytes: u64) -> u64 {
 }
 
 /// The tasks that run beside the requests.
+#[derive(Clone)]
 pub(crate) struct Background {
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -52,6 +54,14 @@ impl Background {
         }
         background.tasks.close();
         background
+    }
+
+    /// Runs what must not stop when the caller goes away. `None` when the server stops before it ends.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        self.tasks.spawn(self.stopping.clone().run_until_cancelled_owned(work))
     }
 
     pub(crate) async fn stop(&self) {

@@ -3,7 +3,7 @@
 //! Functions that take [`Authorized`] are the service; `routes` is REST over them, and nothing more. Deliberately
 //! absent: configuration, which is a file.
 //!
-//! What always holds: one maintenance at a time; a second one is told so.
+//! What always holds: one maintenance at a time, also when its caller has gone; a second one is told so.
 
 pub mod report;
 mod routes;
@@ -16,9 +16,10 @@ use gf_blobstore::{CollectionReport, DiskBlobStore, OpenError, Repair, StoreErro
 use gf_digest::InstanceName;
 use gf_tenancy::{Access, Authorized, Operate};
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::{blob_store_config, store_folder};
+use crate::capacity::Background;
 use crate::config::StoreSettings;
 use crate::health::Readiness;
 use report::{GcRequest, GcResult, Repaired, Status, StoreStatus, VerifyRequest, VerifyResult};
@@ -39,6 +40,9 @@ pub enum OperateError {
     /// There is no store in the folder.
     #[error("there is no store in {0}: name the folder that `gf serve --data-dir` was given")]
     NoStore(String),
+    /// The server stops before the work is done.
+    #[error("the server is stopping: ask again when it is up")]
+    Stopping,
     /// The threads that the work needs cannot be had.
     #[error("the system refuses what the work needs: {0}")]
     System(#[from] std::io::Error),
@@ -53,7 +57,8 @@ pub(crate) struct Operator {
     pub(crate) settings: StoreSettings,
     pub(crate) readiness: Readiness,
     pub(crate) began: Instant,
-    pub(crate) maintenance: Semaphore,
+    pub(crate) maintenance: Arc<Semaphore>,
+    pub(crate) background: Background,
 }
 
 impl Operator {
@@ -74,23 +79,37 @@ impl Operator {
     }
 
     async fn verify(&self, _: &Authorized<Operate>, request: VerifyRequest) -> Result<VerifyResult, OperateError> {
-        let _only_one = self.maintenance.try_acquire().map_err(|_| OperateError::Busy)?;
+        let only_one = self.only_one()?;
+        let store = Arc::clone(&self.store);
         tracing::info!(repair = request.repair, "verifying the store");
-        let report = self.store.verify(repair_of(request)).await?;
-        tracing::info!(blobs = report.blobs, lost = report.lost_count, "verified the store");
-        Ok(verify_result(report))
+        let verified = self.background.run(async move {
+            let _only_one = only_one;
+            let report = store.verify(repair_of(request)).await?;
+            tracing::info!(blobs = report.blobs, lost = report.lost_count, "verified the store");
+            Ok(verify_result(report))
+        });
+        verified.await.map_err(std::io::Error::other)?.unwrap_or(Err(OperateError::Stopping))
     }
 
     async fn collect_garbage(&self, _: &Authorized<Operate>, request: GcRequest) -> Result<GcResult, OperateError> {
-        let _only_one = self.maintenance.try_acquire().map_err(|_| OperateError::Busy)?;
+        let only_one = self.only_one()?;
         let GcRequest { free_bytes, dry_run } = request;
-        let report = blocking(&self.store, move |store| match dry_run {
-            true => store.plan_collection(free_bytes),
-            false => store.collect(free_bytes),
+        let report = blocking(&self.store, move |store| {
+            // It goes on when the caller has gone, so it keeps its turn.
+            let _only_one = only_one;
+            match dry_run {
+                true => store.plan_collection(free_bytes),
+                false => store.collect(free_bytes),
+            }
         });
         let report = report.await??;
         tracing::info!(dry_run, evicted = report.evicted, freed_bytes = report.freed_bytes, "collected");
         Ok(gc_result(report, request))
+    }
+
+    /// The turn, for as long as the work runs and not only for as long as its caller waits.
+    fn only_one(&self) -> Result<OwnedSemaphorePermit, OperateError> {
+        Arc::clone(&self.maintenance).try_acquire_owned().map_err(|_| OperateError::Busy)
     }
 }
 
@@ -175,5 +194,68 @@ const fn gc_result(report: CollectionReport, request: GcRequest) -> GcResult {
         freed_bytes: report.freed_bytes,
         leased_bytes: report.leased_bytes,
         compacted_segments: report.compacted_segments,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    use gf_tenancy::{AccessConfig, TenantConfig, TenantName};
+
+    use super::*;
+
+    async fn operator(data_dir: &Path) -> Operator {
+        let settings = StoreSettings { capacity_bytes: Some(1 << 30), ..StoreSettings::default() };
+        let store = DiskBlobStore::open(blob_store_config(data_dir, &settings)).await.unwrap();
+        let instance = InstanceName::new("").unwrap();
+        let tenant = TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance.clone()] };
+        let access = AccessConfig { tenants: vec![tenant], token: None, anonymous_read: false };
+        Operator {
+            access: Arc::new(Access::new(access).unwrap()),
+            instance,
+            readiness: Readiness::new(Arc::clone(&store) as Arc<dyn gf_blobstore::BlobStore>, data_dir),
+            background: Background::start(&store, data_dir, &settings).await,
+            store,
+            settings,
+            began: Instant::now(),
+            maintenance: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    #[test]
+    fn a_caller_who_leaves_does_not_let_in_a_second_maintenance() {
+        let data = tempfile::tempdir().unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        // One thread for blocking work: while the test holds it, no collection ends.
+        let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let operator = operator(data.path()).await;
+            let who = operator.access.authenticate(None).unwrap();
+            let who = operator.access.authorize::<Operate>(who, &operator.instance).unwrap();
+            let mut context = Context::from_waker(Waker::noop());
+            let (release, held) = mpsc::channel::<()>();
+            let holding = tokio::task::spawn_blocking(move || held.recv());
+
+            let mut collecting = Box::pin(operator.collect_garbage(&who, GcRequest { free_bytes: 0, dry_run: false }));
+            assert!(collecting.as_mut().poll(&mut context).is_pending());
+            drop(collecting);
+            let verified = operator.verify(&who, VerifyRequest { repair: false }).await;
+            assert!(matches!(verified, Err(OperateError::Busy)), "{verified:?}");
+            drop(release);
+            let _ = holding.await.unwrap();
+            let turn = tokio::time::timeout(Duration::from_secs(20), operator.maintenance.acquire()).await;
+            drop(turn.unwrap().unwrap());
+
+            let mut verifying = Box::pin(operator.verify(&who, VerifyRequest { repair: false }));
+            assert!(verifying.as_mut().poll(&mut context).is_pending());
+            drop(verifying);
+            let collected = operator.collect_garbage(&who, GcRequest { free_bytes: 0, dry_run: true }).await;
+            assert!(matches!(collected, Err(OperateError::Busy)), "{collected:?}");
+            operator.background.stop().await;
+            assert_eq!(operator.maintenance.available_permits(), 1);
+        });
     }
 }
