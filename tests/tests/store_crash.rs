@@ -3,6 +3,8 @@
 //!
 //! Twenty rounds; the store itself goes through two hundred in its own crate.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

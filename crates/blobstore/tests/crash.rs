@@ -8,6 +8,8 @@
 //!
 //! `GF_SEED` repeats a run as far as the machine allows: when the kill falls is up to it.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

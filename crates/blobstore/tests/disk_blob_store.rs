@@ -1,5 +1,7 @@
 //! The disk store against the suite of the seam, and what only a disk store promises.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use gf_blobstore::{

@@ -3,6 +3,8 @@
 //!
 //! Time passes by hand, and every run is made by a seed, which a failure names.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

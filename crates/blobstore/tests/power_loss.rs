@@ -3,6 +3,8 @@
 //! A store runs on a file system in memory that loses power in the midst of some write and then keeps, drops or tears
 //! each page and each name that was not synced. Every run is made by a seed, which a failure names.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;

@@ -289,7 +289,6 @@ impl Pieces for Blocks {
         let number = self.at / BLOCK_BYTES;
         let start = number * BLOCK_BYTES;
         let digest = self.file.header.digest;
-        #[expect(clippy::cast_possible_truncation, reason = "a block number of a file that is open")]
         let block = self.file.block(number as usize).await;
         let block = block.map_err(|fault| self.core.read_failed(fault, &self.slot, &digest))?;
         let to = (self.end - start).min(block.len() as u64);
