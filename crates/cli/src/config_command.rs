@@ -28,7 +28,9 @@ impl From<ConfigError> for Mistake {
 
 pub(crate) fn check(args: &ConfigCheckArgs) -> Result<(), Failure> {
     let file = args.file.display().to_string();
-    let loaded = Config::load(Some(&args.file), Overrides::default(), &Environment::of_process());
+    // A file that cannot be read was not checked: that is no verdict on what it says.
+    let text = Config::read(&args.file).map_err(|error| Failure::new(FailureKind::Usage, error))?;
+    let loaded = Config::parse(Some(&args.file), &text, Overrides::default(), &Environment::of_process());
     let ConfigErrors(errors) = loaded.err().unwrap_or(ConfigErrors(Vec::new()));
     let format = Format::from(args.json);
     if errors.is_empty() {

@@ -121,11 +121,19 @@ impl Config {
     /// Every mistake.
     pub fn load(file: Option<&Path>, overrides: Overrides, environment: &Environment) -> Result<Self, ConfigErrors> {
         let Some(path) = file else { return Self::parse(None, "", overrides, environment) };
-        let text = read_text(path).map_err(|error| {
-            let file = Some(path.display().to_string());
-            ConfigErrors(vec![ConfigError { file, line: None, message: format!("cannot be read: {error}") }])
-        })?;
+        let text = Self::read(path).map_err(|error| ConfigErrors(vec![error]))?;
         Self::parse(Some(path), &text, overrides, environment)
+    }
+
+    /// The text of a configuration file, for [`Self::parse`].
+    ///
+    /// # Errors
+    /// It cannot be read, or is too large for a configuration.
+    pub fn read(path: &Path) -> Result<String, ConfigError> {
+        read_text(path).map_err(|error| {
+            let file = Some(path.display().to_string());
+            ConfigError { file, line: None, message: format!("cannot be read: {error}") }
+        })
     }
 
     /// As [`Self::load`], for text at hand. `file` is for messages and relative paths.
