@@ -68,7 +68,8 @@ impl Client {
         if !matches!(server.scheme_str(), Some("http" | "https")) || server.path() != "/" || authority.contains('@') {
             return Err(wrong());
         }
-        let token = std::env::var("GF_TOKEN").ok().map(|token| token.trim().to_owned());
+        // What is no text is refused as no token when it is used, not taken for none.
+        let token = std::env::var_os("GF_TOKEN").map(|token| token.to_string_lossy().trim().to_owned());
         Ok(Self { server, authority, token: token.filter(|token| !token.is_empty()), ca: args.ca })
     }
 

@@ -88,7 +88,9 @@ impl Environment {
             let xdg = path("XDG_STATE_HOME").filter(|dir| dir.is_absolute());
             xdg.or_else(|| path("HOME").map(|home| home.join(".local/state")))
         };
-        Self { token: std::env::var("GF_TOKEN").ok(), state_dir: state_dir.map(|dir| dir.join("gloriousflywheel")) }
+        // A token that is not text must not count as none: what cannot be read is then refused as no token.
+        let token = std::env::var_os("GF_TOKEN").map(|token| token.to_string_lossy().into_owned());
+        Self { token, state_dir: state_dir.map(|dir| dir.join("gloriousflywheel")) }
     }
 }
 

@@ -1,8 +1,10 @@
 //! `gf serve`: its start, its end, and what it refuses.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 use std::time::Instant;
 
@@ -84,6 +86,13 @@ fn it_refuses_to_be_open_to_the_network() {
     let mut command = gf(home.path());
     command.args(["serve", "--listen", "0.0.0.0:0", "--data-dir"]).arg(home.path()).env("GF_TOKEN", "open sesame");
     assert_eq!(command.output().unwrap().status.code(), Some(2), "a token with a space is none");
+
+    let mut command = gf(home.path());
+    command.args(["config", "check"]).arg(home.path().join("gf.toml")).env("GF_TOKEN", OsStr::from_bytes(b"\xff\xfe"));
+    fs::write(home.path().join("gf.toml"), "").unwrap();
+    let checked = command.output().unwrap();
+    assert_eq!(checked.status.code(), Some(3), "a token that is no text must not count as none");
+    assert!(text(&checked.stderr).contains("GF_TOKEN holds no token"), "{}", text(&checked.stderr));
 }
 
 #[test]
@@ -94,6 +103,7 @@ fn readyz_fails_when_the_data_folder_is_gone() {
     let (status, reason) = server.get("/readyz");
     assert_eq!(status, 503);
     assert!(reason.contains("data folder") && reason.contains("cannot be used"), "{reason}");
+    assert!(!reason.contains(home.path().to_str().unwrap()), "strangers are told where the data are: {reason}");
     assert_eq!(server.get("/healthz").0, 200);
 }
 
