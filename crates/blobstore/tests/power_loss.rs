@@ -15,8 +15,8 @@ use gf_blobstore::{
     OwnerId, Repair, StoreConfig, StoreError,
 };
 use gf_digest::{Digest, DigestFunction, InstanceName};
-use gf_testkit::LossyFiles;
 use gf_testkit::blob_store_suite::{noise, read_all};
+use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -307,4 +307,57 @@ fn only_what_was_not_synced_is_lost_and_it_reads_as_absent() {
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+/// A sync that finds nothing left to do waits for the one that is doing it.
+#[test]
+fn a_sync_returns_only_when_all_is_durable() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let disk = LossyFiles::new(directory.path());
+    let (entered, has_entered) = std::sync::mpsc::channel();
+    let (leave, may_leave) = std::sync::mpsc::channel();
+    let held = std::sync::Mutex::new(Some(may_leave));
+    let files = InterceptedFiles::new(Arc::new(disk.clone()), move |path, operation| {
+        let is_segment = path.extension().is_some_and(|end| end == "segment");
+        let is_first = is_segment && operation == FileOperation::Sync;
+        if is_first && let Some(may_leave) = held.lock().unwrap().take() {
+            entered.send(()).unwrap();
+            may_leave.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        Ok(())
+    });
+    let time = Arc::new(MachineTime::default());
+    let store = DiskBlobStore::open_on(Arc::new(files), time, config(directory.path()));
+    let store = runtime.block_on(store).unwrap();
+    let bytes = noise(1, 100);
+    let digest = Digest::of(DigestFunction::Sha256, &bytes);
+    let blob = NewBlob { digest, bytes: bytes.into(), encoding: Encoding::Identity };
+    runtime.block_on(store.write_batch(OWNER, vec![blob])).pop().unwrap().unwrap();
+
+    let sync = || {
+        let (store, disk) = (Arc::clone(&store), disk.clone());
+        std::thread::spawn(move || {
+            store.sync().unwrap();
+            disk.lose_power(1)
+        })
+    };
+    let first = {
+        let store = Arc::clone(&store);
+        std::thread::spawn(move || store.sync())
+    };
+    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    let second = sync();
+    // If it did not wait it would be through in no time: give it the chance.
+    let deadline = Instant::now() + Duration::from_millis(200);
+    while !second.is_finished() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(!second.is_finished(), "the second sync returned while the first was under way");
+    leave.send(()).unwrap();
+    first.join().unwrap().unwrap();
+    let files = second.join().unwrap();
+    drop(store);
+    let store = runtime.block_on(open(&files, directory.path())).unwrap();
+    assert_eq!(runtime.block_on(store.find_missing(OWNER, &[digest])).unwrap(), []);
 }
