@@ -51,6 +51,10 @@ impl Core {
         if self.clock.now() < self.full_until.load(Ordering::Relaxed) {
             return Err(self.no_space(bytes));
         }
+        // Where evicting all that may go would not do, nothing goes.
+        if bytes > self.capacity.limit_bytes() || excess > self.freeable_bytes().map_err(failed("making room"))? {
+            return Err(self.no_space(bytes));
+        }
         // Freed bytes are an estimate until segments are compacted; a second round covers the difference.
         for _ in 0..3 {
             let report =
@@ -66,6 +70,14 @@ impl Core {
         // A look at the whole index for each of a thousand refused writes would stop the reads too.
         self.full_until.store(self.clock.now() + 1, Ordering::Relaxed);
         Err(self.no_space(bytes))
+    }
+
+    /// The most that evicting and compacting could free.
+    fn freeable_bytes(&self) -> io::Result<u64> {
+        let (histogram, _) = self.survey()?;
+        let leased = histogram.leased_bytes(self.lease, self.clock.now());
+        self.counters.leased_bytes.store(leased, Ordering::Relaxed);
+        Ok(self.capacity.used_bytes().saturating_sub(leased))
     }
 
     fn no_space(&self, needed_bytes: u64) -> StoreError {
@@ -163,7 +175,12 @@ impl Core {
         // of nothing.
         self.index.sync()?;
         for file in files {
-            self.capacity.sub_used(self.large.remove(file)?);
+            match self.large.remove(file) {
+                Ok(bytes) => self.capacity.sub_used(bytes),
+                Err(error) => {
+                    tracing::error!(file, %error, "an evicted file could not be removed; the next start does")
+                }
+            }
         }
         Ok(())
     }
@@ -186,8 +203,11 @@ impl Core {
             if live > 0 && self.capacity.used_bytes() <= target_bytes {
                 break;
             }
-            self.rewrite(number)?;
-            compacted += 1;
+            // One segment that cannot be read, or copied for want of space, must not keep the others from going.
+            match self.rewrite(number) {
+                Ok(()) => compacted += 1,
+                Err(error) => tracing::error!(segment = number, %error, "a segment could not be compacted"),
+            }
         }
         Ok(compacted)
     }
