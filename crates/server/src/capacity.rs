@@ -27,8 +27,9 @@ const EVERY: Duration = Duration::from_secs(30);
 
 /// What the store may hold, by what it holds and what its file system has.
 fn share_of_disk(stats: &StoreStats, disk_bytes: u64) -> u64 {
-    let kept_free_bytes = disk_bytes / 100 * (100 - FULL_PERCENT);
     let reachable_bytes = stats.used_bytes.saturating_add(stats.free_disk_bytes);
+    // On a disk that others have filled beyond that share, the store still takes half of what is left.
+    let kept_free_bytes = (disk_bytes / 100 * (100 - FULL_PERCENT)).min(reachable_bytes / 2);
     reachable_bytes.saturating_sub(kept_free_bytes).clamp(StoreSettings::MIN_CAPACITY_BYTES, AT_MOST_BYTES)
 }
 
@@ -131,14 +132,16 @@ mod tests {
         check(80, 20, 100, 80);
         check(0, 50, 100, 30);
         // Others grew: the store gives way.
-        check(30, 10, 100, 20);
+        check(30, 20, 100, 30);
+        // Others grew beyond the share: half of what is left.
+        check(30, 4, 100, 17);
         // A huge disk.
         check(0, 4000, 4000, 1024);
     }
 
     #[test]
     fn a_full_disk_leaves_the_least() {
-        let stats = StoreStats { free_disk_bytes: 1 << 30, ..StoreStats::default() };
+        let stats = StoreStats { free_disk_bytes: 1 << 20, ..StoreStats::default() };
         assert_eq!(share_of_disk(&stats, 100 << 30), StoreSettings::MIN_CAPACITY_BYTES);
     }
 }
