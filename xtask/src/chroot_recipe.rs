@@ -92,7 +92,7 @@ fn make_base(root: &Path) -> Result<()> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]);
     command.args(["--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL", "debootstrap", "--variant=minbase"]);
-    command.args(["--include=ca-certificates", "sid"]).arg(root).arg(mirror());
+    command.args(["--include=ca-certificates", "sid"]).arg(root).arg(mirror()?);
     run_within(command, BASE_LIMIT)?.success()?;
     Ok(fs::write(root.join(BASE_MARK), "")?)
 }
@@ -156,11 +156,11 @@ fn mend_bazel(root: &Path) -> Result<()> {
 }
 
 /// The mirror that this machine uses already.
-fn mirror() -> String {
+fn mirror() -> Result<String> {
     let sources = [PathBuf::from("/etc/apt/sources.list.d/debian.sources"), PathBuf::from("/etc/apt/sources.list")];
     let texts = sources.iter().filter_map(|path| fs::read_to_string(path).ok());
     let found = texts.flat_map(|text| text.lines().filter_map(mirror_of).collect::<Vec<_>>()).next();
-    found.unwrap_or_else(|| "http://deb.debian.org/debian".to_owned())
+    found.context("no Debian mirror in the apt sources of this machine; add one to /etc/apt/sources.list")
 }
 
 fn mirror_of(line: &str) -> Option<String> {
