@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "build/bazel/remote/execution/v2/remote_execution.proto",
     "build/bazel/remote/asset/v1/remote_asset.proto",
+    "gloriousflywheel/worker/v1/worker.proto",
     "google/bytestream/bytestream.proto",
     "google/devtools/build/v1/publish_build_event.proto",
     "google/rpc/error_details.proto",

@@ -11,6 +11,7 @@
 mod action_cache;
 mod content;
 mod encoded;
+pub mod scheduler;
 mod trees;
 
 pub use action_cache::{ActionCache, ActionCacheError, ActionId, Inlining};

@@ -4,6 +4,7 @@
 //! - [`execution`], [`semver`]: the Remote Execution API, 2.0 to 2.13;
 //! - [`bytestream`], [`longrunning`], [`rpc`]: what it builds on;
 //! - [`asset`]: the Remote Asset API; [`build_events`]: the Build Event Service;
+//! - [`worker`]: our own protocol between a server and its workers;
 //! - [`ResourceName`]: the names that ByteStream reads and writes go by;
 //! - [`WireDigest`]: a digest as it came, and [`digest_function`] to tell which function made it.
 //!
@@ -22,6 +23,7 @@ pub use wire_digest::WireDigest;
 pub use generated::build::bazel::remote::asset::v1 as asset;
 pub use generated::build::bazel::remote::execution::v2 as execution;
 pub use generated::build::bazel::semver;
+pub use generated::gloriousflywheel::worker::v1 as worker;
 pub use generated::google::bytestream;
 pub use generated::google::devtools::build::v1 as build_events;
 pub use generated::google::longrunning;

@@ -1,0 +1,9 @@
+//! Runs actions: takes assignments over one stream, makes input roots, runs commands in a sandbox, stores outputs.
+//!
+//! Deliberately absent: databases, tenants, policy, the action cache. A worker runs hostile code, so it holds nothing
+//! but what it was assigned; what it may read and write is decided by the server that it is attached to.
+//!
+//! What always holds: an action cannot change a stored blob or another action's files; it runs in a sandbox or not at
+//! all; what it started is gone when its assignment ends.
+
+pub mod sandbox;
