@@ -6,7 +6,12 @@ use std::sync::Arc;
 use gf_digest::InstanceName;
 use thiserror::Error;
 
-use crate::{Authorized, Permission, PermissionName, Principal, Secret, Tenant, TenantId, TenantName};
+use crate::loan::Ledger;
+use crate::secret::Fingerprint;
+use crate::{
+    Authorized, Execute, Loan, NoRandomness, Permission, PermissionName, Principal, Secret, Tenant, TenantId,
+    TenantName,
+};
 
 /// A tenant and the REAPI instances that resolve to it.
 #[derive(Clone, Debug)]
@@ -22,7 +27,7 @@ pub struct TenantConfig {
 pub struct AccessConfig {
     /// All tenants; no two share an instance.
     pub tenants: Vec<TenantConfig>,
-    /// The token that grants everything. Without one the server is open.
+    /// The token that grants everything but attaching workers, which run hostile code. Without one the server is open.
     pub token: Option<Secret>,
     /// Whether callers without the token may read.
     pub anonymous_read: bool,
@@ -63,12 +68,14 @@ pub enum AccessConfigError {
     NumberClash(TenantName, TenantName),
 }
 
-/// Decides. Cheap to ask: one look-up, no lock.
+/// Decides. Cheap to ask: one look-up, and no lock but for what is lent.
 #[derive(Debug)]
 pub struct Access {
     instances: HashMap<InstanceName, Arc<Tenant>>,
-    token: Option<Secret>,
+    token: Option<Fingerprint>,
     anonymous_read: bool,
+    worker_tokens: Vec<Fingerprint>,
+    loans: Arc<Ledger>,
 }
 
 impl Access {
@@ -91,7 +98,16 @@ impl Access {
                 }
             }
         }
-        Ok(Self { instances, token: config.token, anonymous_read: config.anonymous_read })
+        let token = config.token.as_ref().map(Secret::fingerprint);
+        let AccessConfig { anonymous_read, .. } = config;
+        Ok(Self { instances, token, anonymous_read, worker_tokens: Vec::new(), loans: Arc::default() })
+    }
+
+    /// Lets the holders of these tokens attach workers; with at least one, nobody else may.
+    #[must_use]
+    pub fn with_worker_tokens(mut self, tokens: &[Secret]) -> Self {
+        self.worker_tokens.extend(tokens.iter().map(Secret::fingerprint));
+        self
     }
 
     /// Who presents this credential: the text after `Bearer `, or the password of basic credentials.
@@ -99,11 +115,21 @@ impl Access {
     /// # Errors
     /// [`Denied::BadCredential`] when one is given and it is not right.
     pub fn authenticate(&self, credential: Option<&str>) -> Result<Principal, Denied> {
-        match (&self.token, credential) {
-            (Some(token), Some(candidate)) if token.matches(candidate) => Ok(Principal::TokenHolder),
-            (Some(_), Some(_)) => Err(Denied::BadCredential),
+        let Some(credential) = credential else { return Ok(Principal::Anonymous) };
+        let fingerprint = Fingerprint::of(credential);
+        if self.token == Some(fingerprint) {
+            return Ok(Principal::TokenHolder);
+        }
+        if self.worker_tokens.contains(&fingerprint) {
+            return Ok(Principal::WorkerHost);
+        }
+        if Ledger::is_lent(credential) {
+            return self.loans.borrower(fingerprint).ok_or(Denied::BadCredential);
+        }
+        match self.token {
+            Some(_) => Err(Denied::BadCredential),
             // An open server ignores credentials, so that a client may keep its configuration.
-            (None, _) | (_, None) => Ok(Principal::Anonymous),
+            None => Ok(Principal::Anonymous),
         }
     }
 
@@ -117,7 +143,12 @@ impl Access {
         instance: &InstanceName,
     ) -> Result<Authorized<P>, Denied> {
         self.check(principal, P::NAME)?;
-        let tenant = self.instances.get(instance).ok_or_else(|| Denied::UnknownInstance(instance.clone()))?;
+        let unknown = || Denied::UnknownInstance(instance.clone());
+        let tenant = self.instances.get(instance).ok_or_else(unknown)?;
+        match principal {
+            Principal::Worker(loan) if !self.loans.is_for(loan, instance) => return Err(unknown()),
+            _ => {}
+        }
         Ok(Authorized::new(principal, Arc::clone(tenant), instance.clone()))
     }
 
@@ -129,17 +160,39 @@ impl Access {
         match principal {
             _ if self.allows(principal, permission) => Ok(()),
             Principal::Anonymous => Err(Denied::Unauthenticated(permission)),
-            Principal::TokenHolder | Principal::Server => Err(Denied::Forbidden(permission)),
+            _ => Err(Denied::Forbidden(permission)),
         }
     }
 
     /// Whether the permission is granted: for answers such as Capabilities, which say what a caller may do.
     #[must_use]
     pub fn allows(&self, principal: Principal, permission: PermissionName) -> bool {
-        match principal {
-            Principal::TokenHolder | Principal::Server => true,
-            Principal::Anonymous => self.token.is_none() || (self.anonymous_read && permission.is_read()),
+        match (principal, permission) {
+            (Principal::Server, _) => true,
+            // A machine that runs hostile code must not need the token that opens everything.
+            (Principal::TokenHolder, _) => permission != PermissionName::Work,
+            (Principal::WorkerHost, _) => permission == PermissionName::Work,
+            (Principal::Worker(_), _) => matches!(permission, PermissionName::CasRead | PermissionName::CasWrite),
+            (Principal::Anonymous, PermissionName::Work) => self.token.is_none() && self.worker_tokens.is_empty(),
+            (Principal::Anonymous, _) => self.token.is_none() || (self.anonymous_read && permission.is_read()),
         }
+    }
+
+    /// Lends a credential for one assignment: whoever presents it reads and writes blobs where `grant` was given,
+    /// until the loan is dropped.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn lend(&self, grant: &Authorized<Execute>) -> Result<Loan, NoRandomness> {
+        self.loans.lend_instance(grant.instance().clone())
+    }
+
+    /// Lends a credential for attaching one worker: the server's own, which needs no token of the configuration.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn lend_attachment(&self) -> Result<Loan, NoRandomness> {
+        self.loans.lend_attachment()
     }
 
     /// Every tenant's number, for metrics and reports.
@@ -155,7 +208,7 @@ impl Access {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ActionCacheRead, ActionCacheWrite, CasRead, CasWrite};
+    use crate::{ActionCacheRead, ActionCacheWrite, CasRead, CasWrite, Work};
 
     fn access(token: Option<&str>, anonymous_read: bool) -> Access {
         let tenant = |name: &str, instances: &[&str]| TenantConfig {
@@ -201,8 +254,102 @@ mod tests {
         assert!(public.authorize::<ActionCacheWrite>(who, &instance("")).is_err());
     }
 
+    const PERMISSIONS: [PermissionName; 7] = [
+        PermissionName::CasRead,
+        PermissionName::CasWrite,
+        PermissionName::ActionCacheRead,
+        PermissionName::ActionCacheWrite,
+        PermissionName::Execute,
+        PermissionName::Work,
+        PermissionName::Operate,
+    ];
+
+    fn check_grants(access: &Access, principal: Principal, expected: &str) {
+        let granted = PERMISSIONS.into_iter().filter(|permission| access.allows(principal, *permission));
+        let granted: Vec<&str> = granted.map(PermissionName::as_str).collect();
+        assert_eq!(granted.join(" "), expected, "{principal:?}");
+    }
+
+    const ALL_BUT_WORK: &str = "cas:read cas:write actioncache:read actioncache:write execute admin:operate";
+
+    #[test]
+    fn who_may_do_what() {
+        let worker_token = [Secret::new("w0rker".to_owned())];
+        let open = access(None, false);
+        let with_workers = access(None, false).with_worker_tokens(&worker_token);
+        let public = access(Some("s3cret"), true);
+        let closed = access(Some("s3cret"), false).with_worker_tokens(&worker_token);
+        check_grants(&open, Principal::Anonymous, &ALL_BUT_WORK.replace("admin", "workers:attach admin"));
+        check_grants(&with_workers, Principal::Anonymous, ALL_BUT_WORK);
+        check_grants(&public, Principal::Anonymous, "cas:read actioncache:read");
+        check_grants(&closed, Principal::Anonymous, "");
+        for access in [&open, &with_workers, &public, &closed] {
+            let loan = access.lend(&execute(access, "org-acme")).unwrap();
+            let worker = access.authenticate(Some(loan.credential().expose())).unwrap();
+            check_grants(access, worker, "cas:read cas:write");
+            check_grants(access, Principal::WorkerHost, "workers:attach");
+            check_grants(access, Principal::TokenHolder, ALL_BUT_WORK);
+        }
+        for access in [&with_workers, &closed] {
+            assert_eq!(access.authenticate(Some("w0rker")), Ok(Principal::WorkerHost));
+        }
+        assert_eq!(public.authenticate(Some("w0rker")), Err(Denied::BadCredential));
+        let anonymous = public.authorize::<Work>(Principal::Anonymous, &instance(""));
+        assert!(matches!(anonymous, Err(Denied::Unauthenticated(_))), "{anonymous:?}");
+        let holder = public.authorize::<Work>(Principal::TokenHolder, &instance(""));
+        assert!(matches!(holder, Err(Denied::Forbidden(_))), "{holder:?}");
+    }
+
+    fn execute(access: &Access, name: &str) -> Authorized<Execute> {
+        access.authorize(Principal::Server, &instance(name)).unwrap()
+    }
+
+    #[test]
+    fn what_is_lent_opens_one_instance_until_it_ends() {
+        for access in [access(None, false), access(Some("s3cret"), true)] {
+            let loan = access.lend(&execute(&access, "default")).unwrap();
+            let other = access.lend(&execute(&access, "org-acme")).unwrap();
+            let credential = loan.credential().expose().to_owned();
+            let worker = access.authenticate(Some(&credential)).unwrap();
+            assert_ne!(worker, access.authenticate(Some(other.credential().expose())).unwrap());
+
+            for name in ["", "default", "org-acme", "nope"] {
+                let read = access.authorize::<CasRead>(worker, &instance(name)).map(drop);
+                let write = access.authorize::<CasWrite>(worker, &instance(name)).map(drop);
+                let expected = if name == "default" { Ok(()) } else { Err(Denied::UnknownInstance(instance(name))) };
+                assert_eq!((&read, &write), (&expected, &expected), "{name:?}");
+                let result = access.authorize::<ActionCacheWrite>(worker, &instance(name)).unwrap_err();
+                assert_eq!(result, Denied::Forbidden(PermissionName::ActionCacheWrite), "{name:?}");
+            }
+
+            drop(loan);
+            let late = access.authorize::<CasWrite>(worker, &instance("default")).unwrap_err();
+            assert_eq!(late, Denied::UnknownInstance(instance("default")));
+            // On an open server too: what was lent once never counts as no credential.
+            assert_eq!(access.authenticate(Some(&credential)), Err(Denied::BadCredential));
+            assert!(access.authenticate(Some(other.credential().expose())).is_ok());
+            drop(other);
+            assert_eq!(access.loans.len(), 0);
+        }
+    }
+
+    #[test]
+    fn the_right_to_attach_is_lent_too() {
+        for access in [access(None, false), access(Some("s3cret"), false)] {
+            let loan = access.lend_attachment().unwrap();
+            let credential = loan.credential().expose().to_owned();
+            assert_eq!(access.authenticate(Some(&credential)), Ok(Principal::WorkerHost));
+            drop(loan);
+            assert_eq!(access.authenticate(Some(&credential)), Err(Denied::BadCredential));
+            assert_eq!(access.loans.len(), 0);
+        }
+    }
+
     #[test]
     fn a_secret_is_not_printed() {
-        assert!(!format!("{:?}", access(Some("s3cret"), false)).contains("s3cret"));
+        let access = access(Some("s3cret"), false);
+        let loan = access.lend(&execute(&access, "")).unwrap();
+        let printed = format!("{access:?} {loan:?}");
+        assert!(!printed.contains("s3cret") && !printed.contains(loan.credential().expose()), "{printed}");
     }
 }

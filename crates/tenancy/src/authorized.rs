@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use gf_digest::InstanceName;
 
-use crate::{Permission, Tenant};
+use crate::{LoanId, Permission, Tenant};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,7 +12,11 @@ pub enum Principal {
     Anonymous,
     /// The holder of the static token of the configuration.
     TokenHolder,
-    /// This process itself: maintenance and built-in workers.
+    /// Whoever runs an assignment, for as long as it is lent its credential: the blobs of one instance and nothing else.
+    Worker(LoanId),
+    /// A machine that offers to run actions. It may attach, and touches no tenant by itself.
+    WorkerHost,
+    /// This process itself: maintenance.
     Server,
 }
 

@@ -11,6 +11,10 @@ pub enum PermissionName {
     ActionCacheRead,
     /// Write action results.
     ActionCacheWrite,
+    /// Have actions run.
+    Execute,
+    /// Run actions for others: attach a worker.
+    Work,
     /// See the store's state and run its maintenance.
     Operate,
 }
@@ -24,6 +28,8 @@ impl PermissionName {
             Self::CasWrite => "cas:write",
             Self::ActionCacheRead => "actioncache:read",
             Self::ActionCacheWrite => "actioncache:write",
+            Self::Execute => "execute",
+            Self::Work => "workers:attach",
             Self::Operate => "admin:operate",
         }
     }
@@ -66,6 +72,10 @@ permissions! {
     ActionCacheRead,
     /// May write action results.
     ActionCacheWrite,
+    /// May have actions run.
+    Execute,
+    /// May run actions for others.
+    Work,
     /// May see the store's state and run its maintenance.
     Operate,
 }

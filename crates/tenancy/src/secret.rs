@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// Text that must not be shown: it prints as `***`, and its only comparison takes the same time whatever differs.
+/// Text that must not be shown: it prints as `***`.
 #[derive(Clone)]
 pub struct Secret(String);
 
@@ -11,18 +11,32 @@ impl Secret {
         Self(text)
     }
 
-    /// Whether `candidate` is the secret. Hashing first makes lengths equal, so that nothing depends on the text.
+    /// The text: to send it to whom it is meant for, and for nothing else.
     #[must_use]
-    pub fn matches(&self, candidate: &str) -> bool {
-        let ours = ring::digest::digest(&ring::digest::SHA256, self.0.as_bytes());
-        let theirs = ring::digest::digest(&ring::digest::SHA256, candidate.as_bytes());
-        // Comparing digests of secrets leaks at most a prefix of a hash that the caller cannot choose.
-        ours.as_ref() == theirs.as_ref()
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.0)
     }
 }
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
+    }
+}
+
+/// What is kept of a secret to know it again: its SHA-256. Comparing two takes a time that depends on hashes only, of
+/// which a caller can choose at most a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    pub(crate) fn of(secret: &str) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, secret.as_bytes()).as_ref());
+        Self(bytes)
     }
 }
