@@ -1,57 +1,62 @@
 //! How many bytes the store may use: reserved before they are written, given back when they are not.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// The account.
+use super::segments::lock;
+
+/// The account. One lock over all of it: what moves from reserved to used is never counted twice, nor what was refused
+/// at all, so nobody is refused space that is there.
 #[derive(Debug)]
-pub(crate) struct Capacity {
-    limit_bytes: AtomicU64,
-    used_bytes: AtomicU64,
-    reserved_bytes: AtomicU64,
+pub(crate) struct Capacity(Mutex<Account>);
+
+#[derive(Debug)]
+struct Account {
+    limit_bytes: u64,
+    used_bytes: u64,
+    reserved_bytes: u64,
 }
 
 impl Capacity {
     pub(crate) fn new(limit_bytes: u64) -> Arc<Self> {
-        Arc::new(Self {
-            limit_bytes: AtomicU64::new(limit_bytes),
-            used_bytes: AtomicU64::new(0),
-            reserved_bytes: AtomicU64::new(0),
-        })
+        Arc::new(Self(Mutex::new(Account { limit_bytes, used_bytes: 0, reserved_bytes: 0 })))
     }
 
     pub(crate) fn limit_bytes(&self) -> u64 {
-        self.limit_bytes.load(Ordering::Relaxed)
+        lock(&self.0).limit_bytes
     }
 
     pub(crate) fn set_limit_bytes(&self, limit_bytes: u64) {
-        self.limit_bytes.store(limit_bytes, Ordering::Relaxed);
+        lock(&self.0).limit_bytes = limit_bytes;
     }
 
     pub(crate) fn used_bytes(&self) -> u64 {
-        self.used_bytes.load(Ordering::Relaxed)
+        lock(&self.0).used_bytes
     }
 
     pub(crate) fn reserved_bytes(&self) -> u64 {
-        self.reserved_bytes.load(Ordering::Relaxed)
+        lock(&self.0).reserved_bytes
     }
 
     /// Sets aside `bytes`, or says by how many bytes they do not fit.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, u64> {
-        // Added first and taken back on failure: two callers can then never both take the last byte.
-        let reserved = self.reserved_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        let excess = (self.used_bytes() + reserved).saturating_sub(self.limit_bytes());
-        let reservation = Reservation { capacity: Arc::clone(self), bytes };
-        if excess > 0 { Err(excess) } else { Ok(reservation) }
+        let mut account = lock(&self.0);
+        let wanted = account.used_bytes.saturating_add(account.reserved_bytes).saturating_add(bytes);
+        match wanted.saturating_sub(account.limit_bytes) {
+            0 => {
+                account.reserved_bytes += bytes;
+                Ok(Reservation { capacity: Arc::clone(self), bytes })
+            }
+            excess => Err(excess),
+        }
     }
 
     pub(crate) fn add_used(&self, bytes: u64) {
-        self.used_bytes.fetch_add(bytes, Ordering::AcqRel);
+        lock(&self.0).used_bytes += bytes;
     }
 
     pub(crate) fn sub_used(&self, bytes: u64) {
-        let _ =
-            self.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| Some(used.saturating_sub(bytes)));
+        let mut account = lock(&self.0);
+        account.used_bytes = account.used_bytes.saturating_sub(bytes);
     }
 }
 
@@ -67,14 +72,15 @@ impl Reservation {
     pub(crate) fn use_bytes(&mut self, bytes: u64) {
         let from_reservation = bytes.min(self.bytes);
         self.bytes -= from_reservation;
-        self.capacity.add_used(bytes);
-        self.capacity.reserved_bytes.fetch_sub(from_reservation, Ordering::AcqRel);
+        let mut account = lock(&self.capacity.0);
+        account.used_bytes += bytes;
+        account.reserved_bytes -= from_reservation;
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.capacity.reserved_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        lock(&self.capacity.0).reserved_bytes -= self.bytes;
     }
 }
 
@@ -93,5 +99,21 @@ mod tests {
         drop(capacity.reserve(60).unwrap());
         capacity.sub_used(1000);
         assert_eq!(capacity.used_bytes(), 0);
+    }
+
+    #[test]
+    fn nobody_is_refused_what_is_free() {
+        let capacity = Capacity::new(100);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert!(capacity.reserve(1000).is_err());
+                }
+            });
+            let refused = (0..200_000).filter(|_| capacity.reserve(50).is_err()).count();
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(refused, 0);
+        });
     }
 }

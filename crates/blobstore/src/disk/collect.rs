@@ -34,7 +34,7 @@ pub struct CollectionReport {
 /// Bytes at rest by segment that the index points to.
 type LiveBytes = BTreeMap<u32, u64>;
 
-/// A segment is rewritten only if at least one byte in so many is garbage.
+/// A segment is rewritten only if at least one byte in so many is garbage, unless a write would be refused otherwise.
 const WORTHWHILE_GARBAGE: u64 = 10;
 
 /// How much is freed beyond what is needed, as a share of the capacity, so that one collection serves many writes.
@@ -57,19 +57,33 @@ impl Core {
         }
         // Freed bytes are an estimate until segments are compacted; a second round covers the difference.
         for _ in 0..3 {
-            let report =
-                self.collect(excess + self.capacity.limit_bytes() / SLACK_SHARE).map_err(failed("making room"))?;
+            let slack = self.capacity.limit_bytes() / SLACK_SHARE;
+            let report = self.collect(excess + slack).map_err(failed("making room"))?;
             match self.capacity.reserve(bytes) {
                 Ok(reservation) => return Ok(reservation),
                 Err(still) => excess = still,
             }
-            if report.freed_bytes == 0 {
+            // What may go can lie so thinly among what may not that no segment is worth rewriting. This write is.
+            let squeezed = self.squeeze(excess).map_err(failed("making room"))?;
+            match self.capacity.reserve(bytes) {
+                Ok(reservation) => return Ok(reservation),
+                Err(still) => excess = still,
+            }
+            if report.freed_bytes == 0 && squeezed == 0 {
                 break;
             }
         }
         // A look at the whole index for each of a thousand refused writes would stop the reads too.
         self.full_until.store(self.clock.now() + 1, Ordering::Relaxed);
         Err(self.no_space(bytes))
+    }
+
+    /// Frees `bytes` by rewriting segments with any garbage at all, emptiest first. Returns how many bytes it freed.
+    fn squeeze(&self, bytes: u64) -> io::Result<u64> {
+        let used_before = self.capacity.used_bytes();
+        let (_, live) = self.survey()?;
+        self.compact(&live, used_before.saturating_sub(bytes), u64::MAX)?;
+        Ok(used_before.saturating_sub(self.capacity.used_bytes()))
     }
 
     /// The most that evicting and compacting could free.
@@ -121,16 +135,21 @@ impl Core {
         self.counters.leased_bytes.store(report.leased_bytes, Ordering::Relaxed);
         // Garbage first: nothing needs to go that compaction can make room for.
         self.segments.seal_active();
-        report.compacted_segments += self.compact(&live, used_before.saturating_sub(needed_bytes))?;
+        let target_bytes = used_before.saturating_sub(needed_bytes);
+        report.compacted_segments += self.compact(&live, target_bytes, WORTHWHILE_GARBAGE)?;
         let freed = used_before.saturating_sub(self.capacity.used_bytes());
         if freed < needed_bytes
             && let Some(plan) = plan(&histogram, needed_bytes - freed, self.lease, now)
         {
             self.evict(plan, &mut report)?;
             let (_, live) = self.survey()?;
-            report.compacted_segments += self.compact(&live, used_before.saturating_sub(needed_bytes))?;
+            report.compacted_segments += self.compact(&live, target_bytes, WORTHWHILE_GARBAGE)?;
         }
         report.freed_bytes = used_before.saturating_sub(self.capacity.used_bytes());
+        if report.freed_bytes > 0 {
+            // Whoever frees something, trying again is not in vain.
+            self.full_until.store(0, Ordering::Relaxed);
+        }
         Ok(report)
     }
 
@@ -185,16 +204,16 @@ impl Core {
         Ok(())
     }
 
-    /// Removes segments without live records, then rewrites the emptiest ones, until no more than `target_bytes` are
-    /// in use. Returns how many segments went.
-    fn compact(&self, live: &LiveBytes, target_bytes: u64) -> io::Result<u64> {
+    /// Removes segments without live records, then rewrites the emptiest ones of which at least one byte in
+    /// `worthwhile` is garbage, until no more than `target_bytes` are in use. Returns how many segments went.
+    fn compact(&self, live: &LiveBytes, target_bytes: u64, worthwhile: u64) -> io::Result<u64> {
         let mut candidates: Vec<(u32, u64, u64)> = self
             .settled_segments()
             .into_iter()
             .map(|(number, bytes)| (number, bytes, live.get(&number).copied().unwrap_or(0).min(bytes)))
             // One that nothing reached counts as one byte, so that shares can be compared.
             .map(|(number, bytes, live)| (number, bytes.max(1), live))
-            .filter(|(_, bytes, live)| (bytes - live) * WORTHWHILE_GARBAGE >= *bytes)
+            .filter(|(_, bytes, live)| (bytes - live).saturating_mul(worthwhile) >= *bytes)
             .collect();
         // Emptiest first, by share: x/a < y/b as x*b < y*a.
         candidates.sort_by(|a, b| (u128::from(a.2) * u128::from(b.1)).cmp(&(u128::from(b.2) * u128::from(a.1))));
