@@ -1,14 +1,16 @@
 //! The configuration: one TOML file, every value with a default.
 //!
 //! All mistakes are reported at once, with file and line. A secret is never in the file: `access.token_file` names a
-//! file that holds it, or the environment variable `GF_TOKEN` does. Relative paths are relative to the
+//! file that holds it, or the environment variable `GF_TOKEN` does; `workers.token_file` that of workers. Relative paths are relative to the
 //! configuration file.
 //!
 //! What always holds: a [`Config`] that exists is consistent, and it opens no door: without a token it listens on
 //! loopback only.
 
+mod execution;
 mod reader;
 mod units;
+mod worker;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -23,8 +25,10 @@ use crate::listen::TlsConfig;
 use crate::telemetry::{LogConfig, LogFormat, LogLevel};
 use reader::{At, Document, Section};
 
+pub use execution::ExecutionSettings;
 pub use reader::{ConfigError, ConfigErrors};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
+pub use worker::{Network, WorkerSettings};
 
 /// Everything that `gf serve` is told.
 #[derive(Clone, Debug)]
@@ -39,8 +43,17 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Tenants and the static token.
     pub access: AccessConfig,
+    /// The token of machines that attach workers. Without one, and without a token in `access`, everybody may.
+    pub worker_token: Option<Secret>,
     /// The store.
     pub store: StoreSettings,
+    /// Remote execution.
+    pub execution: ExecutionSettings,
+    /// The worker inside the server; `None` when it was switched off.
+    pub worker: Option<WorkerSettings>,
+    /// The `gf` program, which a worker inside the server is another process of. Nothing that is read says it: whoever
+    /// starts the server does. `None` starts no worker.
+    pub worker_program: Option<PathBuf>,
 }
 
 /// What an operator may say about the store.
@@ -113,7 +126,10 @@ struct FileConfig {
     token: Option<Secret>,
     anonymous_read: bool,
     tenants: Vec<TenantConfig>,
+    worker_token: Option<Secret>,
     store: StoreSettings,
+    execution: ExecutionSettings,
+    worker: Option<WorkerSettings>,
 }
 
 impl Config {
@@ -185,9 +201,18 @@ impl Config {
             mistakes.push(ConfigError { file: None, line: None, message: error.to_string() });
         }
         match data_dir {
-            Some(data_dir) if mistakes.is_empty() => {
-                Ok(Self { listen, data_dir, log: read.log, tls: read.tls, access, store: read.store })
-            }
+            Some(data_dir) if mistakes.is_empty() => Ok(Self {
+                listen,
+                data_dir,
+                log: read.log,
+                tls: read.tls,
+                access,
+                worker_token: read.worker_token,
+                store: read.store,
+                execution: read.execution,
+                worker: read.worker,
+                worker_program: None,
+            }),
             _ => Err(ConfigErrors(mistakes)),
         }
     }
@@ -233,11 +258,14 @@ fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
     };
     let (token, anonymous_read) = root.section("access", |access| read_access(access, folder));
     let tenants = root.sections("tenant", read_tenant);
+    let worker_token = root.section("workers", |workers| read_token_file(workers, folder));
     let store = root.section("store", read_store);
+    let execution = root.section("execution", execution::read);
+    let worker = root.section("worker", |worker| worker::read(worker, folder));
     report_shared_instances(document, &tenants);
     root.finish();
     let tenants = tenants.into_iter().map(|(tenant, _)| tenant).collect();
-    FileConfig { token, anonymous_read, tenants, store, ..read }
+    FileConfig { token, anonymous_read, tenants, worker_token, store, execution, worker, ..read }
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -287,14 +315,19 @@ fn read_tls(tls: &mut Section<'_, '_>, folder: &Path) -> Option<TlsConfig> {
 }
 
 fn read_access(access: &mut Section<'_, '_>, folder: &Path) -> (Option<Secret>, bool) {
-    let token = access.text("token_file", |text| {
+    let token = read_token_file(access, folder);
+    let anonymous_read = access.flag("anonymous_read").unwrap_or(false);
+    (token, anonymous_read)
+}
+
+fn read_token_file(section: &mut Section<'_, '_>, folder: &Path) -> Option<Secret> {
+    let token = section.text("token_file", |text| {
         let path = parse_path(folder, text)?;
         let name = path.display().to_string();
         let text = read_text(&path).map_err(|error| format!("{name} cannot be read: {error}"))?;
         check_token(&name, &text)
     });
-    let anonymous_read = access.flag("anonymous_read").unwrap_or(false);
-    (token.map(|at| at.value), anonymous_read)
+    token.map(|at| at.value)
 }
 
 /// A token travels in a header, so it is visible ASCII without spaces. Messages never show it.

@@ -124,6 +124,24 @@ impl<'d, 't> Section<'d, 't> {
         self.keep(key, place, parsed)
     }
 
+    /// Takes a whole number and checks it.
+    pub(super) fn number<T>(
+        &mut self,
+        key: &'static str,
+        check: impl FnOnce(u64) -> Result<T, String>,
+    ) -> Option<At<T>> {
+        let value = self.remove(key)?;
+        let place = value.span();
+        let parsed = match value.get_ref() {
+            DeValue::Integer(number) => match u64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => check(number),
+                Err(_) => Err(format!("{number} is not a whole number from 0")),
+            },
+            other => Err(format!("expected a whole number, found {}", describe(other))),
+        };
+        self.keep(key, place, parsed)
+    }
+
     /// Takes `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let value = self.remove(key)?;
@@ -236,7 +254,8 @@ impl<'d, 't> Section<'d, 't> {
 const fn describe(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "text",
-        DeValue::Integer(_) | DeValue::Float(_) => "a number",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a number with a point",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",

@@ -1,5 +1,7 @@
 //! Configurations, right and wrong, through [`Config::parse`].
 
+use gf_execution::scheduler::Property;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
@@ -30,7 +32,9 @@ fn nothing_said_is_a_working_server() {
     assert_eq!(config.store, StoreSettings::default());
     let instances: Vec<&str> = config.access.tenants[0].instances.iter().map(InstanceName::as_str).collect();
     assert_eq!(instances, ["", "default"]);
-    assert!(config.tls.is_none() && config.access.token.is_none());
+    assert!(config.tls.is_none() && config.access.token.is_none() && config.worker_token.is_none());
+    assert_eq!((config.worker, config.worker_program), (Some(WorkerSettings::default()), None));
+    assert_eq!(config.execution, ExecutionSettings::default());
 }
 
 #[test]
@@ -54,6 +58,16 @@ fn everything_said_is_read() {
         lease = "3h"
         sync_window = "250ms"
         max_blob_size = "2GiB"
+        [execution]
+        default_timeout = "10min"
+        max_timeout = "2h"
+        [worker]
+        cores = 0x10
+        memory = "8GiB"
+        cache = "2GiB"
+        root = "/"
+        properties = ["pool=docker", "flags=-a=b", "empty="]
+        network = true
         "#,
     )
     .unwrap();
@@ -69,6 +83,31 @@ fn everything_said_is_read() {
         max_blob_size_bytes: 2 << 30,
     };
     assert_eq!(config.store, store);
+    let minute = Duration::from_secs(60);
+    assert_eq!(config.execution, ExecutionSettings { default_timeout: 10 * minute, max_timeout: 120 * minute });
+    let property = |(name, value): (&str, &str)| Property { name: name.into(), value: value.into() };
+    let worker = WorkerSettings {
+        cores: Some(16),
+        memory_bytes: Some(8 << 30),
+        root: Some("/".into()),
+        properties: [("pool", "docker"), ("flags", "-a=b"), ("empty", "")].map(property).into(),
+        cache_bytes: Some(2 << 30),
+        network: Network::OnRequest,
+    };
+    assert_eq!(config.worker, Some(worker));
+}
+
+#[test]
+fn the_worker_inside_can_be_switched_off() {
+    assert_eq!(parse("[worker]\nenabled = false\ncores = 2").unwrap().worker, None);
+    check_mistakes("[worker]\nenabled = false\ncores = 0", &[(3, "worker.cores: 0 cores is too little")]);
+}
+
+#[test]
+fn a_shorter_maximum_holds_for_actions_that_ask_for_no_time() {
+    let minute = Duration::from_secs(60);
+    let settings = parse("[execution]\nmax_timeout = \"1min\"").unwrap().execution;
+    assert_eq!(settings, ExecutionSettings { default_timeout: minute, max_timeout: minute });
 }
 
 #[test]
@@ -120,6 +159,31 @@ fn mistakes_by_kind() {
     check_mistakes("[tls]\ncert = \"/no/such\"\nkey = \"/dev/null\"", &[(2, "tls.cert: /no/such cannot be read")]);
     check_mistakes("[access]\ntoken_file = \"/dev/zero\"", &[(2, "access.token_file: /dev/zero cannot be read")]);
     check_mistakes("[access]\ntoken_file = \"/dev/null\"", &[(2, "access.token_file: /dev/null holds no token")]);
+    check_mistakes("[workers]\ntoken_file = \"/dev/null\"", &[(2, "workers.token_file: /dev/null holds no token")]);
+}
+
+#[test]
+fn mistakes_about_workers_and_executions() {
+    let workers = "[worker]\nenabled = 1\ncores = -1\nmemory = \"1KiB\"\nroot = \"/no/such\"\nnetwork = \"yes\"";
+    check_mistakes(
+        workers,
+        &[
+            (2, "worker.enabled: expected true or false, found a number"),
+            (3, "worker.cores: -1 is not a whole number from 0"),
+            (4, "worker.memory: 1.0 KiB is too little: at least 64.0 MiB"),
+            (5, "worker.root: /no/such cannot be read"),
+            (6, "worker.network: expected true or false, found text"),
+        ],
+    );
+    check_mistakes("[worker]\ncores = 1.5", &[(2, "worker.cores: expected a whole number, found a number with")]);
+    check_mistakes("[worker]\ncores = 5000", &[(2, "worker.cores: 5000 cores is too much: at most 4096 cores")]);
+    check_mistakes("[worker]\nroot = \"/dev/null\"", &[(2, "worker.root: /dev/null is no folder")]);
+    check_mistakes("[worker]\nproperties = [\"a=b\", \"gpu\"]", &[(2, "worker.properties: \"gpu\" is not a property")]);
+    let many = "\"a=b\", ".repeat(65);
+    check_mistakes(&format!("[worker]\nproperties = [{many}]"), &[(2, "worker.properties: 65 platform properties")]);
+    let timeouts = "[execution]\nmax_timeout = \"1h\"\ndefault_timeout = \"2h\"";
+    check_mistakes(timeouts, &[(3, "execution.default_timeout: is more than max_timeout, which is 1 h")]);
+    check_mistakes("[execution]\nmax_timeout = \"400d\"", &[(2, "execution.max_timeout: 400 d is too much")]);
 }
 
 #[test]
@@ -168,5 +232,5 @@ fn what_the_example_leaves_out_is_right_too() {
     // All keys are known; only the files do not exist here.
     let keys: Vec<&str> =
         mistakes.iter().filter_map(|mistake| mistake.message.split_once(": ")).map(|(key, _)| key).collect();
-    assert_eq!(keys, ["tls.cert", "tls.key", "access.token_file"], "{mistakes:?}");
+    assert_eq!(keys, ["tls.cert", "tls.key", "access.token_file", "worker.root", "workers.token_file"], "{mistakes:?}");
 }
