@@ -3,7 +3,7 @@
 //! Deliberately absent: signals, the command line and the exit code, which are the program's.
 //!
 //! What always holds: a started [`App`] answers on every edge. Tasks live in groups that stop in order:
-//! connections first, then work in the background, then the store that they use.
+//! connections and the worker first, then work in the background, then the store that they use.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,7 +19,9 @@ use gf_blobstore::{BlobStore, DiskBlobStore, OpenError, StoreConfig, StoreError}
 use gf_tenancy::{Access, AccessConfigError};
 use thiserror::Error;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
+use crate::builtin_worker::{Blueprint, BuiltinWorker};
 use crate::capacity::Background;
 use crate::config::{Config, StoreSettings};
 use crate::edges::{self, EdgeState, Limits};
@@ -79,7 +81,9 @@ pub enum StopError {
 pub struct App {
     address: SocketAddr,
     scheme: &'static str,
+    stopping: CancellationToken,
     connections: Connections,
+    worker: Option<BuiltinWorker>,
     background: Background,
     store: Arc<DiskBlobStore>,
 }
@@ -90,12 +94,13 @@ impl App {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let Config { listen, data_dir, tls, access, store: settings, log: _ } = config;
+        let Config { listen, data_dir, tls, access, worker_token, store: settings, worker, worker_program, .. } =
+            config;
         let tls = tls.map(|tls| tls.load()).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let instance = access.tenants.iter().flat_map(|tenant| tenant.instances.first()).next().cloned();
         let instance = instance.ok_or(StartError::NoTenant)?;
-        let access = Arc::new(Access::new(access)?);
+        let access = Arc::new(Access::new(access)?.with_worker_tokens(worker_token.as_slice()));
         let listener = bind(listen, tls)?;
         let began = Instant::now();
         let store = open_store(&data_dir, &settings).await?;
@@ -116,7 +121,14 @@ impl App {
             background: background.clone(),
         };
         let limits = Limits { max_blob_size_bytes: settings.max_blob_size_bytes, ..Limits::default() };
-        let edges = EdgeState { access, store: blobs, limits, metrics: Arc::clone(&metrics) };
+        let stopping = CancellationToken::new();
+        let edges = EdgeState {
+            access: Arc::clone(&access),
+            store: blobs,
+            limits,
+            metrics: Arc::clone(&metrics),
+            stopping: stopping.clone(),
+        };
         let router = edges::router(edges)
             .merge(health::router(readiness))
             .merge(operator::router(Arc::new(operator)))
@@ -125,7 +137,15 @@ impl App {
         let address = listener.address();
         let connections = listener.serve(router);
         tracing::info!(%address, data_dir = %data_dir.display(), opened_ms, "serving");
-        Ok(Self { address, scheme, connections, background, store })
+        let blueprint = worker.zip(worker_program).map(|(settings, program)| Blueprint {
+            program,
+            data_dir,
+            settings,
+            access,
+            connections: connections.clone(),
+        });
+        let worker = blueprint.and_then(start_worker);
+        Ok(Self { address, scheme, stopping, connections, worker, background, store })
     }
 
     /// The address that it listens on, with the real port where 0 was asked for.
@@ -140,12 +160,18 @@ impl App {
         format!("{}://{}", self.scheme, self.address)
     }
 
-    /// Stops accepting, lets requests under way finish until the deadline, then closes the store.
+    /// Stops accepting and ends its worker, lets requests under way finish until the deadline, then closes the store.
     ///
     /// # Errors
     /// [`StopError`]; what was acknowledged is safe all the same.
     pub async fn stop(self, deadline: Duration) -> Result<Drained, StopError> {
-        let drained = self.connections.drain(deadline).await;
+        self.stopping.cancel();
+        let stop_worker = async {
+            if let Some(worker) = self.worker {
+                worker.stop().await;
+            }
+        };
+        let (drained, ()) = tokio::join!(self.connections.drain(deadline), stop_worker);
         if drained == Drained::Cut {
             tracing::warn!("requests were cut off at the deadline of the drain");
         }
@@ -154,6 +180,13 @@ impl App {
         tracing::info!("stopped");
         Ok(drained)
     }
+}
+
+/// Without a worker of its own a server still serves the cache, and other workers.
+fn start_worker(blueprint: Blueprint) -> Option<BuiltinWorker> {
+    BuiltinWorker::start(blueprint)
+        .inspect_err(|error| tracing::warn!(%error, "the worker inside the server cannot be kept running"))
+        .ok()
 }
 
 fn bind(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Result<Listener, StartError> {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use gf_blobstore::BlobStore;
 use gf_execution::{ActionCache, Content};
 use gf_tenancy::Access;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::EdgeMetrics;
 
@@ -30,6 +31,8 @@ pub struct EdgeState {
     pub limits: Limits,
     /// What is counted.
     pub metrics: Arc<EdgeMetrics>,
+    /// Cancelled when the server stops: calls that have no end of their own end then.
+    pub stopping: CancellationToken,
 }
 
 /// The bounds that clients meet.

@@ -3,6 +3,7 @@
 //! Deliberately absent: product rules (services have them) and the command line (`gf-cli`).
 
 mod app;
+mod builtin_worker;
 mod capacity;
 pub mod config;
 pub mod edges;

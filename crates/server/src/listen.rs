@@ -94,23 +94,34 @@ impl Listener {
     /// Begins to answer.
     #[must_use]
     pub fn serve(self, router: Router) -> Connections {
+        let tasks = TaskTracker::new();
+        let streams = StreamExecutor::new(tasks.clone());
+        let http = Http { builder: http_builder(streams.clone()), streams, router };
         let connections = Connections {
-            tasks: TaskTracker::new(),
+            tasks,
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
+            http: Arc::new(http),
         };
-        let accept = accept_all(self, router, connections.clone());
-        connections.tasks.spawn(accept);
+        connections.tasks.spawn(accept_all(self, connections.clone()));
         connections
     }
 }
 
 /// The group of tasks that serve connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Connections {
     tasks: TaskTracker,
     draining: CancellationToken,
     cut: CancellationToken,
+    http: Arc<Http>,
+}
+
+/// What answers on a connection.
+struct Http {
+    builder: auto::Builder<StreamExecutor>,
+    streams: StreamExecutor,
+    router: Router,
 }
 
 /// How a drain ended.
@@ -123,6 +134,15 @@ pub enum Drained {
 }
 
 impl Connections {
+    /// Serves a connection that is open already, as if it had been accepted. Must be called within a Tokio runtime.
+    pub fn serve_stream<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let group = self.clone();
+        self.spawn(async move { group.serve_http(stream).await });
+    }
+
     /// Stops accepting, lets requests under way finish, and cuts what is left at the deadline.
     pub async fn drain(&self, deadline: Duration) -> Drained {
         self.draining.cancel();
@@ -137,12 +157,54 @@ impl Connections {
         }
         Drained::Cut
     }
+
+    fn spawn(&self, serve: impl Future<Output = ()> + Send + 'static) {
+        let (cut, open) = (self.cut.clone(), self.http.streams.connection());
+        self.tasks.spawn(async move {
+            cut.run_until_cancelled(serve).await;
+            drop(open);
+        });
+    }
+
+    async fn serve_tcp(&self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+        // Without this, a small answer waits up to 44 ms for the client's delayed acknowledgement.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "the connection ended before it began");
+            return;
+        }
+        let Some(tls) = tls else { return self.serve_http(stream).await };
+        match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.serve_http(stream).await,
+            // A port scan or a client that speaks no TLS: nobody needs to look.
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    async fn serve_http<S>(&self, stream: S)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        // Frames that are ready together go out together: HTTP/2 would write each of 16 KiB by itself.
+        let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
+        let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
+        let service = TowerToHyperService::new(self.http.router.clone());
+        let mut connection = std::pin::pin!(self.http.builder.serve_connection(io, service));
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
 }
 
-async fn accept_all(listener: Listener, router: Router, connections: Connections) {
+async fn accept_all(listener: Listener, connections: Connections) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let streams = StreamExecutor::new(connections.tasks.clone());
-    let http = Arc::new(http_builder(streams.clone()));
     loop {
         let accepted = connections.draining.run_until_cancelled(async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -151,12 +213,10 @@ async fn accept_all(listener: Listener, router: Router, connections: Connections
         let Some((place, accepted)) = accepted.await else { return };
         match accepted {
             Ok((stream, _)) => {
-                let (http, router, tls) = (Arc::clone(&http), router.clone(), listener.tls.clone());
-                let (group, open) = (connections.clone(), streams.connection());
-                connections.tasks.spawn(async move {
-                    let serve = serve_connection(stream, tls, &http, router, &group.draining);
-                    group.cut.run_until_cancelled(serve).await;
-                    drop((place, open));
+                let (group, tls) = (connections.clone(), listener.tls.clone());
+                connections.spawn(async move {
+                    group.serve_tcp(stream, tls).await;
+                    drop(place);
                 });
             }
             // The client gave up in the backlog.
@@ -189,45 +249,4 @@ fn http_builder(streams: StreamExecutor) -> auto::Builder<StreamExecutor> {
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     builder
-}
-
-async fn serve_connection(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
-    http: &auto::Builder<StreamExecutor>,
-    router: Router,
-    draining: &CancellationToken,
-) {
-    // Without this, a small answer waits up to 44 ms for the client's delayed acknowledgement.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "the connection ended before it began");
-        return;
-    }
-    let Some(tls) = tls else { return serve_http(stream, http, router, draining).await };
-    match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(stream, http, router, draining).await,
-        // A port scan or a client that speaks no TLS: nobody needs to look.
-        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-        Err(_) => tracing::debug!("a TLS handshake took too long"),
-    }
-}
-
-async fn serve_http<S>(stream: S, http: &auto::Builder<StreamExecutor>, router: Router, draining: &CancellationToken)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    // Frames that are ready together go out together: HTTP/2 would write each of 16 KiB by itself.
-    let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
-    let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
-    let mut connection = std::pin::pin!(http.serve_connection(io, TowerToHyperService::new(router)));
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = draining.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection broke");
-    }
 }

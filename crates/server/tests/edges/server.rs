@@ -13,6 +13,7 @@ use gf_tenancy::{Access, AccessConfig, Secret, TenantConfig, TenantName};
 use gf_testkit::MemoryBlobStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 pub(crate) const TOKEN: &str = "s3cret";
@@ -52,6 +53,7 @@ impl Server {
             store: Arc::new(store.clone()),
             limits,
             metrics: Arc::new(EdgeMetrics::default()),
+            stopping: CancellationToken::new(),
         };
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
         let address = listener.address();
