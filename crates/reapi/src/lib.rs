@@ -6,6 +6,7 @@
 //! - [`asset`]: the Remote Asset API; [`build_events`]: the Build Event Service;
 //! - [`worker`]: our own protocol between a server and its workers;
 //! - [`ResourceName`]: the names that ByteStream reads and writes go by;
+//! - [`check_directory`]: whether a directory is in canonical form;
 //! - [`WireDigest`]: a digest as it came, and [`digest_function`] to tell which function made it.
 //!
 //! Pure: no I/O beyond the generated stubs. What is deliberately absent: any rule about what a server holds or who
@@ -13,10 +14,12 @@
 //! long must know that it keeps the whole message.
 
 mod digest_function;
+mod directory;
 mod resource_name;
 mod wire_digest;
 
 pub use digest_function::{UnsupportedDigestFunction, digest_function};
+pub use directory::{DirectoryError, check_directory};
 pub use resource_name::{Compressor, MAX_RESOURCE_NAME_BYTES, ResourceName, ResourceNameError};
 pub use wire_digest::WireDigest;
 
