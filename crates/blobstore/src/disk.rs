@@ -4,6 +4,7 @@
 //! FORMAT      version of the layout, and the key of its checks
 //! LOCK        held by the one process that has the store open
 //! checkpoint  how far the index agrees with the records
+//! scrub       how far the scrub has come
 //! index/      64 tables
 //! segments/   append-only files of records
 //! large/      one file for each large blob
@@ -31,10 +32,12 @@ mod lease;
 mod maintenance;
 #[cfg(feature = "measure")]
 pub mod measure;
+mod note;
 mod read;
 mod record;
 mod recovery;
 mod scan;
+mod scrub;
 mod segments;
 mod store;
 mod upload;
@@ -50,5 +53,6 @@ pub use self::eviction::{EvictionPlan, Histogram, plan};
 pub use self::file_layer::{FileLayer, StoreFile, SystemFiles};
 pub use self::lease::LeasePolicy;
 pub use self::recovery::RecoveryReport;
+pub use self::scrub::ScrubStats;
 pub use self::store::{DiskBlobStore, OpenError, StoreStats};
 pub use self::verify::{Repair, VerifyReport};

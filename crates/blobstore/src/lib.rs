@@ -23,7 +23,7 @@ pub use blob_store::{
 pub use disk::measure;
 pub use disk::{
     CHUNK_AVERAGE_BYTES, CHUNK_SEED, CollectionReport, DiskBlobStore, EvictionPlan, FileLayer, Histogram, LeasePolicy,
-    MachineTime, OpenError, RecoveryReport, Repair, StoreConfig, StoreFile, StoreStats, SystemFiles, TimeSource,
-    VerifyReport, plan,
+    MachineTime, OpenError, RecoveryReport, Repair, ScrubStats, StoreConfig, StoreFile, StoreStats, SystemFiles,
+    TimeSource, VerifyReport, plan,
 };
 pub use error::{ErrorKind, StoreError};

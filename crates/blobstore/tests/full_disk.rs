@@ -165,7 +165,7 @@ async fn reads_to_open(blobs: u64) -> u64 {
         let reads = Arc::clone(&reads);
         InterceptedFiles::new(disk, move |path, operation| {
             // The tables are read one by one, in the background, and each when it is first asked.
-            let in_background = std::thread::current().name() == Some("gf-store-idle");
+            let in_background = matches!(std::thread::current().name(), Some("gf-store-idle" | "gf-store-scrub"));
             let counts = matches!(operation, FileOperation::Read(_) | FileOperation::Open | FileOperation::List);
             if counts && !in_background && !path.ends_with("incoming") {
                 reads.fetch_add(1, Ordering::SeqCst);

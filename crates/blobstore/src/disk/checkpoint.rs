@@ -1,13 +1,12 @@
 //! The checkpoint: how far the index on disk is known to agree with the records, and what a restart must know.
 //!
-//! A small text file of `key value` lines and a check, replaced as a whole.
+//! It is a [`note`].
 
-use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
 use super::file_layer::FileLayer;
-use super::record::payload_check;
+use super::note;
 
 const FILE: &str = "checkpoint";
 
@@ -35,33 +34,16 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// Reads the checkpoint; `None` when there is none, or a damaged one.
     pub(crate) fn read(layer: &dyn FileLayer, directory: &Path) -> io::Result<Option<Self>> {
-        let file = match layer.open(&directory.join(FILE)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut bytes = vec![0; usize::try_from(file.size()?).unwrap_or(0).min(64 << 10)];
-        let filled = file.read_at(&mut bytes, 0)?;
-        bytes.truncate(filled);
-        Ok(String::from_utf8(bytes).ok().and_then(|text| Self::parse(&text)))
+        Ok(note::read(layer, directory, FILE)?.and_then(|lines| Self::parse(&lines)))
     }
 
     /// Replaces the checkpoint, durably.
     pub(crate) fn write(&self, layer: &dyn FileLayer, directory: &Path) -> io::Result<()> {
-        let temporary = directory.join("checkpoint.new");
-        layer.remove(&temporary)?;
-        let file = layer.create(&temporary)?;
-        file.write_at(self.print().as_bytes(), 0)?;
-        file.sync()?;
-        layer.rename(&temporary, &directory.join(FILE))?;
-        layer.sync_directory(directory)
+        note::write(layer, directory, FILE, &self.print())
     }
 
     fn print(&self) -> String {
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
+        format!(
             "epoch {}\nclean {}\nindex_whole {}\nboot {}\nsegment {}\noffset {}\nnext_large {}\nlarge_bytes {}\ntime {}\n",
             self.epoch,
             u8::from(self.is_clean),
@@ -72,18 +54,11 @@ impl Checkpoint {
             self.next_large,
             self.large_bytes,
             self.time
-        );
-        let check = payload_check(text.as_bytes());
-        let _ = writeln!(text, "check {check:016x}");
-        text
+        )
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let (body, check) = text.split_at(text.rfind("check ")?);
-        if check.trim_end() != format!("check {:016x}", payload_check(body.as_bytes())) {
-            return None;
-        }
-        let value = |key: &str| body.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    fn parse(lines: &str) -> Option<Self> {
+        let value = |key| note::value(lines, key);
         Some(Self {
             epoch: value("epoch")?.parse().ok()?,
             is_clean: value("clean")? == "1",
@@ -103,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_back_and_notices_damage() {
+    fn reads_back() {
         let checkpoint = Checkpoint {
             epoch: 3,
             is_clean: true,
@@ -115,9 +90,6 @@ mod tests {
             large_bytes: 77,
             time: 5,
         };
-        let text = checkpoint.print();
-        assert_eq!(Checkpoint::parse(&text), Some(checkpoint));
-        assert_eq!(Checkpoint::parse(&text.replace("epoch 3", "epoch 4")), None);
-        assert_eq!(Checkpoint::parse(&text[..text.len() - 4]), None);
+        assert_eq!(Checkpoint::parse(&checkpoint.print()), Some(checkpoint));
     }
 }

@@ -15,6 +15,7 @@ use super::index::{Index, IndexKey, Lookup, Place, Slot};
 use super::large::LargeFiles;
 use super::lease::LeasePolicy;
 use super::record::{RecordHeader, RecordKind};
+use super::scrub::Progress;
 use super::segments::{Appended, NewRecord, ReadFault, Segments, lock};
 use crate::{OwnerId, StoreError};
 
@@ -33,6 +34,10 @@ pub struct StoreConfig {
     pub max_blob_size_bytes: u64,
     /// Blobs larger than this get a file of their own; at most 8 MiB.
     pub large_blob_bytes: u64,
+    /// What the scrub reads in a second, at most.
+    pub scrub_bytes_per_second: u64,
+    /// How long the scrub takes to look at everything, at least.
+    pub scrub_pass: Duration,
 }
 
 impl StoreConfig {
@@ -46,6 +51,8 @@ impl StoreConfig {
             sync_window: Duration::from_secs(1),
             max_blob_size_bytes: 16 << 30,
             large_blob_bytes: 1 << 20,
+            scrub_bytes_per_second: 16 << 20,
+            scrub_pass: Duration::from_secs(7 * 86_400),
         }
     }
 }
@@ -90,6 +97,8 @@ pub(crate) struct Core {
     /// Cleared while a rebuild is owed; remembered over restarts, since the rebuild may be killed.
     pub is_index_whole: AtomicBool,
     pub closed: AtomicBool,
+    /// How far the scrub has come; its thread alone changes it.
+    pub scrub: Mutex<Progress>,
     /// The number of this start of the store; part of every sequence number.
     pub epoch: u32,
     /// When the store last served a request that moved bytes, for work that waits for quiet.

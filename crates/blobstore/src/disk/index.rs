@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::shard::Shard;
-pub(crate) use self::slot::{IndexKey, Place, Slot};
+pub(crate) use self::slot::{IndexKey, KeyOrder, Place, Slot};
 use super::file_layer::FileLayer;
 
 /// Shards of an index. A power of two; part of the file format.

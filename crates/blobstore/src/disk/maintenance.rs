@@ -1,7 +1,7 @@
 //! The store's own work: making writes durable within the window, checkpoints, and what can wait for a quiet moment.
 //!
-//! Two threads. The first syncs; it must keep its time. The second, at the lowest priority, loads and mends the index,
-//! keeps some space free, and looks for shared parts.
+//! Three threads. The first syncs; it must keep its time. The second, at the lowest priority, loads and mends the index,
+//! keeps some space free, and looks for shared parts. The third, as low, is the [`scrub`].
 
 use std::collections::BTreeSet;
 use std::io;
@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use super::checkpoint::Checkpoint;
 use super::core::Core;
+use super::scrub;
 use super::segments::{lock, write_lock};
 
 /// A checkpoint is written at least this often while there is something new, so that recovery has little to look at.
@@ -33,14 +34,14 @@ pub(crate) struct Maintenance {
 
 /// Tells threads to stop, and lets them sleep until then.
 #[derive(Default)]
-struct Signal {
+pub(crate) struct Signal {
     stopped: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Signal {
     /// Sleeps; whether to stop.
-    fn wait(&self, duration: Duration) -> bool {
+    pub(crate) fn wait(&self, duration: Duration) -> bool {
         let guard = lock(&self.stopped);
         let waited = self.changed.wait_timeout_while(guard, duration, |stopped| !*stopped);
         *waited.unwrap_or_else(PoisonError::into_inner).0
@@ -62,6 +63,11 @@ impl Maintenance {
                 .name("gf-store-sync".into())
                 .spawn(move || keep_durable(&for_sync, &sync_signal))?,
         );
+        let (for_scrub, scrub_signal, scrub_runtime) = (Arc::clone(core), Arc::clone(&signal), runtime.clone());
+        threads.push(std::thread::Builder::new().name("gf-store-scrub".into()).spawn(move || {
+            be_last();
+            scrub::scrub(&for_scrub, &scrub_signal, &scrub_runtime);
+        })?);
         let (for_rest, rest_signal) = (Arc::clone(core), Arc::clone(&signal));
         threads.push(
             std::thread::Builder::new()
@@ -71,7 +77,7 @@ impl Maintenance {
         Ok(Self { signal, threads })
     }
 
-    /// Stops both threads and waits for them.
+    /// Stops the threads and waits for them.
     pub(crate) fn stop(self) {
         self.signal.stop();
         for thread in self.threads {
@@ -101,8 +107,7 @@ fn keep_durable(core: &Core, signal: &Signal) {
 }
 
 fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
-    // The lowest priority, for this thread alone; if the system says no, the work is done all the same.
-    let _ = rustix::process::nice(19);
+    be_last();
     if let Err(error) = runtime.block_on(mend(core)) {
         tracing::error!(%error, "the index could not be read; run `gf store verify`");
     }
@@ -121,6 +126,11 @@ fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
             runtime.block_on(core.deduplicate_waiting());
         }
     }
+}
+
+/// Gives this thread alone the lowest priority. If the system says no, the work is done all the same.
+fn be_last() {
+    let _ = rustix::process::nice(19);
 }
 
 /// Reads the whole index, and builds again what it lost.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::Ordering;
 
 use gf_digest::Digest;
 
@@ -189,6 +190,9 @@ impl Core {
         let mut dependent_records = Vec::new();
         let (newest_at_start, offset_at_start, _) = self.segments.end();
         for number in self.segments.sizes().into_keys().rev() {
+            if self.closed.load(Ordering::Relaxed) {
+                return Err(io::Error::other("the store is shutting down"));
+            }
             let mut records = self.segment_records(number, 0)?;
             records.reverse();
             for record in records {

@@ -22,6 +22,7 @@ use super::index::Index;
 use super::large::LargeFiles;
 use super::lease::LeasePolicy;
 use super::maintenance::Maintenance;
+use super::scrub::{Progress, ScrubStats};
 use super::segments::{Segments, lock};
 use super::verify::{Repair, VerifyReport};
 use crate::{Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, StoreError, Upload};
@@ -92,6 +93,8 @@ pub struct StoreStats {
     pub deduplicated_bytes: u64,
     /// Bytes free on the file system.
     pub free_disk_bytes: u64,
+    /// What the scrub has done.
+    pub scrub: ScrubStats,
 }
 
 /// The embedded store: segments, large files and index in one folder.
@@ -151,6 +154,7 @@ impl DiskBlobStore {
             youngest_evicted_age_s: (youngest > 0).then(|| u64::from(core.clock.now().saturating_sub(youngest))),
             quarantined: counters.quarantined.load(Ordering::Relaxed),
             deduplicated_bytes: counters.deduplicated_bytes.load(Ordering::Relaxed),
+            scrub: lock(&core.scrub).stats(core.clock.now()),
             free_disk_bytes: core.layer.free_bytes(&core.config.data_dir).unwrap_or(0),
         }
     }
@@ -160,12 +164,17 @@ impl DiskBlobStore {
         self.core.capacity.set_limit_bytes(capacity_bytes);
     }
 
-    /// Reads and hashes everything. Slow, and may run while the store serves.
+    /// Reads and hashes everything. Slow, and may run while the store serves. Ends early when the store is closed, and
+    /// not when its caller leaves.
     ///
     /// # Errors
     /// When the file system fails; what was damaged is no error but in the report.
     pub async fn verify(&self, repair: Repair) -> Result<VerifyReport, StoreError> {
-        self.core.verify(repair).await.map_err(failed("verifying the store"))
+        let core = Arc::clone(&self.core);
+        let runtime = tokio::runtime::Handle::current();
+        // On a thread for waiting: it reads, scans and hashes for as long as it takes.
+        let verified = tokio::task::spawn_blocking(move || runtime.block_on(core.verify(repair))).await;
+        verified.map_err(io::Error::other).flatten().map_err(failed("verifying the store"))
     }
 
     /// Frees about `needed_bytes`, as far as leases allow. Blocks.
@@ -282,11 +291,13 @@ async fn open_core(
         full_until: AtomicU32::new(0),
         is_index_whole: AtomicBool::new(folder.is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),
+        scrub: Mutex::default(),
         epoch,
         last_busy: AtomicU32::new(0),
         layer,
         config,
     });
+    *lock(&core.scrub) = Progress::read(&core)?;
     let segments: u64 = core.segments.sizes().values().sum();
     core.capacity.add_used(segments + before.large_bytes);
     if folder.is_fresh {

@@ -9,6 +9,7 @@ use gf_digest::{Digest, Hasher};
 use super::core::Core;
 use super::index::{Place, SHARDS, Slot};
 use super::recovery::RecoveryReport;
+use super::scrub::Pace;
 use super::segments::ReadFault;
 use crate::StoreError;
 
@@ -65,7 +66,9 @@ impl Core {
             let mut slots = Vec::new();
             self.index.visit_shard(shard, |slot| slots.push(*slot))?;
             for slot in slots {
-                self.verify_slot(slot, &mut report).await?;
+                if !self.verify_slot(slot, &mut report, &Pace::Full).await? {
+                    return Err(io::Error::other("the store is shutting down"));
+                }
             }
         }
         if report.unreadable > 0 {
@@ -78,10 +81,22 @@ impl Core {
         Ok(report)
     }
 
-    async fn verify_slot(self: &Arc<Self>, slot: Slot, report: &mut VerifyReport) -> io::Result<()> {
-        let Some(digest) = slot.key.digest(slot.size_bytes) else { return self.verify_entry(slot, report).await };
+    /// Looks at one blob, entry or grant. Whether it was looked at: not if the store is closed meanwhile.
+    pub(crate) async fn verify_slot(
+        self: &Arc<Self>,
+        slot: Slot,
+        report: &mut VerifyReport,
+        pace: &Pace<'_>,
+    ) -> io::Result<bool> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let Some(digest) = slot.key.digest(slot.size_bytes) else {
+            self.verify_entry(slot, report).await?;
+            return Ok(pace.wait(slot.size_bytes));
+        };
         let quarantined = self.counters.quarantined.load(Ordering::Relaxed);
-        match self.hash(slot, digest).await {
+        match self.hash(slot, digest, pace).await {
             Ok(actual) if actual == digest => {
                 report.blobs += 1;
                 report.bytes += digest.size_bytes();
@@ -102,9 +117,10 @@ impl Core {
                     lose(report, digest.to_string());
                 }
             }
+            Err(StoreError::Closed) => return Ok(false),
             Err(_) => report.unreadable += 1,
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn verify_entry(&self, slot: Slot, report: &mut VerifyReport) -> io::Result<()> {
@@ -121,20 +137,25 @@ impl Core {
         Ok(())
     }
 
-    async fn hash(self: &Arc<Self>, slot: Slot, digest: Digest) -> Result<Digest, StoreError> {
+    async fn hash(self: &Arc<Self>, slot: Slot, digest: Digest, pace: &Pace<'_>) -> Result<Digest, StoreError> {
         let mut hasher = Hasher::new(digest.function());
+        let mut take = |bytes: &[u8]| {
+            hasher.update(bytes);
+            let goes_on = pace.wait(bytes.len() as u64) && !self.closed.load(Ordering::Relaxed);
+            if goes_on { Ok(()) } else { Err(StoreError::Closed) }
+        };
         // Not by way of the blocks in memory: they say nothing about the disk.
         if let Place::Large { file, .. } = slot.place {
             let failed = |fault| self.read_failed(fault, &slot, &digest);
             let file = self.large.open_file(file, Some(&slot.key)).await.map_err(failed)?;
             for block in 0..file.blocks() {
-                hasher.update(&file.block_on_disk(block).await.map_err(failed)?);
+                take(&file.block_on_disk(block).await.map_err(failed)?)?;
             }
             return Ok(hasher.finish());
         }
         let mut pieces = self.open_plain(slot, digest, 0, digest.size_bytes(), 4).await?;
         while let Some(piece) = pieces.next().await? {
-            hasher.update(&piece);
+            take(&piece)?;
         }
         Ok(hasher.finish())
     }

@@ -28,7 +28,14 @@ pub(crate) struct IndexKey {
     bytes: [u8; 32],
 }
 
+/// Where a key stands among all keys.
+pub(crate) type KeyOrder = ([u8; 32], u8);
+
 impl IndexKey {
+    pub(crate) const fn order(&self) -> KeyOrder {
+        (self.bytes, self.class as u8)
+    }
+
     pub(crate) fn blob(digest: &Digest) -> Self {
         let class = match digest.function() {
             DigestFunction::Sha256 => KeyClass::Sha256Blob,
