@@ -25,6 +25,7 @@ mod core;
 mod eviction;
 mod file_layer;
 mod folder;
+mod hashing;
 mod hot_blocks;
 mod index;
 mod large;

@@ -9,6 +9,7 @@ use gf_digest::{Digest, Hasher};
 
 use super::capacity::Reservation;
 use super::core::{Core, failed};
+use super::hashing::Hashing;
 use super::index::{IndexKey, Place, Slot};
 use super::large::LargeWriter;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
@@ -46,9 +47,34 @@ enum Sink {
 }
 
 struct FileSink {
-    hasher: Hasher,
     writer: LargeWriter,
-    decoder: Option<StreamDecoder>,
+    intake: Intake,
+}
+
+/// How bytes come in.
+enum Intake {
+    Identity(Hashing),
+    Zstd(Box<StreamDecoder>, Hasher),
+}
+
+impl Intake {
+    fn new(digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
+        Ok(match encoding {
+            Encoding::Identity => Self::Identity(Hashing::new(digest.function())),
+            Encoding::Zstd => {
+                let decoder = StreamDecoder::new(digest.size_bytes()).map_err(failed("starting a decoder"))?;
+                Self::Zstd(Box::new(decoder), Hasher::new(digest.function()))
+            }
+        })
+    }
+
+    /// The digest of everything that came in.
+    async fn finish(self) -> Result<Digest, StoreError> {
+        match self {
+            Self::Identity(hashing) => hashing.finish().await.map_err(failed("hashing an upload")),
+            Self::Zstd(_, hasher) => Ok(hasher.finish()),
+        }
+    }
 }
 
 impl Core {
@@ -67,11 +93,7 @@ impl Core {
             Sink::Memory(Vec::new())
         } else {
             let writer = self.large.create(encoding, digest.size_bytes()).map_err(failed("creating a file"))?;
-            let decoder = match encoding {
-                Encoding::Identity => None,
-                Encoding::Zstd => Some(StreamDecoder::new(digest.size_bytes()).map_err(failed("starting a decoder"))?),
-            };
-            Sink::File(Box::new(FileSink { hasher: Hasher::new(digest.function()), writer, decoder }))
+            Sink::File(Box::new(FileSink { writer, intake: Intake::new(&digest, encoding)? }))
         };
         let core = Arc::clone(self);
         Ok(DiskUpload { core, owner, digest, encoding, received_bytes: 0, reservation, sink, void: false })
@@ -131,7 +153,7 @@ impl Core {
 }
 
 impl DiskUpload {
-    fn take(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
+    async fn take(&mut self, bytes: &Bytes) -> Result<(), StoreError> {
         let digest = self.digest;
         let received_bytes = self.received_bytes + bytes.len() as u64;
         let limit = match self.encoding {
@@ -148,7 +170,7 @@ impl DiskUpload {
                 }
                 buffer.extend_from_slice(bytes);
             }
-            Sink::File(file) => file.take(bytes, digest)?,
+            Sink::File(file) => file.take(bytes, digest).await?,
         }
         self.received_bytes = received_bytes;
         self.core.last_busy.store(self.core.clock.now(), Ordering::Relaxed);
@@ -157,16 +179,20 @@ impl DiskUpload {
 }
 
 impl FileSink {
-    fn take(&mut self, bytes: &[u8], digest: Digest) -> Result<(), StoreError> {
-        let (hasher, writer) = (&mut self.hasher, &mut self.writer);
-        let mut feed = |bytes: &[u8]| {
-            hasher.update(bytes);
-            writer.write(bytes).map_err(failed("writing a file"))
-        };
-        match &mut self.decoder {
-            None => feed(bytes),
-            Some(decoder) => {
-                decoder.write(bytes, |bytes| feed(bytes).map_err(Failure::Store)).map_err(|failure| match failure {
+    /// Waits for no more than the hash of what came before, and takes nothing until then.
+    async fn take(&mut self, bytes: &Bytes, digest: Digest) -> Result<(), StoreError> {
+        let writer = &mut self.writer;
+        match &mut self.intake {
+            Intake::Identity(hashing) => {
+                hashing.take(bytes).await.map_err(failed("hashing an upload"))?;
+                writer.write(bytes).map_err(failed("writing a file"))
+            }
+            Intake::Zstd(decoder, hasher) => {
+                let feed = |bytes: &[u8]| {
+                    hasher.update(bytes);
+                    writer.write(bytes).map_err(failed("writing a file")).map_err(Failure::Store)
+                };
+                decoder.write(bytes, feed).map_err(|failure| match failure {
                     Failure::Decode(error) => undecodable(error, digest),
                     Failure::Store(error) => error,
                 })
@@ -201,7 +227,7 @@ impl Upload for DiskUpload {
         if self.void {
             return Err(StoreError::SizeMismatch { digest: self.digest, received_bytes: self.received_bytes });
         }
-        let result = self.take(&bytes);
+        let result = self.take(&bytes).await;
         self.void = result.is_err();
         result
     }
@@ -219,8 +245,8 @@ impl Upload for DiskUpload {
                 self.core.write_batch(self.owner, vec![blob]).await.pop().unwrap_or(Ok(()))
             }
             Sink::File(file) => {
-                let FileSink { hasher, writer, .. } = *file;
-                let actual = hasher.finish();
+                let FileSink { writer, intake } = *file;
+                let actual = intake.finish().await?;
                 if actual.size_bytes() != digest.size_bytes() {
                     return Err(StoreError::SizeMismatch { digest, received_bytes: actual.size_bytes() });
                 }
