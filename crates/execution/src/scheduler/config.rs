@@ -1,0 +1,40 @@
+//! The bounds of the scheduler.
+
+use std::time::Duration;
+
+/// The bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct SchedulerConfig {
+    /// More executions are refused.
+    pub max_queued: usize,
+    /// How often an execution is tried when workers fail or vanish.
+    pub max_attempts: u32,
+    /// A worker that is silent for so long is lost.
+    pub worker_silence: Duration,
+    /// Fetching and uploading may take so long beyond the action's own timeout.
+    pub overstay: Duration,
+    /// How long an execution goes on when nobody waits: clients come back after a broken connection.
+    pub abandon_after: Duration,
+    /// How long an execution may wait for a kind of worker that was here lately, or that may be about to come just
+    /// after the start; after that it fails for want of one.
+    pub worker_return: Duration,
+    /// One step of priority counts like having waited so much longer.
+    pub ageing_step: Duration,
+    /// An execution that waited so long because smaller ones took the room has a worker kept free for it.
+    pub patience: Duration,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            max_queued: 100_000,
+            max_attempts: 3,
+            worker_silence: Duration::from_secs(30),
+            overstay: Duration::from_secs(600),
+            abandon_after: Duration::from_secs(20),
+            worker_return: Duration::from_secs(60),
+            ageing_step: Duration::from_secs(10),
+            patience: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Who gets what: an execution looks for a worker, or a worker with room looks for an execution.
+//!
+//! What always holds between two events: no execution at the head of its tenant's lane waits while a worker that it may
+//! have has room for it.
+
+use super::executions::{Assignment, Execution, State, Wishes};
+use super::timers::Due;
+use super::workers::Worker;
+use super::{AssignmentId, Effect, ExecutionId, Payer, Resources, RunStage, Scheduler, WorkerId};
+
+/// How many lanes of a tenant a worker with room looks at. A tenant that asks for more different things at once waits
+/// until its oldest are served; others do not wait for it.
+const LANES_LOOKED_AT: usize = 256;
+
+/// What a worker with room gets.
+enum Pick {
+    Take(ExecutionId),
+    /// Nothing yet: it is kept free for one that waited too long.
+    Reserve(ExecutionId),
+    Nothing,
+}
+
+impl Scheduler {
+    /// Gives it to a worker that has room, if there is one.
+    pub(super) fn place(&mut self, id: ExecutionId, effects: &mut Vec<Effect>) -> bool {
+        let Some(worker) = self.executions.get(&id).and_then(|execution| self.roomiest(execution)) else {
+            return false;
+        };
+        self.assign(id, worker, effects);
+        true
+    }
+
+    fn roomiest(&self, execution: &Execution) -> Option<WorkerId> {
+        let (lane, avoided) = (execution.lane, execution.wishes().avoided());
+        let warm = self.fleet.warm_for(&execution.invocation()).filter(|(id, worker)| {
+            let matched = self.platforms.is_matched(lane.platform, worker.class);
+            matched && lane.demand.fits(&worker.free) && Some(*id) != avoided
+        });
+        if let Some((worker, _)) = warm {
+            return Some(worker);
+        }
+        let classes = self.platforms.classes(lane.platform).filter_map(|class| self.fleet.class(class));
+        let rooms = classes.filter_map(|class| class.roomiest(&lane.demand, avoided));
+        rooms.max_by_key(|(free, worker)| (*free, std::cmp::Reverse(*worker))).map(|(_, worker)| worker)
+    }
+
+    /// Gives the worker what it has room for.
+    pub(super) fn feed(&mut self, worker: WorkerId, effects: &mut Vec<Effect>) {
+        loop {
+            match self.pick(worker) {
+                Pick::Take(execution) => self.assign(execution, worker, effects),
+                Pick::Reserve(execution) => return self.reserve(execution, worker),
+                Pick::Nothing => return,
+            }
+        }
+    }
+
+    fn pick(&self, id: WorkerId) -> Pick {
+        let Some(worker) = self.fleet.get(id).filter(|worker| worker.takes_work()) else { return Pick::Nothing };
+        if let Some(execution) = worker.reserved {
+            let fits = self.executions.get(&execution).is_some_and(|waits| waits.lane.demand.fits(&worker.free));
+            return if fits { Pick::Take(execution) } else { Pick::Nothing };
+        }
+        // The usual case: what was free was taken, and nothing smaller waits.
+        if self.queues.least_milli_cores().is_none_or(|least| worker.free.milli_cores < least) {
+            return Pick::Nothing;
+        }
+        let Some(class) = self.fleet.class(worker.class) else { return Pick::Nothing };
+        class.tenants.iter().find_map(|payer| self.pick_of(*payer, id, worker)).unwrap_or(Pick::Nothing)
+    }
+
+    fn pick_of(&self, payer: Payer, id: WorkerId, worker: &Worker) -> Option<Pick> {
+        for lane in self.queues.lanes_of(payer).take(LANES_LOOKED_AT) {
+            if !lane.demand.fits(&worker.capacity) || !self.platforms.is_matched(lane.platform, worker.class) {
+                continue;
+            }
+            let head = self.queues.lane(lane)?.head(payer)?;
+            let execution = self.executions.get(&head)?;
+            let wishes = execution.wishes();
+            if wishes.avoided() == Some(id) {
+                continue;
+            }
+            if lane.demand.fits(&worker.free) {
+                return Some(Pick::Take(head));
+            }
+            if wishes.reserved.is_none() && self.now.since(execution.enqueued) >= self.config.patience {
+                return Some(Pick::Reserve(head));
+            }
+        }
+        None
+    }
+
+    fn reserve(&mut self, execution: ExecutionId, worker: WorkerId) {
+        if let Some(wishes) = self.executions.get_mut(&execution).and_then(Execution::wishes_mut) {
+            wishes.reserved = Some(worker);
+            self.fleet.change(worker, |worker| worker.reserved = Some(execution));
+        }
+    }
+
+    /// The worker is not kept free any more, and may have room for others.
+    pub(super) fn unreserve(&mut self, worker: WorkerId) {
+        if let Some(Some(execution)) = self.fleet.change(worker, |worker| worker.reserved.take()) {
+            if let Some(wishes) = self.executions.get_mut(&execution).and_then(Execution::wishes_mut) {
+                wishes.reserved = None;
+            }
+            self.hungry.insert(worker);
+        }
+    }
+
+    /// Puts it in line. It is told so.
+    pub(super) fn enqueue(&mut self, id: ExecutionId, wishes: Wishes, effects: &mut Vec<Effect>) {
+        let Some(execution) = self.executions.get_mut(&id) else { return };
+        execution.state = State::Queued(wishes);
+        let (lane, ticket) = (execution.lane, execution.ticket(id));
+        if let Some((_, until)) = wishes.avoids {
+            self.timers.set(until, Due::Forgiven(id));
+        }
+        let is_new_lane = self.queues.lane(lane).is_none();
+        if self.queues.insert(lane, &ticket) {
+            self.wanted(lane.platform, ticket.payer);
+        }
+        if is_new_lane {
+            self.watch(lane);
+        }
+        effects.push(Effect::Queued(id));
+    }
+
+    /// Takes it out of the line, if it is there.
+    pub(super) fn unqueue(&mut self, id: ExecutionId) {
+        let Some(execution) = self.executions.get(&id) else { return };
+        let State::Queued(wishes) = execution.state else { return };
+        let (lane, ticket) = (execution.lane, execution.ticket(id));
+        if let Some((_, until)) = wishes.avoids {
+            self.timers.unset(Some(until), Due::Forgiven(id));
+        }
+        if let Some(worker) = wishes.reserved {
+            self.unreserve(worker);
+        }
+        let unserved = self.queues.lane(lane).and_then(|waiting| waiting.unserved);
+        if self.queues.remove(lane, &ticket) {
+            self.unwanted(lane.platform, ticket.payer);
+        }
+        if self.queues.lane(lane).is_none() {
+            self.timers.unset(unserved, Due::Unserved(lane));
+        }
+    }
+
+    fn assign(&mut self, id: ExecutionId, worker: WorkerId, effects: &mut Vec<Effect>) {
+        let Some(execution) = self.executions.get(&id) else { return };
+        let (lane, ticket) = (execution.lane, execution.ticket(id));
+        let invocation = execution.invocation();
+        let overstays = self.now.after(execution.timeout).after(self.config.overstay);
+        self.queues.charge(lane, &ticket);
+        self.charge_tenant(worker, ticket.payer, cost(lane.demand));
+        self.unqueue(id);
+
+        let assignment = AssignmentId(self.next_assignment);
+        self.next_assignment += 1;
+        let (demand, stage, since) = (lane.demand, RunStage::Fetching, self.now);
+        let attempt = Assignment { worker, execution: Some(id), demand, stage, since, overstays };
+        self.assignments.insert(assignment, attempt);
+        self.timers.set(overstays, Due::Overstayed(assignment));
+        if let Some(execution) = self.executions.get_mut(&id) {
+            execution.attempts = execution.attempts.saturating_add(1);
+            execution.state = State::Running(assignment);
+        }
+        self.fleet.change(worker, |worker| {
+            worker.free = worker.free.minus(demand);
+            worker.assignments.insert(assignment);
+        });
+        self.fleet.warm_up(worker, invocation);
+        effects.push(Effect::Assign { worker, assignment, execution: id });
+    }
+
+    fn charge_tenant(&mut self, worker: WorkerId, payer: Payer, cost: u64) {
+        let class = self.fleet.get(worker).map(|worker| worker.class);
+        if let Some(class) = class.and_then(|class| self.fleet.class_mut(class)) {
+            class.tenants.charge(&payer, cost);
+        }
+    }
+}
+
+/// What a dispatch costs its tenant: thousandths of a core, or 4 MiB each, whichever are more.
+pub(super) fn cost(demand: Resources) -> u64 {
+    const GRAIN: u64 = 1 << 10;
+    u64::from(demand.milli_cores).max(demand.memory_bytes >> 22).saturating_mul(GRAIN)
+}

@@ -1,0 +1,118 @@
+//! What is known of each execution and of each attempt to run one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::matching::PlatformId;
+use super::queue::{Lane, Ticket};
+use super::workers::Invocation;
+use super::{AssignmentId, ExecutionId, MergeKey, Now, Payer, Resources, RunStage, Submission, WorkerId};
+
+/// One execution, from its submission until it is completed.
+#[derive(Debug)]
+pub(super) struct Execution {
+    pub(super) payer: Payer,
+    pub(super) invocation: Arc<str>,
+    pub(super) priority: i32,
+    pub(super) lane: Lane,
+    pub(super) merge: Option<MergeKey>,
+    pub(super) timeout: Duration,
+    pub(super) enqueued: Now,
+    pub(super) number: u64,
+    pub(super) attempts: u32,
+    pub(super) waiters: usize,
+    /// When it is cancelled if nobody comes back.
+    pub(super) abandoned: Option<Now>,
+    pub(super) state: State,
+}
+
+/// Where an execution is.
+#[derive(Debug)]
+pub(super) enum State {
+    /// In line.
+    Queued(Wishes),
+    /// On a worker.
+    Running(AssignmentId),
+}
+
+/// What an execution in line may have of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wishes {
+    /// The worker that failed it last, and until when it gets it only if there is no other.
+    pub(super) avoids: Option<(WorkerId, Now)>,
+    /// The worker that is kept free for it.
+    pub(super) reserved: Option<WorkerId>,
+}
+
+impl Execution {
+    pub(super) fn new(submission: Submission, platform: PlatformId, enqueued: Now, number: u64) -> Self {
+        Self {
+            payer: submission.payer,
+            invocation: submission.invocation,
+            priority: submission.priority,
+            lane: Lane { platform, demand: counted(submission.demand) },
+            merge: submission.merge,
+            timeout: submission.timeout,
+            enqueued,
+            number,
+            attempts: 0,
+            waiters: 1,
+            abandoned: None,
+            state: State::Queued(Wishes::default()),
+        }
+    }
+
+    pub(super) fn ticket(&self, execution: ExecutionId) -> Ticket {
+        Ticket {
+            execution,
+            payer: self.payer,
+            invocation: self.invocation.clone(),
+            priority: self.priority,
+            enqueued: self.enqueued,
+            number: self.number,
+        }
+    }
+
+    pub(super) fn invocation(&self) -> Invocation {
+        (self.payer, self.invocation.clone())
+    }
+
+    pub(super) fn wishes(&self) -> Wishes {
+        match self.state {
+            State::Queued(wishes) => wishes,
+            State::Running(_) => Wishes::default(),
+        }
+    }
+
+    pub(super) fn wishes_mut(&mut self) -> Option<&mut Wishes> {
+        match &mut self.state {
+            State::Queued(wishes) => Some(wishes),
+            State::Running(_) => None,
+        }
+    }
+}
+
+impl Wishes {
+    /// The worker that must not get it now.
+    pub(super) fn avoided(&self) -> Option<WorkerId> {
+        self.avoids.map(|(worker, _)| worker)
+    }
+}
+
+/// Whatever runs takes at least something, so that a worker's capacity bounds their number.
+pub(super) fn counted(demand: Resources) -> Resources {
+    Resources { milli_cores: demand.milli_cores.max(1), ..demand }
+}
+
+/// One attempt to run an execution.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    pub(super) worker: WorkerId,
+    /// `None` once it was withdrawn.
+    pub(super) execution: Option<ExecutionId>,
+    pub(super) demand: Resources,
+    pub(super) stage: RunStage,
+    pub(super) since: Now,
+    /// When the worker is taken for lost.
+    pub(super) overstays: Now,
+}

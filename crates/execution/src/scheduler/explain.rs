@@ -1,0 +1,379 @@
+//! Why is this action waiting?
+//!
+//! The answer holds if nothing else comes. It counts what is in the same lane, since that asks for the same; of other
+//! tenants it tells numbers and nothing else.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dispatch::cost;
+use super::executions::{Execution, State};
+use super::prospects::Prospect;
+use super::workers::{Class, ClassId, Worker};
+use super::{ExecutionId, NoWorker, Now, Platform, Property, Resources, RunStage, Scheduler, WorkerId};
+
+/// What an execution does, and why it does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// Which.
+    pub execution: ExecutionId,
+    /// Who waits for it.
+    pub waiters: usize,
+    /// How often it was given to a worker.
+    pub attempts: u32,
+    /// Where it is.
+    pub situation: Situation,
+}
+
+/// Where an execution is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Situation {
+    /// On a worker.
+    Running {
+        /// Its name.
+        worker: Arc<str>,
+        /// How far it is.
+        stage: RunStage,
+        /// How long this attempt goes on.
+        lasts: Duration,
+    },
+    /// In line.
+    Queued {
+        /// Since it was submitted.
+        waited: Duration,
+        /// What is served before it.
+        ahead: Ahead,
+        /// The workers that have what it asks for.
+        matching: Matching,
+        /// What there is too little of.
+        scarce: Scarce,
+    },
+}
+
+/// What is served before an execution, of those that ask for the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ahead {
+    /// Executions of the same tenant.
+    pub own: usize,
+    /// Of how many of its other invocations.
+    pub own_invocations: usize,
+    /// Executions of other tenants.
+    pub others: usize,
+    /// Of how many.
+    pub other_tenants: usize,
+}
+
+impl Ahead {
+    /// Its place in the line: 1 is next.
+    #[must_use]
+    pub const fn position(&self) -> usize {
+        self.own.saturating_add(self.others).saturating_add(1)
+    }
+}
+
+/// The workers that have all properties that an execution asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Matching {
+    /// How many.
+    pub workers: usize,
+    /// Of them those that are too small even when idle.
+    pub too_small: usize,
+    /// Of them those that take nothing now: they are about to leave, or failed too often.
+    pub closed: usize,
+    /// Of them those that are large enough but have not room now.
+    pub busy: usize,
+}
+
+/// What there is too little of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scarce {
+    /// No worker has what it asks for, or none is large enough; it fails when none comes within this time.
+    Workers {
+        /// What is looked for.
+        lacking: NoWorker,
+        /// How much longer it waits.
+        fails_in: Duration,
+    },
+    /// Few workers have this property, and they are busy.
+    Property {
+        /// Which.
+        property: Property,
+        /// How many have it.
+        workers: usize,
+        /// Of how many.
+        of: usize,
+    },
+    /// Most workers that match lack free cores. In thousandths.
+    Cores {
+        /// What it asks for.
+        wanted: u32,
+        /// The most that is free on one of them.
+        most_free: u32,
+    },
+    /// Most workers that match lack free memory. In bytes.
+    Memory {
+        /// What it asks for.
+        wanted: u64,
+        /// The most that is free on one of them.
+        most_free: u64,
+    },
+    /// A worker is kept free for it and finishes what it runs.
+    KeptFree {
+        /// Its name.
+        worker: Arc<str>,
+    },
+    /// It failed on the worker that has room, and waits a moment for another one.
+    OtherWorker,
+}
+
+impl Scheduler {
+    /// Why it waits, or where it runs; `None` when it is not known, or over. Takes time in proportion to what waits.
+    #[must_use]
+    pub fn explain(&self, id: ExecutionId, now: Now) -> Option<Explanation> {
+        let execution = self.executions.get(&id)?;
+        let now = self.now.max(now);
+        let situation = match execution.state {
+            State::Queued(_) => Situation::Queued {
+                waited: now.since(execution.enqueued),
+                ahead: self.ahead(id, execution)?,
+                matching: self.matching(execution),
+                scarce: self.scarce(execution, now),
+            },
+            State::Running(assignment) => {
+                let assignment = self.assignments.get(&assignment)?;
+                Situation::Running {
+                    worker: self.fleet.get(assignment.worker)?.name.clone(),
+                    stage: assignment.stage,
+                    lasts: now.since(assignment.since),
+                }
+            }
+        };
+        let (waiters, attempts) = (execution.waiters, execution.attempts);
+        Some(Explanation { execution: id, waiters, attempts, situation })
+    }
+
+    fn ahead(&self, id: ExecutionId, execution: &Execution) -> Option<Ahead> {
+        let waiting = self.queues.lane(execution.lane)?;
+        let own = waiting.ahead_of(&execution.ticket(id), self.config.ageing_step)?;
+        let mut ahead = Ahead { own: own.executions, own_invocations: own.invocations, ..Ahead::default() };
+        let Some(class) = self.classes(execution).map(|(_, class)| class).max_by_key(|class| class.members.len())
+        else {
+            return Some(ahead);
+        };
+        let cost = cost(execution.lane.demand);
+        for other in waiting.payers().filter(|other| *other != execution.payer) {
+            let before = class.tenants.before(&execution.payer, own.executions, &other, cost);
+            let before = before.min(waiting.queued_by(other));
+            ahead.others += before;
+            ahead.other_tenants += usize::from(before > 0);
+        }
+        Some(ahead)
+    }
+
+    fn classes(&self, execution: &Execution) -> impl Iterator<Item = (ClassId, &Class)> {
+        self.platforms.classes(execution.lane.platform).filter_map(|id| Some((id, self.fleet.class(id)?)))
+    }
+
+    fn matching_workers(&self, execution: &Execution) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        let members = self.classes(execution).flat_map(|(_, class)| class.members.iter());
+        members.filter_map(|id| Some((*id, self.fleet.get(*id)?)))
+    }
+
+    fn matching(&self, execution: &Execution) -> Matching {
+        let demand = execution.lane.demand;
+        let mut matching = Matching::default();
+        for (_, worker) in self.matching_workers(execution) {
+            matching.workers += 1;
+            if !demand.fits(&worker.capacity) {
+                matching.too_small += 1;
+            } else if !worker.takes_work() {
+                matching.closed += 1;
+            } else if worker.reserved.is_some() || !demand.fits(&worker.free) {
+                matching.busy += 1;
+            }
+        }
+        matching
+    }
+
+    fn scarce(&self, execution: &Execution, now: Now) -> Scarce {
+        let wishes = execution.wishes();
+        match self.prospect(execution.lane) {
+            Prospect::Served => {}
+            Prospect::Hoping(until) => {
+                let lacking = self.why_no_worker(execution.lane);
+                return Scarce::Workers { lacking, fails_in: until.since(now) };
+            }
+            Prospect::None => {
+                let lacking = self.why_no_worker(execution.lane);
+                return Scarce::Workers { lacking, fails_in: Duration::ZERO };
+            }
+        }
+        if let Some(worker) = wishes.reserved.and_then(|id| self.fleet.get(id)) {
+            return Scarce::KeptFree { worker: worker.name.clone() };
+        }
+        let avoided_has_room = wishes.avoided().and_then(|id| self.fleet.get(id));
+        if avoided_has_room.is_some_and(|worker| execution.lane.demand.fits(&worker.free)) {
+            return Scarce::OtherWorker;
+        }
+        let platform = self.platforms.get(execution.lane.platform);
+        platform.and_then(|platform| self.scarce_property(platform)).unwrap_or_else(|| self.scarce_resource(execution))
+    }
+
+    /// The property that the fewest workers have, if not all of them have it.
+    fn scarce_property(&self, platform: &Platform) -> Option<Scarce> {
+        let workers_with = |property: &Property| {
+            let classes = self.fleet.classes().map(|(_, class)| class);
+            let with = classes.filter(|class| class.properties.binary_search(property).is_ok());
+            with.map(|class| class.members.len()).sum::<usize>()
+        };
+        let counted = platform.properties().iter().map(|property| (workers_with(property), property));
+        let (workers, property) = counted.min_by_key(|(workers, _)| *workers)?;
+        let of = self.fleet.len();
+        (workers < of).then(|| Scarce::Property { property: property.clone(), workers, of })
+    }
+
+    fn scarce_resource(&self, execution: &Execution) -> Scarce {
+        let demand = execution.lane.demand;
+        let (mut lack_cores, mut lack_memory, mut most_free) = (0_usize, 0_usize, Resources::default());
+        for (_, worker) in self.matching_workers(execution).filter(|(_, worker)| demand.fits(&worker.capacity)) {
+            lack_cores += usize::from(worker.free.milli_cores < demand.milli_cores);
+            lack_memory += usize::from(worker.free.memory_bytes < demand.memory_bytes);
+            most_free.milli_cores = most_free.milli_cores.max(worker.free.milli_cores);
+            most_free.memory_bytes = most_free.memory_bytes.max(worker.free.memory_bytes);
+        }
+        if lack_memory > lack_cores {
+            Scarce::Memory { wanted: demand.memory_bytes, most_free: most_free.memory_bytes }
+        } else {
+            Scarce::Cores { wanted: demand.milli_cores, most_free: most_free.milli_cores }
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.situation {
+            Situation::Running { worker, stage, lasts } => {
+                write!(f, "it runs on {worker} since {}, {stage}", Lasting(*lasts))
+            }
+            Situation::Queued { waited, ahead, matching, scarce } => {
+                write!(f, "it waits since {}; {ahead}; {matching}; {scarce}", Lasting(*waited))
+            }
+        }?;
+        if self.attempts > 1 || (self.attempts > 0 && matches!(self.situation, Situation::Queued { .. })) {
+            write!(f, "; it was given to a worker {} times", self.attempts)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RunStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fetching => "fetching its inputs",
+            Self::Running => "running",
+            Self::Uploading => "uploading its outputs",
+        })
+    }
+}
+
+impl fmt::Display for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it is number {} in its line", self.position())?;
+        if self.own > 0 {
+            write!(f, ", after {} of yours", self.own)?;
+            if self.own_invocations > 0 {
+                write!(f, " (some of {} other invocations)", self.own_invocations)?;
+            }
+        }
+        if self.others > 0 {
+            write!(f, ", after {} of {} other tenants", self.others, self.other_tenants)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Matching {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} workers match", self.workers)?;
+        for (count, what) in [(self.busy, "busy"), (self.too_small, "too small"), (self.closed, "taking nothing now")] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Scarce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workers { lacking, fails_in } => write!(f, "{lacking}; it fails in {}", Lasting(*fails_in)),
+            Self::Property { property, workers, of } => {
+                write!(f, "only {workers} of {of} workers have {property}")
+            }
+            Self::Cores { wanted, most_free } => {
+                write!(f, "it needs {} cores, and no worker has more than {} free", cores(*wanted), cores(*most_free))
+            }
+            Self::Memory { wanted, most_free } => {
+                let (wanted, most_free) = (mebibytes(*wanted), mebibytes(*most_free));
+                write!(f, "it needs {wanted} of memory, and no worker has more than {most_free} free")
+            }
+            Self::KeptFree { worker } => write!(f, "{worker} is kept free for it and finishes what it runs"),
+            Self::OtherWorker => f.write_str("it failed on the worker that has room, and waits a moment for another"),
+        }
+    }
+}
+
+impl fmt::Display for NoWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(nearest) = &self.nearest else { return f.write_str("there is no worker") };
+        write!(f, "none of {} workers can run it; the nearest, {}, ", self.workers, nearest.worker)?;
+        for (place, (wanted, there)) in nearest.differs.iter().enumerate() {
+            let and = if place > 0 { " and " } else { "" };
+            match there.as_slice() {
+                [] => write!(f, "{and}has no {}, while {wanted} is wanted", wanted.name)?,
+                there => write!(f, "{and}has {}={}, while {wanted} is wanted", wanted.name, there.join(" or "))?,
+            }
+        }
+        if let Some((wanted, there)) = &nearest.too_small {
+            let and = if nearest.differs.is_empty() { "" } else { " and " };
+            write!(f, "{and}has {there}, while {wanted} are wanted")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.value)
+    }
+}
+
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cores and {} of memory", cores(self.milli_cores), mebibytes(self.memory_bytes))
+    }
+}
+
+fn cores(milli_cores: u32) -> String {
+    let (whole, rest) = (milli_cores / 1000, milli_cores % 1000);
+    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:03}").trim_end_matches('0').to_owned() }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+/// A time for people.
+struct Lasting(Duration);
+
+impl fmt::Display for Lasting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            seconds @ 0..60 => write!(f, "{seconds} s"),
+            seconds @ 60..3600 => write!(f, "{} min", seconds / 60),
+            seconds => write!(f, "{} h", seconds / 3600),
+        }
+    }
+}
