@@ -69,7 +69,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Reads the note; starts anew when there is none.
-    pub(crate) fn read(core: &Core) -> io::Result<Self> {
+    fn read(core: &Core) -> io::Result<Self> {
         let lines = note::read(core.layer.as_ref(), &core.config.data_dir, NOTE)?;
         Ok(lines.and_then(|lines| Self::parse(&lines)).unwrap_or_default())
     }
@@ -174,7 +174,11 @@ impl Pace<'_> {
 
 /// Scrubs until the signal says to stop.
 pub(crate) fn scrub(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
-    let mut progress = *lock(&core.scrub);
+    let mut progress = Progress::read(core).unwrap_or_else(|error| {
+        tracing::warn!(%error, "how far the scrub has come cannot be read; it starts anew");
+        Progress::default()
+    });
+    *lock(&core.scrub) = progress;
     while !signal.wait(LOOK_EVERY) {
         let now = core.clock.now();
         // What the index lost is missing from a pass.

@@ -22,7 +22,7 @@ use super::index::Index;
 use super::large::LargeFiles;
 use super::lease::LeasePolicy;
 use super::maintenance::Maintenance;
-use super::scrub::{Progress, ScrubStats};
+use super::scrub::ScrubStats;
 use super::segments::{Segments, lock};
 use super::verify::{Repair, VerifyReport};
 use crate::{Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, StoreError, Upload};
@@ -297,7 +297,6 @@ async fn open_core(
         layer,
         config,
     });
-    *lock(&core.scrub) = Progress::read(&core)?;
     let segments: u64 = core.segments.sizes().values().sum();
     core.capacity.add_used(segments + before.large_bytes);
     if folder.is_fresh {
