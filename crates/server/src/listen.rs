@@ -4,6 +4,7 @@
 //! group, which [`Connections::drain`] ends within a deadline.
 
 mod first_bytes;
+mod stalls;
 mod streams;
 mod tls;
 
@@ -15,7 +16,6 @@ use std::time::Duration;
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use first_bytes::FirstBytesDeadline;
+use stalls::WatchedService;
 use streams::StreamExecutor;
 pub use tls::{TlsConfig, TlsError};
 
@@ -188,7 +189,7 @@ impl Connections {
         // Frames that are ready together go out together: HTTP/2 would write each of 16 KiB by itself.
         let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
         let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
-        let service = TowerToHyperService::new(self.http.router.clone());
+        let service = WatchedService::new(self.http.router.clone());
         let mut connection = std::pin::pin!(self.http.builder.serve_connection(io, service));
         let result = tokio::select! {
             result = connection.as_mut() => result,

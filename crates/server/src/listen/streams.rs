@@ -17,6 +17,8 @@ use std::task::{Context, Poll, Waker};
 use hyper::rt::Executor;
 use tokio_util::task::TaskTracker;
 
+use super::stalls::reset_when_stalled;
+
 /// Runs streams inside the group of the connections.
 #[derive(Clone)]
 pub(super) struct StreamExecutor {
@@ -54,6 +56,7 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, stream: F) {
+        let stream = reset_when_stalled(stream);
         if self.connections.load(Ordering::Relaxed) < self.threads {
             self.tasks.spawn(stream);
             return;
