@@ -7,10 +7,42 @@
 //! [`Launcher::run`] is over, or the launcher or the worker is killed, no process of the sandbox is left and nothing
 //! stays mounted.
 
+mod cgroup;
+mod command;
+mod config;
+mod factory;
+mod init;
+mod launcher;
+mod probe;
+mod scratch;
+mod service;
+mod sys;
+mod template;
+mod view;
+mod watch;
+mod wire;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
+
+pub use config::{ActionUser, SandboxConfig};
+pub use launcher::{Launcher, LauncherError, Report, SandboxError};
+pub use scratch::remove_scratch;
+
+/// The only argument of a program that is to be a launcher.
+pub const LAUNCHER_ARGUMENT: &str = "sandbox-launcher";
+
+/// Is the launcher, if this process was started to be one. A program that has a [`Launcher`] calls it first thing in
+/// `main`, before there is a second thread.
+#[must_use]
+pub fn run_if_launcher() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let asked = arguments.next().is_some_and(|argument| argument == LAUNCHER_ARGUMENT) && arguments.next().is_none();
+    asked.then(service::serve_stdin)
+}
 
 /// What to run, and around what.
 #[derive(Clone, Debug)]

@@ -1,0 +1,269 @@
+//! Control groups, where this machine has them for us: they bound the memory of all processes of a run together.
+//!
+//! Version 1 and 2. Deliberately absent: processor shares, which the scheduler decides, and counts of processes, which
+//! a limit of the user namespace bounds without a control group. What always holds: a group is removed when its run is
+//! over, and groups that a killed launcher left behind are removed by the next.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Which of the two interfaces there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    V1,
+    V2,
+}
+
+impl Version {
+    const fn limit_file(self) -> &'static str {
+        match self {
+            Self::V1 => "memory.limit_in_bytes",
+            Self::V2 => "memory.max",
+        }
+    }
+
+    /// Without it, memory beyond the limit would go to swap. Absent where swap is not accounted for.
+    const fn swap_limit(self, bytes: u64) -> (&'static str, u64) {
+        match self {
+            Self::V1 => ("memory.memsw.limit_in_bytes", bytes),
+            Self::V2 => ("memory.swap.max", 0),
+        }
+    }
+
+    const fn peak_file(self) -> &'static str {
+        match self {
+            Self::V1 => "memory.max_usage_in_bytes",
+            Self::V2 => "memory.peak",
+        }
+    }
+
+    const fn kills_file(self) -> &'static str {
+        match self {
+            Self::V1 => "memory.oom_control",
+            Self::V2 => "memory.events",
+        }
+    }
+}
+
+/// A group of ours below which every run gets one of its own.
+pub(super) struct Parent {
+    path: PathBuf,
+    version: Version,
+    next: AtomicU64,
+}
+
+impl Parent {
+    /// Finds the group of this process and makes one in it. An error says what is in the way.
+    pub(super) fn make() -> Result<Self, String> {
+        let (own, version) = own_group()?;
+        if version == Version::V2 {
+            delegate_memory(&own)?;
+        }
+        remove_left_behind(&own);
+        let path = own.join(format!("{GROUP_PREFIX}{}", std::process::id()));
+        fs::create_dir(&path).map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
+        let parent = Self { path, version, next: AtomicU64::new(0) };
+        if version == Version::V2 {
+            delegate_memory(&parent.path)?;
+        }
+        if !parent.path.join(version.limit_file()).exists() {
+            return Err(format!("{} has no memory controller", own.display()));
+        }
+        Ok(parent)
+    }
+
+    /// 1 or 2.
+    pub(super) const fn version(&self) -> u32 {
+        match self.version {
+            Version::V1 => 1,
+            Version::V2 => 2,
+        }
+    }
+
+    /// A group for one run.
+    pub(super) fn group(&self, memory_bytes: u64) -> io::Result<Group> {
+        let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        fs::create_dir(&path)?;
+        let group = Group { path, version: self.version };
+        group.write(self.version.limit_file(), memory_bytes)?;
+        let (swap_file, swap_bytes) = self.version.swap_limit(memory_bytes);
+        match group.write(swap_file, swap_bytes) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            answer => answer?,
+        }
+        Ok(group)
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        // What is still in it now is removed by the next launcher.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// The control group of one run. Dropping it removes it, if its processes are gone.
+pub(super) struct Group {
+    path: PathBuf,
+    version: Version,
+}
+
+impl Group {
+    /// What the first process of the run needs to join it.
+    pub(super) fn membership(&self) -> io::Result<Membership> {
+        let processes = OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
+        let kills = File::open(self.path.join(self.version.kills_file()))?;
+        Ok(Membership { processes: processes.into(), kills: kills.into() })
+    }
+
+    /// The most memory that all processes together used, where the kernel tells.
+    pub(super) fn peak_bytes(&self) -> Option<u64> {
+        fs::read_to_string(self.path.join(self.version.peak_file())).ok()?.trim().parse().ok()
+    }
+
+    /// Whether the kernel ended a process of it for want of memory.
+    pub(super) fn killed_any(&self) -> bool {
+        fs::read_to_string(self.path.join(self.version.kills_file())).is_ok_and(|text| counts_kills(&text))
+    }
+
+    fn write(&self, file: &str, number: u64) -> io::Result<()> {
+        // Opened without creating: a file that the kernel does not offer is "not found" and not "denied".
+        OpenOptions::new().write(true).open(self.path.join(file))?.write_all(number.to_string().as_bytes())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // One that is still in use is removed by the next launcher.
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Open files of a [`Group`], of use in every mount namespace.
+pub(super) struct Membership {
+    processes: OwnedFd,
+    kills: OwnedFd,
+}
+
+impl Membership {
+    /// Moves this process into the group.
+    pub(super) fn join(&self) -> io::Result<()> {
+        rustix::io::write(&self.processes, b"0")?;
+        Ok(())
+    }
+
+    /// The count of processes that the kernel ended.
+    pub(super) fn kills(&self) -> io::Result<Kills> {
+        Ok(Kills { file: self.kills.try_clone()?.into() })
+    }
+
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.processes.as_fd(), self.kills.as_fd()]
+    }
+}
+
+/// How many processes of a group the kernel ended.
+pub(super) struct Kills {
+    file: File,
+}
+
+impl Kills {
+    /// Whether it ended any.
+    pub(super) fn any(&self) -> bool {
+        let mut text = String::new();
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).is_ok() && counts_kills(&text)
+    }
+}
+
+fn counts_kills(text: &str) -> bool {
+    let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    count.is_some_and(|count| count.trim() != "0")
+}
+
+const GROUP_PREFIX: &str = "gf-worker-";
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// The folder of the group that this process is in and that can bound memory.
+fn own_group() -> Result<(PathBuf, Version), String> {
+    let groups = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
+    let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| format!("/proc/self/mounts: {error}"))?;
+    let (mount, group, version) =
+        find_group(&groups, &mounts).ok_or_else(|| format!("no memory controller is mounted below {ROOT}"))?;
+    // In a container the path is often that of the host while the mount begins at our own group.
+    let path = mount.join(group.trim_start_matches('/'));
+    Ok((if path.is_dir() { path } else { mount }, version))
+}
+
+fn find_group<'a>(groups: &'a str, mounts: &str) -> Option<(PathBuf, &'a str, Version)> {
+    let of = |wanted: &str| {
+        groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let controllers = fields.next()?;
+            controllers.split(',').any(|controller| controller == wanted).then(|| fields.next())?
+        })
+    };
+    let mounted = |kind: &str, option: Option<&str>| {
+        mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let (path, found, options) = (fields.next()?, fields.next()?, fields.next()?);
+            let wanted = found == kind && option.is_none_or(|option| options.split(',').any(|each| each == option));
+            wanted.then(|| PathBuf::from(path))
+        })
+    };
+    if let (Some(group), Some(mount)) = (of("memory"), mounted("cgroup", Some("memory"))) {
+        return Some((mount, group, Version::V1));
+    }
+    Some((mounted("cgroup2", None)?, of("")?, Version::V2))
+}
+
+/// Lets the children of a group of version 2 bound their memory.
+fn delegate_memory(group: &Path) -> Result<(), String> {
+    let file = group.join("cgroup.subtree_control");
+    if fs::read_to_string(&file).is_ok_and(|enabled| enabled.split_ascii_whitespace().any(|each| each == "memory")) {
+        return Ok(());
+    }
+    OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .and_then(|mut file| file.write_all(b"+memory"))
+        .map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Removes the groups of launchers that are no more.
+fn remove_left_behind(own: &Path) {
+    let Ok(entries) = fs::read_dir(own) else { return };
+    let is_left_behind =
+        |name: &str| name.strip_prefix(GROUP_PREFIX).is_some_and(|process| !Path::new("/proc").join(process).exists());
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_left_behind)) {
+        if let Ok(runs) = fs::read_dir(entry.path()) {
+            for run in runs.flatten().filter(|run| run.path().is_dir()) {
+                let _ = fs::remove_dir(run.path());
+            }
+        }
+        let _ = fs::remove_dir(entry.path());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_is_found_in_either_version() {
+        let v1 = find_group("5:pids:/\n4:memory:/a/b\n0::/", "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n");
+        assert_eq!(v1, Some((PathBuf::from("/sys/fs/cgroup/memory"), "/a/b", Version::V1)));
+        let v2 = find_group("0::/user.slice/x", "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n");
+        assert_eq!(v2, Some((PathBuf::from("/sys/fs/cgroup"), "/user.slice/x", Version::V2)));
+        assert_eq!(find_group("0::/", "tmpfs /tmp tmpfs rw 0 0\n"), None);
+    }
+
+    #[test]
+    fn kills_are_counted_in_either_version() {
+        assert!(counts_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"));
+        assert!(!counts_kills("low 0\nhigh 0\nmax 12\noom 1\noom_kill 0\noom_group_kill 0\n"));
+    }
+}

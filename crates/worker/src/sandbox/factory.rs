@@ -1,0 +1,225 @@
+//! Makes sandboxes: what they share is prepared once, then one copy of this process becomes each.
+
+use std::ffi::{OsStr, c_int};
+use std::fs;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use prost::Message;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::mount::MountPropagationFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::thread::UnshareFlags;
+
+use super::cgroup;
+use super::command::Streams;
+use super::init::{INSIDE_USER, Job};
+use super::sys::{self, Clone};
+use super::template::Template;
+use super::wire::{Doing, Ended, EndedBy, Failure, Outcome, Reply, Setup, Start, now_us};
+
+/// What is the same for all sandboxes.
+pub(super) struct Factory {
+    template: Template,
+    uid: u32,
+    gid: u32,
+    privileged: bool,
+    pub cgroups: Option<cgroup::Parent>,
+}
+
+/// One that was made and not yet over.
+pub(super) struct Sandbox {
+    pidfd: OwnedFd,
+    /// Dropped to end it.
+    control: Option<OwnedFd>,
+    report: OwnedFd,
+    group: Option<cgroup::Group>,
+}
+
+impl Factory {
+    /// Takes this process to where it can make sandboxes: a mount namespace, and unless it is root, a user namespace.
+    pub(super) fn prepare(setup: &Setup) -> Result<Self, Failure> {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let privileged = uid == 0 && sys::unshare(UnshareFlags::NEWNS).is_ok();
+        if !privileged {
+            sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).doing("make a user namespace")?;
+            fs::write("/proc/self/setgroups", "deny").doing("give up groups")?;
+            fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).doing("map the user")?;
+            fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).doing("map the group")?;
+        }
+        rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .doing("keep mounts to ourselves")?;
+        let (uid, gid) = if privileged { (setup.action_uid, setup.action_gid) } else { (uid, gid) };
+        Ok(Self { template: Template::build(setup)?, uid, gid, privileged, cgroups: None })
+    }
+
+    /// Whether actions run as another user than the launcher.
+    pub(super) const fn privileged(&self) -> bool {
+        self.privileged
+    }
+
+    /// Whom actions run as, outside.
+    pub(super) const fn action_user(&self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
+    /// Makes a sandbox for a run, with files for what it says.
+    pub(super) fn make(&self, start: Start) -> Result<Sandbox, Failure> {
+        let streams = self.open_streams(&start)?;
+        if self.privileged {
+            let scratch = Path::new(OsStr::from_bytes(&start.scratch));
+            let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+            rustix::fs::chown(scratch, Some(uid), Some(gid)).doing("give the scratch folder to the action")?;
+        }
+        let group = self.group(&start)?;
+        let (control, our_control) = pipe()?;
+        let (our_report, report) = pipe()?;
+        let cgroup = group.as_ref().map(cgroup::Group::membership).transpose().doing("open the control group")?;
+        let flags = namespaces(start.host_network);
+        let job = Job { start, template: self.template.path().into(), streams, control, report, cgroup };
+        match sys::clone_into(flags).doing("make namespaces")? {
+            Clone::Child => job.live(),
+            Clone::Parent { pid, pidfd } => {
+                drop(job);
+                let mut sandbox = Sandbox { pidfd, control: Some(our_control), report: our_report, group };
+                if let Err(failure) = self.map_users(pid) {
+                    sandbox.stop();
+                    sandbox.conclude();
+                    return Err(failure);
+                }
+                sandbox.begin();
+                Ok(sandbox)
+            }
+        }
+    }
+
+    fn group(&self, start: &Start) -> Result<Option<cgroup::Group>, Failure> {
+        let wanted = !start.arguments.is_empty();
+        let groups = self.cgroups.as_ref().filter(|_| wanted);
+        groups.map(|groups| groups.group(start.memory_bytes)).transpose().doing("make a control group")
+    }
+
+    fn map_users(&self, pid: Pid) -> Result<(), Failure> {
+        let proc = format!("/proc/{}", pid.as_raw_nonzero());
+        fs::write(format!("{proc}/setgroups"), "deny").doing("deny groups to the sandbox")?;
+        fs::write(format!("{proc}/uid_map"), format!("{INSIDE_USER} {} 1", self.uid)).doing("map the user")?;
+        fs::write(format!("{proc}/gid_map"), format!("{INSIDE_USER} {} 1", self.gid)).doing("map the group")
+    }
+
+    fn open_streams(&self, start: &Start) -> Result<Streams, Failure> {
+        let nothing = Path::new("/dev/null");
+        let stdin = match &start.stdin_pipe {
+            Some(path) => open_pipe(path, OFlags::RDONLY)?,
+            None => open(nothing, OFlags::RDONLY)?,
+        };
+        if start.arguments.is_empty() {
+            return Ok(Streams {
+                stdin,
+                stdout: open(nothing, OFlags::WRONLY)?,
+                stderr: open(nothing, OFlags::WRONLY)?,
+            });
+        }
+        let stdout =
+            if start.stdout_is_pipe { open_pipe(&start.stdout, OFlags::WRONLY)? } else { self.log(&start.stdout)? };
+        Ok(Streams { stdin, stdout, stderr: self.log(&start.stderr)? })
+    }
+
+    /// A new file that the action may also open by its name in `/dev`.
+    fn log(&self, path: &[u8]) -> Result<OwnedFd, Failure> {
+        let path = Path::new(OsStr::from_bytes(path));
+        // Appending, so that several writers do not overwrite one another.
+        let file = open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND)?;
+        if self.privileged {
+            let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+            rustix::fs::fchown(&file, Some(uid), Some(gid)).doing("give a log to the action")?;
+        }
+        Ok(file)
+    }
+}
+
+fn namespaces(host_network: bool) -> c_int {
+    let always = libc::CLONE_NEWUSER
+        | libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    if host_network { always } else { always | libc::CLONE_NEWNET }
+}
+
+impl Sandbox {
+    /// Readable when it is over.
+    pub(super) const fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    fn begin(&self) {
+        // One that has failed already does not read this, and says why in its report.
+        let _ = self.control.as_ref().map(|control| rustix::io::write(control, b"!"));
+    }
+
+    /// Asks its first process to end everything.
+    pub(super) fn stop(&mut self) {
+        self.control = None;
+    }
+
+    /// Ends it without asking.
+    pub(super) fn kill(&self) {
+        // It may have ended already.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// How it ended; waits if it has not.
+    pub(super) fn conclude(self) -> Outcome {
+        let waited = rustix::io::retry_on_intr(|| {
+            rustix::process::waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&self.pidfd)), WaitIdOptions::EXITED)
+        });
+        if let Err(error) = waited {
+            return Outcome::Failed(Failure { doing: "wait for a sandbox".into(), errno: error.raw_os_error() });
+        }
+        let mut report = Vec::new();
+        // Nothing else holds the other end any more, so this never waits.
+        let read = fs::File::from(self.report).take(65_536).read_to_end(&mut report);
+        let reply = read.ok().and_then(|_| Reply::decode(report.as_slice()).ok());
+        let outcome = reply.and_then(|reply| reply.outcome);
+        let mut ended = match outcome {
+            Some(Outcome::Ended(ended)) => ended,
+            Some(other) => return other,
+            // The first process itself was killed.
+            None => Ended { exit_code: 137, started_us: now_us(), ..Ended::default() },
+        };
+        ended.ended_us = now_us();
+        let stopped = self.control.is_none();
+        if let Some(group) = self.group {
+            if group.killed_any() {
+                ended.ended_by = EndedBy::Memory.into();
+            }
+            if let Some(peak) = group.peak_bytes() {
+                (ended.peak_memory_bytes, ended.peak_is_of_all) = (peak, true);
+            }
+        }
+        if ended.ended_by() == EndedBy::Itself && stopped {
+            ended.ended_by = EndedBy::Cancelled.into();
+        }
+        Outcome::Ended(ended)
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Failure> {
+    pipe_with(PipeFlags::CLOEXEC).doing("make a pipe")
+}
+
+fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Failure> {
+    let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, mode).doing(format!("open {}", path.display()))
+}
+
+/// A named pipe whose other end is open already, or this would wait for ever: it does not wait.
+fn open_pipe(path: &[u8], flags: OFlags) -> Result<OwnedFd, Failure> {
+    let pipe = open(Path::new(OsStr::from_bytes(path)), flags | OFlags::NONBLOCK)?;
+    rustix::fs::fcntl_setfl(&pipe, OFlags::empty()).doing("let a pipe wait")?;
+    Ok(pipe)
+}
