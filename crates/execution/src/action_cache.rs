@@ -20,7 +20,7 @@ use gf_blobstore::{
 };
 use gf_digest::{Digest, DigestFunction};
 use gf_reapi::execution::ActionResult;
-use gf_tenancy::{ActionCacheRead, ActionCacheWrite, Authorized, Permission};
+use gf_tenancy::{ActionCacheRead, ActionCacheWrite, Authorized, Execute, Permission};
 use prost::Message;
 use thiserror::Error;
 use tokio::sync::Mutex;
@@ -89,6 +89,13 @@ impl ActionId {
     }
 }
 
+/// The result of a run whose contents are stored, and which names nothing that is not here.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    pub(crate) result: ActionResult,
+    closure: Vec<Digest>,
+}
+
 /// The action cache. Cheap to clone.
 #[derive(Clone)]
 pub struct ActionCache {
@@ -114,18 +121,7 @@ impl ActionCache {
         action: ActionId,
         inlining: &Inlining,
     ) -> Result<Bytes, ActionCacheError> {
-        let key = action.key(EntryTable::ActionResult, grant);
-        let value = self.store.get_entry(&key).await?.ok_or(ActionCacheError::NotFound)?;
-        let entry = Entry::read(&value).ok_or(ActionCacheError::NotFound)?;
-        if let (Some(asked), Some(known)) = (action.size_bytes, entry.action_size_bytes)
-            && asked != known
-        {
-            return Err(ActionCacheError::NotFound);
-        }
-        match entry.closure(action.function) {
-            Some(closure) => self.check_complete(key.owner, &closure).await?,
-            None => self.complete(&key, &value, &entry).await?,
-        }
+        let (key, entry) = self.look_up(grant, action).await?;
         if *inlining == Inlining::NONE {
             return Ok(entry.result);
         }
@@ -145,18 +141,58 @@ impl ActionCache {
         mut result: ActionResult,
     ) -> Result<Bytes, ActionCacheError> {
         let key = action.key(EntryTable::ActionResult, grant);
-        let contents = inlining::take_contents(&mut result, action.function)?;
-        if !contents.is_empty() {
-            let stored = self.store.write_batch(key.owner, contents).await;
-            stored.into_iter().collect::<Result<(), StoreError>>()?;
-        }
-        let named = Named::of(&result, action.function)?;
-        let closure = named.closure(&*self.store, key.owner).await?;
-        let value = Entry::write(action.size_bytes, closure.as_deref(), &result);
-        let encoded = value.result();
-        let _writing = self.writer(&key.digest).lock().await;
-        self.store.put_entry(&key, value.bytes).await?;
-        Ok(encoded)
+        let closure = self.take_contents(&key, &mut result).await?;
+        self.put(&key, action, closure.as_deref(), &result).await
+    }
+
+    /// The result of an action that may be run: who may run it may also know that it was run.
+    pub(crate) async fn get_executed(
+        &self,
+        grant: &Authorized<Execute>,
+        action: ActionId,
+    ) -> Result<ActionResult, ActionCacheError> {
+        let (_, entry) = self.look_up(grant, action).await?;
+        ActionResult::decode(entry.result).map_err(|_| ActionCacheError::NotFound)
+    }
+
+    /// Takes in the result of a run: contents become blobs, and all that it names is kept for the lease.
+    ///
+    /// # Errors
+    /// [`ActionCacheError::NotFound`] when a blob that it names is not here, [`ActionCacheError::Invalid`] when a
+    /// digest is malformed.
+    pub(crate) async fn settle(
+        &self,
+        grant: &Authorized<Execute>,
+        action: ActionId,
+        mut result: ActionResult,
+    ) -> Result<Settled, ActionCacheError> {
+        let key = action.key(EntryTable::ActionResult, grant);
+        let closure = self.take_contents(&key, &mut result).await?.ok_or(ActionCacheError::NotFound)?;
+        self.check_complete(key.owner, &closure).await?;
+        Ok(Settled { result, closure })
+    }
+
+    /// Makes a result of a run visible.
+    pub(crate) async fn put_executed(
+        &self,
+        grant: &Authorized<Execute>,
+        action: ActionId,
+        settled: &Settled,
+    ) -> Result<(), ActionCacheError> {
+        let key = action.key(EntryTable::ActionResult, grant);
+        self.put(&key, action, Some(&settled.closure), &settled.result).await?;
+        Ok(())
+    }
+
+    /// Puts contents into a result, as far as they were asked for and fit.
+    pub(crate) async fn inline(
+        &self,
+        grant: &Authorized<Execute>,
+        function: DigestFunction,
+        result: &mut ActionResult,
+        inlining: &Inlining,
+    ) {
+        inlining::put_contents(&*self.store, owner(grant), function, result, inlining).await;
     }
 
     /// The bytes that an HTTP client keeps here and that are no action result, and how many.
@@ -195,6 +231,56 @@ impl ActionCache {
         self.store.put_entry(&key, opaque::write(digest)).await?;
         self.store.remove_entry(&action.key(EntryTable::ActionResult, grant)).await?;
         Ok(())
+    }
+
+    /// The entry of an action, when it is complete.
+    async fn look_up<P: Permission>(
+        &self,
+        grant: &Authorized<P>,
+        action: ActionId,
+    ) -> Result<(EntryKey, Entry), ActionCacheError> {
+        let key = action.key(EntryTable::ActionResult, grant);
+        let value = self.store.get_entry(&key).await?.ok_or(ActionCacheError::NotFound)?;
+        let entry = Entry::read(&value).ok_or(ActionCacheError::NotFound)?;
+        if let (Some(asked), Some(known)) = (action.size_bytes, entry.action_size_bytes)
+            && asked != known
+        {
+            return Err(ActionCacheError::NotFound);
+        }
+        match entry.closure(action.function) {
+            Some(closure) => self.check_complete(key.owner, &closure).await?,
+            None => self.complete(&key, &value, &entry).await?,
+        }
+        Ok((key, entry))
+    }
+
+    /// Stores contents as blobs, and finds what the result names; `None` when it cannot be known yet.
+    async fn take_contents(
+        &self,
+        key: &EntryKey,
+        result: &mut ActionResult,
+    ) -> Result<Option<Vec<Digest>>, ActionCacheError> {
+        let function = key.digest.function();
+        let contents = inlining::take_contents(result, function)?;
+        if !contents.is_empty() {
+            let stored = self.store.write_batch(key.owner, contents).await;
+            stored.into_iter().collect::<Result<(), StoreError>>()?;
+        }
+        Named::of(result, function)?.closure(&*self.store, key.owner).await
+    }
+
+    async fn put(
+        &self,
+        key: &EntryKey,
+        action: ActionId,
+        closure: Option<&[Digest]>,
+        result: &ActionResult,
+    ) -> Result<Bytes, ActionCacheError> {
+        let value = Entry::write(action.size_bytes, closure, result);
+        let encoded = value.result();
+        let _writing = self.writer(&key.digest).lock().await;
+        self.store.put_entry(key, value.bytes).await?;
+        Ok(encoded)
     }
 
     async fn check_complete(&self, owner: OwnerId, closure: &[Digest]) -> Result<(), ActionCacheError> {

@@ -1,19 +1,24 @@
-//! The rules of the Bazel cache: what a tenant sees of the store, how a tree of directories is walked, and when an
-//! action result may be shown.
+//! What a tenant sees of the store, when an action result may be shown, and who runs which action where.
 //!
 //! - [`Content`]: blobs, as the tenant of an [`Authorized`](gf_tenancy::Authorized) sees them;
 //! - [`TreeWalk`]: the directories below a root, in pages;
-//! - [`ActionCache`]: action results, shown only while everything that they name is there.
+//! - [`ActionCache`]: action results, shown only while everything that they name is there;
+//! - [`Operations`]: what clients wait for while their actions are run;
+//! - [`scheduler`]: who runs what where and when, a pure state machine.
 //!
-//! Deliberately absent: gRPC, HTTP, and how bytes are kept. What always holds: a function that touches a tenant's
+//! Deliberately absent: gRPC, HTTP, how bytes are kept, and running anything. What always holds: a function that touches a tenant's
 //! data asks for the permission in its signature; every walk over data from outside has a bound.
 
 mod action_cache;
+mod actions;
 mod content;
 mod encoded;
+pub mod operations;
 pub mod scheduler;
 mod trees;
 
 pub use action_cache::{ActionCache, ActionCacheError, ActionId, Inlining};
+pub use actions::{NODE_PROPERTIES, Timeouts};
 pub use content::Content;
+pub use operations::{Operations, OperationsConfig};
 pub use trees::{Page, TreeError, TreeWalk};

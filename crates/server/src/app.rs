@@ -16,6 +16,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use gf_blobstore::{BlobStore, DiskBlobStore, OpenError, StoreConfig, StoreError};
+use gf_execution::{ActionCache, Operations, OperationsConfig, Timeouts};
 use gf_tenancy::{Access, AccessConfigError};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::builtin_worker::{Blueprint, BuiltinWorker};
 use crate::capacity::Background;
-use crate::config::{Config, StoreSettings};
+use crate::config::{Config, ExecutionSettings, StoreSettings};
 use crate::edges::{self, EdgeState, Limits};
 use crate::health::{self, Readiness};
 use crate::listen::{Connections, Drained, Listener, TlsError};
@@ -84,6 +85,7 @@ pub struct App {
     stopping: CancellationToken,
     connections: Connections,
     worker: Option<BuiltinWorker>,
+    operations: Operations,
     background: Background,
     store: Arc<DiskBlobStore>,
 }
@@ -94,8 +96,18 @@ impl App {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let Config { listen, data_dir, tls, access, worker_token, store: settings, worker, worker_program, .. } =
-            config;
+        let Config {
+            listen,
+            data_dir,
+            tls,
+            access,
+            worker_token,
+            store: settings,
+            execution,
+            worker,
+            worker_program,
+            ..
+        } = config;
         let tls = tls.map(|tls| tls.load()).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let instance = access.tenants.iter().flat_map(|tenant| tenant.instances.first()).next().cloned();
@@ -122,9 +134,11 @@ impl App {
         };
         let limits = Limits { max_blob_size_bytes: settings.max_blob_size_bytes, ..Limits::default() };
         let stopping = CancellationToken::new();
+        let operations = start_operations(&blobs, &access, &settings, execution);
         let edges = EdgeState {
             access: Arc::clone(&access),
             store: blobs,
+            operations: operations.clone(),
             limits,
             metrics: Arc::clone(&metrics),
             stopping: stopping.clone(),
@@ -145,7 +159,7 @@ impl App {
             connections: connections.clone(),
         });
         let worker = blueprint.and_then(start_worker);
-        Ok(Self { address, scheme, stopping, connections, worker, background, store })
+        Ok(Self { address, scheme, stopping, connections, worker, operations, background, store })
     }
 
     /// The address that it listens on, with the real port where 0 was asked for.
@@ -175,11 +189,23 @@ impl App {
         if drained == Drained::Cut {
             tracing::warn!("requests were cut off at the deadline of the drain");
         }
+        self.operations.stop().await;
         self.background.stop().await;
         operator::blocking(&self.store, DiskBlobStore::close).await??;
         tracing::info!("stopped");
         Ok(drained)
     }
+}
+
+fn start_operations(
+    blobs: &Arc<dyn BlobStore>,
+    access: &Arc<Access>,
+    store: &StoreSettings,
+    settings: ExecutionSettings,
+) -> Operations {
+    let timeouts = Timeouts { default: settings.default_timeout, max: settings.max_timeout };
+    let config = OperationsConfig { timeouts, lease: store.lease, ..OperationsConfig::default() };
+    Operations::start(Arc::clone(blobs), ActionCache::new(Arc::clone(blobs)), Arc::clone(access), config)
 }
 
 /// Without a worker of its own a server still serves the cache, and other workers.

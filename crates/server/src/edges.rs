@@ -9,12 +9,13 @@ pub(crate) mod credentials;
 mod grpc;
 mod http_cache;
 mod reapi;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use gf_blobstore::BlobStore;
-use gf_execution::{ActionCache, Content};
+use gf_execution::{ActionCache, Content, Operations};
 use gf_tenancy::Access;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,8 @@ pub struct EdgeState {
     pub access: Arc<Access>,
     /// Where the bytes are.
     pub store: Arc<dyn BlobStore>,
+    /// What is run, and who waits for it.
+    pub operations: Operations,
     /// The bounds that clients meet.
     pub limits: Limits,
     /// What is counted.

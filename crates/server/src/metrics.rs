@@ -38,13 +38,20 @@ pub enum Method {
     GetActionResult,
     UpdateActionResult,
     GetCapabilities,
+    Execute,
+    WaitExecution,
+    GetOperation,
+    ListOperations,
+    CancelOperation,
+    WaitOperation,
+    Attach,
     HttpGet,
     HttpHead,
     HttpPut,
 }
 
 impl Method {
-    const ALL: [(Self, &'static str); 17] = [
+    const ALL: [(Self, &'static str); 24] = [
         (Self::FindMissingBlobs, "FindMissingBlobs"),
         (Self::BatchUpdateBlobs, "BatchUpdateBlobs"),
         (Self::BatchReadBlobs, "BatchReadBlobs"),
@@ -59,6 +66,13 @@ impl Method {
         (Self::GetActionResult, "GetActionResult"),
         (Self::UpdateActionResult, "UpdateActionResult"),
         (Self::GetCapabilities, "GetCapabilities"),
+        (Self::Execute, "Execute"),
+        (Self::WaitExecution, "WaitExecution"),
+        (Self::GetOperation, "GetOperation"),
+        (Self::ListOperations, "ListOperations"),
+        (Self::CancelOperation, "CancelOperation"),
+        (Self::WaitOperation, "WaitOperation"),
+        (Self::Attach, "Attach"),
         (Self::HttpGet, "GET"),
         (Self::HttpHead, "HEAD"),
         (Self::HttpPut, "PUT"),

@@ -3,12 +3,14 @@
 //! Each method is one function of a caller and a message. What is common lies here: which path is which method, who
 //! the caller is, counting, deadlines.
 //!
-//! Deliberately absent: remote execution, which answers UNIMPLEMENTED.
+//! Deliberately absent: what is run where and when (the scheduler decides), and what a worker does.
 
 mod action_cache;
 mod byte_stream;
 mod capabilities;
 mod cas;
+mod execution;
+mod operations;
 mod status;
 mod uploads;
 
@@ -29,9 +31,9 @@ use prost::Message;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::Services;
 use super::credentials::credential;
 use super::grpc::{self, Caller, Messages, Room};
+use super::{Services, workers};
 use crate::metrics::{Call, Method};
 use status::IntoStatus;
 use uploads::Uploads;
@@ -40,7 +42,7 @@ use uploads::Uploads;
 ///
 /// Half of what gRPC clients take in a message by default (4 MiB), since what is around each blob takes up to 200 bytes:
 /// blobs of 100 bytes and more still fit. Smaller ones fill [`MAX_ANSWER_BYTES`] first, and the rest must be asked again.
-const MAX_BATCH_TOTAL_BYTES: u64 = 2 << 20;
+pub(super) const MAX_BATCH_TOTAL_BYTES: u64 = 2 << 20;
 
 /// The largest answer of a batch, a little under what gRPC clients take by default.
 const MAX_ANSWER_BYTES: usize = (4 << 20) - (64 << 10);
@@ -52,12 +54,14 @@ const MAX_MESSAGE_BYTES: usize = 5 << 20;
 const ROOM_BYTES: usize = 256 << 20;
 
 /// The services, as they stand in paths.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 7] = [
     "build.bazel.remote.execution.v2.Capabilities",
     "build.bazel.remote.execution.v2.ContentAddressableStorage",
     "build.bazel.remote.execution.v2.ActionCache",
     "build.bazel.remote.execution.v2.Execution",
     "google.bytestream.ByteStream",
+    "google.longrunning.Operations",
+    "gloriousflywheel.worker.v1.Workers",
 ];
 
 /// What the methods work with.
@@ -153,7 +157,7 @@ pub(super) fn paths() -> impl Iterator<Item = String> {
 }
 
 /// Every method served: the place of its service in [`SERVICES`], its name, and under what it is counted.
-const METHODS: [(usize, &str, Method); 14] = [
+const METHODS: [(usize, &str, Method); 21] = [
     (2, "GetActionResult", Method::GetActionResult),
     (1, "FindMissingBlobs", Method::FindMissingBlobs),
     (4, "Read", Method::Read),
@@ -168,6 +172,13 @@ const METHODS: [(usize, &str, Method); 14] = [
     (1, "SpliceBlob", Method::SpliceBlob),
     (1, "GetChunkMapping", Method::GetChunkMapping),
     (1, "RegisterChunkMapping", Method::RegisterChunkMapping),
+    (3, "Execute", Method::Execute),
+    (3, "WaitExecution", Method::WaitExecution),
+    (5, "GetOperation", Method::GetOperation),
+    (5, "ListOperations", Method::ListOperations),
+    (5, "CancelOperation", Method::CancelOperation),
+    (5, "WaitOperation", Method::WaitOperation),
+    (6, "Attach", Method::Attach),
 ];
 
 /// What every call of a method needs.
@@ -190,6 +201,13 @@ const fn permission(method: Method) -> PermissionName {
         | Method::Read
         | Method::HttpGet
         | Method::HttpHead => PermissionName::CasRead,
+        Method::Execute
+        | Method::WaitExecution
+        | Method::GetOperation
+        | Method::ListOperations
+        | Method::CancelOperation
+        | Method::WaitOperation => PermissionName::Execute,
+        Method::Attach => PermissionName::Work,
     }
 }
 
@@ -217,6 +235,13 @@ fn route(method: Method, exchange: Exchange) -> Answer {
         Method::Write => exchange.streaming(byte_stream::write),
         Method::QueryWriteStatus => exchange.unary(byte_stream::query_write_status),
         Method::GetCapabilities => exchange.unary(capabilities::get),
+        Method::Execute => exchange.streamed(execution::execute),
+        Method::WaitExecution => exchange.streamed(execution::wait),
+        Method::GetOperation => exchange.unary(operations::get),
+        Method::ListOperations => exchange.unary(operations::list),
+        Method::CancelOperation => exchange.unary(operations::cancel),
+        Method::WaitOperation => exchange.unary(operations::wait),
+        Method::Attach => exchange.duplex(attach),
         Method::HttpGet | Method::HttpHead | Method::HttpPut => {
             exchange.call.finish(Code::Unimplemented);
             Box::pin(async { Ok(grpc::refuse(Status::unimplemented("no gRPC method"))) })
@@ -225,14 +250,14 @@ fn route(method: Method, exchange: Exchange) -> Answer {
 }
 
 fn refuse_unknown(request: Request<Body>) -> Response<Body> {
-    let is_execution = request.uri().path().contains(".Execution/");
     match grpc::accept(request) {
-        Ok(_) if is_execution => grpc::refuse(Status::unimplemented(
-            "remote execution is not offered here: this server is a cache (use --remote_cache without --remote_executor)",
-        )),
         Ok(_) => grpc::refuse(Status::unimplemented("this server has no such method")),
         Err(answer) => *answer,
     }
+}
+
+async fn attach(edge: Arc<Edge>, _caller: Caller, messages: Messages) -> Result<grpc::Frames, Status> {
+    workers::attach(&edge.state.operations, messages, edge.state.stopping.clone()).await
 }
 
 /// A call under way.
@@ -302,6 +327,20 @@ impl Exchange {
             let work = async { handler(edge, caller, messages.only().await?).await };
             let answer = grpc::within(timeout, work).await;
             Ok(match answer {
+                Ok(frames) => grpc::stream(frames, call),
+                Err(status) => conclude(call, Err(status)),
+            })
+        })
+    }
+
+    /// Many messages in, many out, for as long as both sides like.
+    fn duplex<F>(self, handler: fn(Arc<Edge>, Caller, Messages) -> F) -> Answer
+    where
+        F: Future<Output = Result<grpc::Frames, Status>> + Send + 'static,
+    {
+        let Self { edge, caller, messages, call } = self;
+        Box::pin(async move {
+            Ok(match handler(edge, caller, messages).await {
                 Ok(frames) => grpc::stream(frames, call),
                 Err(status) => conclude(call, Err(status)),
             })

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gf_blobstore::BlobStore;
 use gf_digest::{Digest, DigestFunction, InstanceName};
+use gf_execution::{ActionCache, Operations, OperationsConfig};
 use gf_server::edges::{self, EdgeState, Limits};
 use gf_server::listen::{Connections, Listener};
 use gf_server::metrics::EdgeMetrics;
@@ -48,9 +50,15 @@ impl Server {
             token: (door != Door::Open).then(|| Secret::new(TOKEN.to_owned())),
             anonymous_read: door == Door::ReadersMayEnter,
         };
+        let access = Arc::new(Access::new(config).unwrap());
+        let blobs: Arc<dyn BlobStore> = Arc::new(store.clone());
+        let action_cache = ActionCache::new(Arc::clone(&blobs));
+        let operations =
+            Operations::start(Arc::clone(&blobs), action_cache, Arc::clone(&access), OperationsConfig::default());
         let state = EdgeState {
-            access: Arc::new(Access::new(config).unwrap()),
-            store: Arc::new(store.clone()),
+            access,
+            store: blobs,
+            operations,
             limits,
             metrics: Arc::new(EdgeMetrics::default()),
             stopping: CancellationToken::new(),

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use gf_digest::DigestFunction;
+use gf_execution::NODE_PROPERTIES;
+use gf_reapi::execution::priority_capabilities::PriorityRange;
 use gf_reapi::execution::{
-    ActionCacheUpdateCapabilities, CacheCapabilities, FastCdc2020Params, GetCapabilitiesRequest, ServerCapabilities,
-    compressor, symlink_absolute_path_strategy,
+    ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities, FastCdc2020Params, GetCapabilitiesRequest,
+    PriorityCapabilities, ServerCapabilities, compressor, symlink_absolute_path_strategy,
 };
 use gf_reapi::semver::SemVer;
 use gf_tenancy::{CasRead, PermissionName};
@@ -38,9 +40,18 @@ pub(super) async fn get(
         cache_priority_capabilities: None,
         rep_max_cdc_params: None,
     };
+    let exec_enabled = edge.state.access.allows(grant.principal(), PermissionName::Execute);
+    let priorities = PriorityRange { min_priority: i32::MIN, max_priority: i32::MAX };
+    let execution = ExecutionCapabilities {
+        digest_function: DigestFunction::Sha256.number(),
+        exec_enabled,
+        execution_priority_capabilities: Some(PriorityCapabilities { priorities: vec![priorities] }),
+        supported_node_properties: NODE_PROPERTIES.map(str::to_owned).to_vec(),
+        digest_functions: DigestFunction::ALL.map(DigestFunction::number).to_vec(),
+    };
     Ok(ServerCapabilities {
         cache_capabilities: Some(cache),
-        execution_capabilities: None,
+        execution_capabilities: Some(execution),
         deprecated_api_version: None,
         low_api_version: Some(version(2, 0)),
         high_api_version: Some(version(2, 13)),

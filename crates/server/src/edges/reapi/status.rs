@@ -1,10 +1,11 @@
 //! From what went wrong to what a gRPC client is told. The only place where that is decided.
 
 use gf_blobstore::{ErrorKind, StoreError};
-use gf_digest::{DigestError, InstanceNameError};
+use gf_digest::{Digest, DigestError, DigestFunction, InstanceNameError};
 use gf_execution::{ActionCacheError, TreeError};
 use gf_reapi::{ResourceNameError, UnsupportedDigestFunction, rpc};
 use gf_tenancy::Denied;
+use prost::{Message, Name};
 use tonic::{Code, Status};
 
 /// Something that ends a call.
@@ -67,6 +68,31 @@ fn of_kind(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
         tracing::error!(%error, "the store failed; callers are told to try again");
     }
     Status::new(code, error.to_string())
+}
+
+/// These blobs must be uploaded first: the form that clients act upon.
+pub(super) fn missing_blobs(digests: &[Digest], function: DigestFunction) -> rpc::Status {
+    let violation = |digest: &Digest| rpc::precondition_failure::Violation {
+        r#type: "MISSING".to_owned(),
+        subject: subject(digest, function),
+        description: String::new(),
+    };
+    let failure = rpc::PreconditionFailure { violations: digests.iter().map(violation).collect() };
+    let detail = prost_types::Any { type_url: rpc::PreconditionFailure::type_url(), value: failure.encode_to_vec() };
+    let message = match digests {
+        [one] => format!("the blob {one} must be uploaded first"),
+        several => format!("{} blobs must be uploaded first", several.len()),
+    };
+    rpc::Status { code: Code::FailedPrecondition as i32, message, details: vec![detail] }
+}
+
+/// As resource names have it, without an instance.
+fn subject(digest: &Digest, function: DigestFunction) -> String {
+    let (hash, size) = (digest.hash_hex(), digest.size_bytes());
+    match function {
+        DigestFunction::Sha256 => format!("blobs/{}/{size}", hash.as_str()),
+        DigestFunction::Blake3 => format!("blobs/blake3/{}/{size}", hash.as_str()),
+    }
 }
 
 /// A status within an answer.

@@ -1,0 +1,278 @@
+//! Operations: what clients wait for, and the shell around the scheduler.
+//!
+//! A client's request is an *operation*; what is run for it is an *execution*, which several operations may share. The
+//! [`Scheduler`] decides which execution runs where; here its decisions are carried out: actions are checked before
+//! they are queued, workers are told, results are stored before they are announced.
+//!
+//! Deliberately absent: protocols (edges translate), the sandbox, and remembering operations across a restart.
+//!
+//! What always holds: an operation ends exactly once; a result is announced only when everything that it names is
+//! stored and leased; the credential of an assignment ends with it; no lock is held while waiting.
+
+mod admission;
+mod answer;
+mod desk;
+mod settlement;
+mod watch;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gf_blobstore::BlobStore;
+use gf_digest::Digest;
+use gf_tenancy::{Access, Authorized, Execute};
+use thiserror::Error;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::actions::Timeouts;
+use crate::scheduler::{AssignmentId, Event, Explanation, Now, Offer, RunStage, SchedulerConfig, Snapshot, WorkerId};
+use crate::{ActionCache, Inlining};
+
+pub use answer::{Answer, Assignment, Ended, Order, Progress, Stage, Verdict};
+use desk::Desk;
+pub use watch::{Attachment, OperationName, Reports, Watch};
+
+/// Actions that are read and checked at one time: each may hold a few megabytes.
+const MAX_ADMISSIONS: usize = 32;
+/// Operations that live at one time, ended ones that are remembered included.
+const MAX_OPERATIONS: usize = 200_000;
+/// How long stopping waits for results that are being stored.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What operations are made with.
+#[derive(Clone, Copy, Debug)]
+pub struct OperationsConfig {
+    /// How long actions may take.
+    pub timeouts: Timeouts,
+    /// The bounds of the scheduler.
+    pub scheduler: SchedulerConfig,
+    /// The lease of the store: what executions need is leased again well before it ends.
+    pub lease: Duration,
+    /// How long the end of an operation is remembered for clients that come back.
+    pub retention: Duration,
+}
+
+impl Default for OperationsConfig {
+    fn default() -> Self {
+        Self {
+            timeouts: Timeouts::default(),
+            scheduler: SchedulerConfig::default(),
+            lease: Duration::from_secs(6 * 3600),
+            retention: Duration::from_secs(300),
+        }
+    }
+}
+
+/// What a client asks to be run.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The action.
+    pub action: Digest,
+    /// Run it even if its result is known.
+    pub skip_cache_lookup: bool,
+    /// Lower runs first, within a tenant.
+    pub priority: i32,
+    /// What one command of the client started.
+    pub invocation: Arc<str>,
+    /// What the client wants to have in the result itself.
+    pub inlining: Inlining,
+}
+
+/// Why no operation was begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("more than {MAX_OPERATIONS} operations are waiting or were not yet forgotten; try again later")]
+pub struct TooManyOperations;
+
+/// All operations and workers of a server. Cheap to clone.
+#[derive(Clone)]
+pub struct Operations(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn BlobStore>,
+    action_cache: ActionCache,
+    access: Arc<Access>,
+    config: OperationsConfig,
+    origin: Instant,
+    desk: Mutex<Desk>,
+    /// When something is due may have changed.
+    changed: Notify,
+    admissions: Semaphore,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Operations {
+    /// Begins to schedule. Must be called within a Tokio runtime.
+    #[must_use]
+    pub fn start(
+        store: Arc<dyn BlobStore>,
+        action_cache: ActionCache,
+        access: Arc<Access>,
+        config: OperationsConfig,
+    ) -> Self {
+        let operations = Self(Arc::new(Inner {
+            store,
+            action_cache,
+            access,
+            config,
+            origin: Instant::now(),
+            desk: Mutex::new(Desk::new(config)),
+            changed: Notify::new(),
+            admissions: Semaphore::new(MAX_ADMISSIONS),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        }));
+        operations.0.tasks.spawn(operations.clone().keep_time());
+        operations
+    }
+
+    /// Ends all tasks. What runs on workers is theirs to end: their streams are closed.
+    pub async fn stop(&self) {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        if timeout(STOP_DEADLINE, self.0.tasks.wait()).await.is_err() {
+            tracing::warn!("results were still being stored when the server stopped; clients will run them again");
+        }
+    }
+
+    /// Begins an operation for a client that waits.
+    ///
+    /// # Errors
+    /// [`TooManyOperations`].
+    pub fn execute(&self, grant: Authorized<Execute>, request: Request) -> Result<Watch, TooManyOperations> {
+        let name = OperationName::new(grant.instance());
+        let watch = {
+            let mut desk = self.desk();
+            if desk.operations() >= MAX_OPERATIONS {
+                return Err(TooManyOperations);
+            }
+            let receiver = desk.open(name.clone(), grant.clone(), &request);
+            Watch::new(self.clone(), name.clone(), receiver)
+        };
+        let admission = self.clone().admit(name, grant, request);
+        let stopping = self.0.stopping.clone();
+        self.0.tasks.spawn(async move { stopping.run_until_cancelled(admission).await });
+        Ok(watch)
+    }
+
+    /// Waits for an operation of the grant's instance, together with those who wait already; `None` when it is not
+    /// known, or not any more.
+    #[must_use]
+    pub fn wait(&self, grant: &Authorized<Execute>, name: &OperationName) -> Option<Watch> {
+        let receiver = self.act(|desk, at| desk.join(grant, name, at))?;
+        Some(Watch::new(self.clone(), name.clone(), receiver))
+    }
+
+    /// How far an operation got, without waiting for it; `None` when it is not known.
+    #[must_use]
+    pub fn look(&self, grant: &Authorized<Execute>, name: &OperationName) -> Option<(Digest, Progress)> {
+        self.desk().look(grant, name)
+    }
+
+    /// The operations of the grant's instance, by name, from the one after `after`.
+    #[must_use]
+    pub fn list(&self, grant: &Authorized<Execute>, after: Option<&str>, max: usize) -> Vec<OperationName> {
+        self.desk().list(grant, after, max)
+    }
+
+    /// Ends an operation; whether it was known. Others that wait for the same execution are not concerned.
+    #[must_use]
+    pub fn cancel(&self, grant: &Authorized<Execute>, name: &OperationName) -> bool {
+        self.act(|desk, at| desk.cancel(grant, name, at))
+    }
+
+    /// Why an operation is where it is: the first question of somebody who waits. `None` when it is not known, or is
+    /// over.
+    #[must_use]
+    pub fn explain(&self, grant: &Authorized<Execute>, name: &OperationName) -> Option<Explanation> {
+        let now = self.now();
+        self.desk().explain(grant, name, now)
+    }
+
+    /// All queues and workers, for operators.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let now = self.now();
+        self.desk().snapshot(now)
+    }
+
+    /// A worker came. It is gone when the attachment is dropped.
+    #[must_use]
+    pub fn attach(&self, offer: Offer) -> Attachment {
+        let (id, orders, hang_up) = self.act(|desk, at| desk.attach(offer, at));
+        Attachment::new(self.clone(), id, orders, hang_up)
+    }
+
+    fn worker_said(&self, event: Event) {
+        self.act(|desk, at| desk.happen(event, at));
+    }
+
+    fn worker_answered(&self, worker: WorkerId, assignment: AssignmentId, answer: Answer) {
+        self.act(|desk, at| desk.answer(worker, assignment, answer, at));
+    }
+
+    fn worker_got_on(&self, worker: WorkerId, assignment: AssignmentId, stage: RunStage) {
+        self.worker_said(Event::Progressed { worker, assignment, stage });
+    }
+
+    /// Does something at the desk, then what follows from it.
+    fn act<T>(&self, action: impl FnOnce(&mut Desk, At<'_>) -> T) -> T {
+        let now = self.now();
+        let (done, follow_up) = {
+            let mut desk = self.desk();
+            let done = action(&mut desk, At { now, access: &self.0.access });
+            (done, desk.take_follow_up())
+        };
+        for settlement in follow_up {
+            self.0.tasks.spawn(self.clone().settle(settlement));
+        }
+        self.0.changed.notify_one();
+        done
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        // What a panic left half done is no worse than what a lost worker leaves: timeouts clear it.
+        self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Now {
+        Now(self.0.origin.elapsed())
+    }
+
+    /// Lets time pass for the scheduler, and leases again what executions need.
+    async fn keep_time(self) {
+        loop {
+            let now = self.now();
+            let wake_at = self.desk().wake_at(now);
+            let pause = sleep(wake_at.0.saturating_sub(now.0));
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = self.0.changed.notified() => continue,
+                () = pause => {}
+            }
+            self.act(|desk, at| desk.happen(Event::Tick, at));
+            let renewals = self.desk().due_renewals(self.now());
+            for (action, grant) in renewals {
+                let inner = Arc::clone(&self.0);
+                self.0.tasks.spawn(async move {
+                    if let Err(error) = action.renew(&*inner.store, &grant).await {
+                        tracing::warn!(action = %action.digest, %error, "the inputs of an action could not be leased again");
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// When something happens, and with whose help it is carried out.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    now: Now,
+    access: &'a Access,
+}
+
+#[cfg(test)]
+mod tests;

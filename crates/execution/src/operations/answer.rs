@@ -1,0 +1,157 @@
+//! How executions go and end, in terms of the domain: edges put them into the words of their protocol.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use gf_digest::{Digest, InstanceName};
+use gf_reapi::execution::ActionResult;
+use gf_tenancy::Secret;
+
+use crate::scheduler::{AssignmentId, NoWorker, Resources};
+
+/// Where an operation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It is looked for in the action cache, read and checked.
+    CacheCheck,
+    /// It waits for a worker.
+    Queued,
+    /// A worker has it.
+    Executing,
+    /// It is over.
+    Completed,
+}
+
+/// How far an operation got.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// Every stage so far, in order; the last is where it is. An execution whose worker was lost is queued again.
+    pub stages: Vec<Stage>,
+    /// Set when it is over.
+    pub ended: Option<Arc<Ended>>,
+}
+
+impl Progress {
+    /// A worker may be lost a few times, not for ever: what comes after so many stages is not told apart.
+    const MAX_STAGES: usize = 32;
+
+    pub(super) fn begin() -> Self {
+        Self { stages: vec![Stage::CacheCheck], ended: None }
+    }
+
+    pub(super) fn enter(&mut self, stage: Stage) -> bool {
+        let is_new = self.stages.last() != Some(&stage);
+        if is_new {
+            if self.stages.len() == Self::MAX_STAGES {
+                self.stages.pop();
+            }
+            self.stages.push(stage);
+        }
+        is_new
+    }
+}
+
+/// The end of an operation.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// What the client learns.
+    pub verdict: Verdict,
+    /// The result; a part of it where the action was ended early. Everything that it names is stored.
+    pub result: Option<ActionResult>,
+    /// Whether it was found, not made.
+    pub is_cached: bool,
+    /// For people.
+    pub message: String,
+}
+
+impl Ended {
+    pub(super) fn without_result(verdict: Verdict) -> Self {
+        Self { verdict, result: None, is_cached: false, message: String::new() }
+    }
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The process ran to its end, whatever its exit code.
+    Completed,
+    /// The process was ended because its time was over.
+    TimedOut,
+    /// The process was ended for another limit of its own.
+    LimitReached,
+    /// These blobs must be uploaded first.
+    Missing(Vec<Digest>),
+    /// It can never be run as it is.
+    Invalid(String),
+    /// It ran, or was about to, but what it met or left cannot be: an output that is neither file nor folder.
+    Unfit(String),
+    /// No worker here can run it.
+    NoWorker(NoWorker),
+    /// Somebody cancelled it, or nobody waited any more.
+    Cancelled,
+    /// Workers failed or were lost this many times.
+    GivenUp {
+        /// How often it was tried.
+        attempts: u32,
+        /// What the last one said, if it said anything.
+        last: String,
+    },
+    /// Too much waits already.
+    QueueFull,
+    /// The store failed.
+    Unavailable(String),
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Order {
+    /// Run this.
+    Assign(Box<Assignment>),
+    /// The result is not wanted any more.
+    Withdraw(AssignmentId),
+}
+
+/// One attempt to run an action.
+#[derive(Debug)]
+pub struct Assignment {
+    /// Its name.
+    pub id: AssignmentId,
+    /// Whose blobs it reads and writes.
+    pub instance: InstanceName,
+    /// The action.
+    pub digest: Digest,
+    /// The encoded `Action`, as it is stored.
+    pub action: Bytes,
+    /// The encoded `Command`, as it is stored.
+    pub command: Bytes,
+    /// From the start of the process to its end.
+    pub timeout: Duration,
+    /// What is counted for it.
+    pub demand: Resources,
+    /// The bearer token for blobs of the tenant; it ends with the assignment. Never logged.
+    pub credential: Secret,
+    /// When the client asked for it.
+    pub queued: SystemTime,
+}
+
+/// How an assignment ended, as the worker says.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The process ran to its end.
+    Completed(ActionResult),
+    /// The process was ended because its time was over; with what it had written.
+    TimedOut(ActionResult, String),
+    /// The process was ended for another limit; with what it had written.
+    LimitReached(ActionResult, String),
+    /// Inputs went missing.
+    Missing(Vec<Digest>),
+    /// It can never be run as it is.
+    Invalid(String),
+    /// What it met or left cannot be.
+    Unfit(String),
+    /// The worker failed; another may succeed.
+    WorkerFailed(String),
+    /// The worker ended it because it was told to.
+    Cancelled,
+}

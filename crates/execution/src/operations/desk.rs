@@ -1,0 +1,407 @@
+//! What is known of operations, executions and workers at one moment, and how the scheduler's decisions are carried
+//! out. Everything here happens under one lock and takes no time.
+
+mod effects;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use gf_digest::Digest;
+use gf_tenancy::{Authorized, Execute, Loan};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{Answer, Ended, Order, Progress, Stage, Verdict};
+use super::settlement::Settlement;
+use super::{At, OperationName, OperationsConfig, Request};
+use crate::Inlining;
+use crate::actions::CheckedAction;
+use crate::content::owner;
+use crate::scheduler::{
+    AssignmentId, Effect, Event, ExecutionId, Explanation, MergeKey, Now, Offer, Outcome, Payer, Scheduler, Snapshot,
+    Submission, WorkerId,
+};
+
+/// What a worker may be told before it takes notice: far more than it can have assignments.
+const MAX_ORDERS: usize = 4096;
+/// Ends that are remembered for clients that come back; older ones are forgotten first.
+const MAX_REMEMBERED: usize = 4096;
+/// How often an execution is run again because what a worker said to have stored is not here.
+const MAX_INCOMPLETE: u32 = 2;
+/// Leases are looked at so often, if nothing else happens.
+const ROUND: Duration = Duration::from_secs(60);
+
+pub(super) struct Desk {
+    config: OperationsConfig,
+    scheduler: Scheduler,
+    operations: BTreeMap<OperationName, Operation>,
+    executions: HashMap<ExecutionId, Execution>,
+    workers: HashMap<WorkerId, Link>,
+    /// What runs where, as far as its answer is wanted.
+    running: HashMap<AssignmentId, ExecutionId>,
+    /// Executions that were answered and are not announced yet: who wants the same joins them.
+    settling: HashMap<MergeKey, ExecutionId>,
+    /// An answer while the scheduler is asked what becomes of it.
+    answer: Option<(AssignmentId, Answer)>,
+    ended: VecDeque<(Now, OperationName)>,
+    follow_up: Vec<Settlement>,
+    next_execution: u64,
+    next_worker: u64,
+}
+
+struct Operation {
+    grant: Authorized<Execute>,
+    action: Digest,
+    inlining: Inlining,
+    progress: watch::Sender<Progress>,
+    /// Known once it was checked, until it ends.
+    execution: Option<ExecutionId>,
+    waiters: usize,
+}
+
+impl Operation {
+    fn is_of(&self, grant: &Authorized<Execute>) -> bool {
+        self.grant.instance() == grant.instance() && self.grant.tenant().id() == grant.tenant().id()
+    }
+
+    fn is_over(&self) -> bool {
+        self.progress.borrow().ended.is_some()
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.progress.send_if_modified(|progress| progress.enter(stage));
+    }
+}
+
+struct Execution {
+    grant: Authorized<Execute>,
+    action: Arc<CheckedAction>,
+    submission: Submission,
+    operations: Vec<OperationName>,
+    attempt: Option<Attempt>,
+    queued: SystemTime,
+    leased: Now,
+    /// How often its outputs were not here though they should have been.
+    incomplete: u32,
+    last_failure: String,
+}
+
+struct Attempt {
+    assignment: AssignmentId,
+    /// What the worker was lent; revoked when the attempt is over.
+    _loan: Loan,
+}
+
+struct Link {
+    orders: mpsc::Sender<Order>,
+    hang_up: CancellationToken,
+}
+
+/// An operation whose result is here: its name, its action, who wants it and with which contents in it.
+pub(super) type Waiting = ((OperationName, Digest), Authorized<Execute>, Inlining);
+
+impl Desk {
+    pub(super) fn new(config: OperationsConfig) -> Self {
+        Self {
+            config,
+            scheduler: Scheduler::new(config.scheduler),
+            operations: BTreeMap::new(),
+            executions: HashMap::new(),
+            workers: HashMap::new(),
+            running: HashMap::new(),
+            settling: HashMap::new(),
+            answer: None,
+            ended: VecDeque::new(),
+            follow_up: Vec::new(),
+            next_execution: 0,
+            next_worker: 0,
+        }
+    }
+
+    pub(super) fn operations(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// An operation begins, with one client that waits.
+    pub(super) fn open(
+        &mut self,
+        name: OperationName,
+        grant: Authorized<Execute>,
+        request: &Request,
+    ) -> watch::Receiver<Progress> {
+        let (progress, receiver) = watch::channel(Progress::begin());
+        let inlining = request.inlining.clone();
+        let operation = Operation { grant, action: request.action, inlining, progress, execution: None, waiters: 1 };
+        self.operations.insert(name, operation);
+        receiver
+    }
+
+    /// One more client waits for an operation.
+    pub(super) fn join(
+        &mut self,
+        grant: &Authorized<Execute>,
+        name: &OperationName,
+        at: At<'_>,
+    ) -> Option<watch::Receiver<Progress>> {
+        let operation = self.operations.get_mut(name).filter(|operation| operation.is_of(grant))?;
+        operation.waiters += 1;
+        let receiver = operation.progress.subscribe();
+        if let Some(execution) = operation.execution {
+            self.happen(Event::WaiterJoined(execution), at);
+        }
+        Some(receiver)
+    }
+
+    /// A client does not wait any more.
+    pub(super) fn leave(&mut self, name: &OperationName, at: At<'_>) {
+        let Some(operation) = self.operations.get_mut(name) else { return };
+        operation.waiters = operation.waiters.saturating_sub(1);
+        if let Some(execution) = operation.execution {
+            self.happen(Event::WaiterLeft(execution), at);
+        }
+    }
+
+    pub(super) fn look(&self, grant: &Authorized<Execute>, name: &OperationName) -> Option<(Digest, Progress)> {
+        let operation = self.operations.get(name).filter(|operation| operation.is_of(grant))?;
+        Some((operation.action, operation.progress.borrow().clone()))
+    }
+
+    pub(super) fn list(&self, grant: &Authorized<Execute>, after: Option<&str>, max: usize) -> Vec<OperationName> {
+        let after = after.and_then(OperationName::parse).map(|(name, _)| name);
+        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let following = self.operations.range((begin, Bound::Unbounded));
+        following.filter(|(_, operation)| operation.is_of(grant)).map(|(name, _)| name.clone()).take(max).collect()
+    }
+
+    /// Ends an operation because somebody wants that; whether it is known.
+    pub(super) fn cancel(&mut self, grant: &Authorized<Execute>, name: &OperationName, at: At<'_>) -> bool {
+        let Some(operation) = self.operations.get(name).filter(|operation| operation.is_of(grant)) else {
+            return false;
+        };
+        if operation.is_over() {
+            return true;
+        }
+        let (execution, waiters) = (operation.execution, operation.waiters);
+        if let Some(execution) = execution
+            && let Some(shared) = self.executions.get_mut(&execution)
+        {
+            if shared.operations.len() == 1 && self.settling.values().all(|settling| *settling != execution) {
+                self.happen(Event::Cancel(execution), at);
+                return true;
+            }
+            shared.operations.retain(|other| other != name);
+            for _ in 0..waiters {
+                self.happen(Event::WaiterLeft(execution), at);
+            }
+        }
+        self.end(name, Ended::without_result(Verdict::Cancelled), at);
+        true
+    }
+
+    pub(super) fn explain(&self, grant: &Authorized<Execute>, name: &OperationName, now: Now) -> Option<Explanation> {
+        let operation = self.operations.get(name).filter(|operation| operation.is_of(grant))?;
+        self.scheduler.explain(operation.execution?, now)
+    }
+
+    pub(super) fn snapshot(&self, now: Now) -> Snapshot {
+        self.scheduler.snapshot(now)
+    }
+
+    /// An operation was checked: it is queued, or joins one that is the same.
+    pub(super) fn submit(&mut self, name: &OperationName, action: Arc<CheckedAction>, request: &Request, at: At<'_>) {
+        let Some(operation) = self.operations.get_mut(name).filter(|operation| !operation.is_over()) else { return };
+        let payer = Payer(owner(&operation.grant).0);
+        let instance: Arc<str> = operation.grant.instance().as_str().into();
+        let merge = (!action.do_not_cache).then_some(MergeKey { payer, instance, action: action.digest });
+        let settling = merge.as_ref().and_then(|key| self.settling.get(key));
+        if let Some(execution) = settling
+            && let Some(shared) = self.executions.get_mut(execution)
+        {
+            operation.execution = Some(*execution);
+            shared.operations.push(name.clone());
+            return;
+        }
+        let submission = Submission {
+            payer,
+            invocation: Arc::clone(&request.invocation),
+            priority: request.priority,
+            platform: Arc::clone(&action.platform),
+            demand: action.demand,
+            merge,
+            timeout: action.timeout,
+        };
+        let execution = Execution {
+            grant: operation.grant.clone(),
+            action,
+            submission,
+            operations: vec![name.clone()],
+            attempt: None,
+            queued: SystemTime::now(),
+            leased: at.now,
+            incomplete: 0,
+            last_failure: String::new(),
+        };
+        self.begin(execution, at);
+    }
+
+    /// Gives an execution to the scheduler, and tells it how many wait.
+    fn begin(&mut self, execution: Execution, at: At<'_>) {
+        self.next_execution += 1;
+        let id = ExecutionId(self.next_execution);
+        let submission = execution.submission.clone();
+        let mut waiters = 0;
+        for name in &execution.operations {
+            if let Some(operation) = self.operations.get_mut(name) {
+                operation.execution = Some(id);
+                waiters += operation.waiters;
+            }
+        }
+        let first = execution.operations.first().cloned();
+        self.executions.insert(id, execution);
+        self.happen(Event::Submit { execution: id, submission }, at);
+        // It may have been merged into another.
+        let operation = first.and_then(|name| self.operations.get(&name));
+        let Some(id) = operation.and_then(|operation| operation.execution) else { return };
+        if waiters == 0 {
+            self.happen(Event::WaiterLeft(id), at);
+        }
+        for _ in 1..waiters {
+            self.happen(Event::WaiterJoined(id), at);
+        }
+    }
+
+    /// A worker came.
+    pub(super) fn attach(&mut self, offer: Offer, at: At<'_>) -> (WorkerId, mpsc::Receiver<Order>, CancellationToken) {
+        self.next_worker += 1;
+        let worker = WorkerId(self.next_worker);
+        let (orders, receiver) = mpsc::channel(MAX_ORDERS);
+        let hang_up = CancellationToken::new();
+        self.workers.insert(worker, Link { orders, hang_up: hang_up.clone() });
+        self.happen(Event::WorkerJoined { worker, offer }, at);
+        (worker, receiver, hang_up)
+    }
+
+    /// A worker says how an assignment ended.
+    pub(super) fn answer(&mut self, worker: WorkerId, assignment: AssignmentId, answer: Answer, at: At<'_>) {
+        let outcome = match &answer {
+            Answer::WorkerFailed(reason) => {
+                tracing::warn!(%worker, %assignment, %reason, "a worker failed");
+                let execution = self.running.get(&assignment).and_then(|id| self.executions.get_mut(id));
+                if let Some(execution) = execution {
+                    execution.last_failure.clone_from(reason);
+                }
+                Outcome::WorkerFailed
+            }
+            Answer::Cancelled => Outcome::Cancelled,
+            _ => Outcome::Answered,
+        };
+        self.answer = Some((assignment, answer));
+        self.happen(Event::Finished { worker, assignment, outcome }, at);
+        self.answer = None;
+    }
+
+    /// Something happens to the scheduler; what it decides is carried out.
+    pub(super) fn happen(&mut self, event: Event, at: At<'_>) {
+        if let Event::WorkerLeft(worker) = event {
+            self.workers.remove(&worker);
+        }
+        let mut effects: Vec<Effect> = Vec::new();
+        self.scheduler.apply(event, at.now, &mut effects);
+        for effect in effects {
+            self.perform(effect, at);
+        }
+    }
+
+    /// Those who wait for an execution whose result is here. When there are none, it is over.
+    pub(super) fn take_waiting(&mut self, id: ExecutionId, _at: At<'_>) -> Vec<Waiting> {
+        let Some(execution) = self.executions.get_mut(&id) else { return Vec::new() };
+        let names = std::mem::take(&mut execution.operations);
+        if names.is_empty() {
+            self.forget(id);
+        }
+        let waiting = |name: OperationName| {
+            let operation = self.operations.get(&name)?;
+            Some(((name, operation.action), operation.grant.clone(), operation.inlining.clone()))
+        };
+        names.into_iter().filter_map(waiting).collect()
+    }
+
+    /// What an execution left is not all here: it is run again, a few times.
+    pub(super) fn run_again(&mut self, id: ExecutionId, at: At<'_>) {
+        let Some(mut execution) = self.forget(id) else { return };
+        execution.incomplete += 1;
+        if execution.incomplete > MAX_INCOMPLETE {
+            let lost = "outputs were lost each time after the action was run";
+            let ended = Ended::without_result(Verdict::Unavailable(lost.to_owned()));
+            for name in execution.operations {
+                self.end(&name, ended.clone(), at);
+            }
+            return;
+        }
+        if !execution.operations.is_empty() {
+            self.begin(execution, at);
+        }
+    }
+
+    /// An operation is over.
+    pub(super) fn end(&mut self, name: &OperationName, ended: Ended, at: At<'_>) {
+        let Some(operation) = self.operations.get_mut(name).filter(|operation| !operation.is_over()) else { return };
+        operation.execution = None;
+        operation.progress.send_modify(|progress| {
+            progress.enter(Stage::Completed);
+            progress.ended = Some(Arc::new(ended));
+        });
+        self.ended.push_back((at.now, name.clone()));
+        self.forget_ended(at.now);
+    }
+
+    /// When something is due: never in the past, never long from now.
+    pub(super) fn wake_at(&self, now: Now) -> Now {
+        let round = Now(now.0 + ROUND);
+        self.scheduler.wake_at().unwrap_or(round).min(round)
+    }
+
+    /// Executions whose inputs should be leased again, which they count as from now on.
+    pub(super) fn due_renewals(&mut self, now: Now) -> Vec<(Arc<CheckedAction>, Authorized<Execute>)> {
+        self.forget_ended(now);
+        let due = self.config.lease / 3;
+        let mut renewals = Vec::new();
+        for execution in self.executions.values_mut() {
+            if now.0.saturating_sub(execution.leased.0) >= due {
+                execution.leased = now;
+                renewals.push((Arc::clone(&execution.action), execution.grant.clone()));
+            }
+        }
+        renewals
+    }
+
+    pub(super) fn take_follow_up(&mut self) -> Vec<Settlement> {
+        std::mem::take(&mut self.follow_up)
+    }
+
+    fn forget_ended(&mut self, now: Now) {
+        while let Some((ended, name)) = self.ended.front() {
+            let is_old = now.0.saturating_sub(ended.0) >= self.config.retention;
+            if !is_old && self.ended.len() <= MAX_REMEMBERED {
+                return;
+            }
+            self.operations.remove(name);
+            self.ended.pop_front();
+        }
+    }
+
+    fn forget(&mut self, id: ExecutionId) -> Option<Execution> {
+        let execution = self.executions.remove(&id)?;
+        if let Some(attempt) = &execution.attempt {
+            self.running.remove(&attempt.assignment);
+        }
+        if let Some(key) = &execution.submission.merge
+            && self.settling.get(key) == Some(&id)
+        {
+            self.settling.remove(key);
+        }
+        Some(execution)
+    }
+}
