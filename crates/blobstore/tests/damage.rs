@@ -294,3 +294,34 @@ async fn a_blob_that_looks_like_a_record_never_becomes_one() {
     let missing = store.find_missing(OWNER, &[carrier.digest, bystander.digest]).await.unwrap();
     assert_eq!(missing, [carrier.digest], "what follows the damage is found again");
 }
+
+/// Nor does a copy of our own records: it would bring back what was replaced since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_our_own_records_never_becomes_records() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = LossyFiles::new(directory.path());
+    let store = open(&files, directory.path()).await;
+    store.put_entry(&entry_key(1), "old".into()).await.unwrap();
+    let is_segment =
+        |(path, bytes): &(PathBuf, u64)| path.extension().is_some_and(|end| end == "segment") && *bytes > 0;
+    let (path, bytes) = files.files().into_iter().find(is_segment).unwrap();
+    let mut copied = vec![0; usize::try_from(bytes).unwrap()];
+    gf_blobstore::FileLayer::open(&files, &path).unwrap().read_at(&mut copied, 0).unwrap();
+    store.put_entry(&entry_key(1), "new".into()).await.unwrap();
+    let carrier = new_blob(copied.clone());
+    put(store.as_ref(), OWNER, carrier.clone()).await.unwrap();
+    store.close().unwrap();
+    drop(store);
+    // The carrier's own header is damaged, and the index lost.
+    files.damage(&path, |bytes| {
+        let at = bytes.windows(copied.len()).rposition(|part| part == copied).unwrap();
+        bytes[at - 20] ^= 1;
+    });
+    for (path, _) in files.files().iter().filter(|(path, _)| path.starts_with(directory.path().join("index"))) {
+        gf_blobstore::FileLayer::remove(&files, path).unwrap();
+    }
+    let store = open(&files, directory.path()).await;
+    store.verify(Repair::Yes).await.unwrap();
+    assert_eq!(store.find_missing(OWNER, &[carrier.digest]).await.unwrap(), [carrier.digest]);
+    assert_eq!(store.get_entry(&entry_key(1)).await.unwrap().unwrap(), "new");
+}

@@ -1,6 +1,6 @@
 //! The disk store against the suite of the seam, and what only a disk store promises.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn everything_is_there_after_closing_and_after_not_closing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_in_use_newer_or_foreign_is_refused_untouched() {
+async fn a_folder_in_use_of_another_version_or_foreign_is_refused_untouched() {
     let directory = tempfile::tempdir().unwrap();
     let store = DiskBlobStore::open(config(&directory)).await.unwrap();
     assert!(matches!(DiskBlobStore::open(config(&directory)).await, Err(OpenError::InUse(_))));
@@ -74,11 +74,17 @@ async fn a_folder_in_use_newer_or_foreign_is_refused_untouched() {
     drop(store);
 
     let format = directory.path().join("store/FORMAT");
-    let newer = std::fs::read_to_string(&format).unwrap().replace("version 1", "version 7");
-    std::fs::write(&format, &newer).unwrap();
-    let opened = DiskBlobStore::open(config(&directory)).await;
-    assert!(matches!(opened, Err(OpenError::NewerFormat { found: 7, .. })));
-    assert_eq!(std::fs::read_to_string(&format).unwrap(), newer);
+    let ours = std::fs::read_to_string(&format).unwrap();
+    for version in [1, 7] {
+        let other = ours.replace("version 2", &format!("version {version}"));
+        std::fs::write(&format, &other).unwrap();
+        match DiskBlobStore::open(config(&directory)).await {
+            Err(OpenError::OlderFormat { found: 1, .. }) => assert_eq!(version, 1),
+            Err(OpenError::NewerFormat { found: 7, .. }) => assert_eq!(version, 7),
+            opened => panic!("version {version}: {:?}", opened.err()),
+        }
+        assert_eq!(std::fs::read_to_string(&format).unwrap(), other);
+    }
 
     let foreign = tempfile::tempdir().unwrap();
     std::fs::write(foreign.path().join("thesis.txt"), "mine").unwrap();

@@ -243,10 +243,9 @@ impl Core {
 
     /// Copies what is live in a sealed segment to the active one, then removes it.
     fn rewrite(&self, number: u32) -> io::Result<()> {
-        let Some(file) = self.segments.file(number)? else { return Ok(()) };
         let is_oldest = self.segments.sizes().keys().next() == Some(&number);
         let mut moves = Vec::new();
-        scan::records(&file, self.segments.key(), 0, |record| {
+        scan::records(&self.segments, number, 0, |record| {
             let key = record.header.index_key();
             let kind = record.header.kind;
             // Of the records of one entry the last one counts. So nothing may be written about it between the look and

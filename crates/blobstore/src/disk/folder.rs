@@ -11,7 +11,7 @@ use super::record::RecordKey;
 use super::store::OpenError;
 
 /// The format that this program writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "FORMAT";
 const HEADLINE: &str = "gloriousflywheel store";
 
@@ -32,6 +32,7 @@ pub(crate) fn claim(layer: &dyn FileLayer, path: &Path) -> Result<Folder, OpenEr
     {
         return Err(match found {
             0 => OpenError::NotAStore { path: name(), reason: "its FORMAT file says something else".to_owned() },
+            1..FORMAT => OpenError::OlderFormat { path: name(), found: *found, known: FORMAT },
             _ => OpenError::NewerFormat { path: name(), found: *found, known: FORMAT },
         });
     }
@@ -75,7 +76,7 @@ fn read_format(layer: &dyn FileLayer, path: &Path) -> io::Result<Option<(u32, u6
     let key = value("key").and_then(|text| u64::from_str_radix(&text, 16).ok());
     Ok(Some(match (version, key) {
         (Some(FORMAT), Some(key)) => (FORMAT, key),
-        // A newer version may have other lines.
+        // Another version may have other lines.
         (Some(version), _) if version != FORMAT => (version, 0),
         _ => (0, 0),
     }))

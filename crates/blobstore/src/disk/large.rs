@@ -20,7 +20,7 @@ use super::cached_read::read_exactly;
 use super::file_layer::{FileLayer, StoreFile};
 use super::hot_blocks::HotBlocks;
 use super::index::IndexKey;
-use super::record::{HEADER_BYTES, RecordHeader, RecordKey, RecordKind, array, payload_check};
+use super::record::{HEADER_BYTES, Position, RecordHeader, RecordKey, RecordKind, array, payload_check};
 use super::segments::ReadFault;
 use super::zstandard;
 use crate::{Encoding, OwnerId};
@@ -177,7 +177,7 @@ impl LargeFiles {
         let size = file.size().map_err(ReadFault::Io)?;
         let head_at = size.checked_sub(HEADER_BYTES as u64).ok_or(ReadFault::Damaged)?;
         let head = read_exactly(&file, HEADER_BYTES, head_at).await.map_err(ReadFault::Io)?;
-        let header = RecordHeader::decode(self.key, &head).ok_or(ReadFault::Damaged)?;
+        let header = RecordHeader::decode(self.key, Position::File { number }, &head).ok_or(ReadFault::Damaged)?;
         let blocks = usize::try_from(header.digest.size_bytes().div_ceil(BLOCK_BYTES)).unwrap_or(0);
         let table_at = header.payload_bytes;
         if table_at.checked_add((blocks * TABLE_ENTRY_BYTES) as u64) != Some(head_at) {
@@ -242,6 +242,11 @@ impl LargeWriter {
         Ok(())
     }
 
+    /// Writes the last block, which may be a short one.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        if self.block.is_empty() { Ok(()) } else { self.end_block() }
+    }
+
     fn end_block(&mut self) -> io::Result<()> {
         let frame = match self.encoding {
             Encoding::Identity => None,
@@ -258,11 +263,15 @@ impl LargeWriter {
         Ok(())
     }
 
-    /// Writes table and header. Returns the size of the file in bytes.
-    pub(crate) fn finish(&mut self, owner: OwnerId, digest: Digest, sequence: u64, now: u32) -> io::Result<u64> {
-        if !self.block.is_empty() {
-            self.end_block()?;
-        }
+    /// Writes table and header, for a file that will have this number. Returns the size of the file in bytes.
+    pub(crate) fn finish(
+        &mut self,
+        number: u64,
+        owner: OwnerId,
+        digest: Digest,
+        sequence: u64,
+        now: u32,
+    ) -> io::Result<u64> {
         let header = RecordHeader {
             payload_bytes: self.end,
             payload_check: payload_check(&self.table),
@@ -271,7 +280,7 @@ impl LargeWriter {
             ..RecordHeader::blob(RecordKind::Large, owner, digest, self.encoding)
         };
         let mut tail = std::mem::take(&mut self.table);
-        header.encode(self.key, &mut tail);
+        header.encode(self.key, Position::File { number }, &mut tail);
         self.file.write_at(&tail, self.end)?;
         Ok(self.end + tail.len() as u64)
     }

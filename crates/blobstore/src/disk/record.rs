@@ -4,8 +4,8 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 4 | magic `GFR1` |
-//! | 4 | check of the header: xxh3, seeded by the store's key, of all header bytes after this field and of the instance name, low 32 bits |
+//! | 4 | magic `GFR2` |
+//! | 4 | check of the header: xxh3, seeded by the store's key and the record's [`Position`], of all header bytes after this field and of the instance name, low 32 bits |
 //! | 1 | kind |
 //! | 1 | digest function, by REAPI's number |
 //! | 1 | encoding of the payload: 0 identity, 1 zstd |
@@ -24,7 +24,8 @@
 //! then the instance name, then the payload.
 //!
 //! The check of the header is keyed, since payloads are bytes from outside: a blob that looks like a record must not
-//! become one when a walk resumes in the middle of it, past damage.
+//! become one when a walk resumes in the middle of it, past damage. It is keyed by the position too, since a blob may be
+//! a copy of our own records (somebody's backup of the data folder): a header reads back only where it was written.
 
 use gf_digest::{Digest, DigestFunction};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -33,11 +34,33 @@ use super::index::IndexKey;
 use crate::{Encoding, EntryKey, OwnerId};
 
 pub(crate) const HEADER_BYTES: usize = 96;
-const MAGIC: [u8; 4] = *b"GFR1";
+const MAGIC: [u8; 4] = *b"GFR2";
 
 /// The store's own secret number, without which nobody can make a header that reads back.
 #[derive(Clone, Copy)]
 pub(crate) struct RecordKey(pub u64);
+
+/// Where a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Position {
+    /// So many bytes into a segment.
+    Segment { segment: u32, offset: u32 },
+    /// At the end of a large file.
+    File { number: u64 },
+}
+
+impl RecordKey {
+    /// The seed of the check of a header at `position`.
+    fn seed_at(self, position: Position) -> u64 {
+        let (tag, place) = match position {
+            Position::Segment { segment, offset } => (1, u64::from(segment) << 32 | u64::from(offset)),
+            Position::File { number } => (2, number),
+        };
+        let mut name = [tag; 9];
+        name[1..].copy_from_slice(&place.to_le_bytes());
+        xxh3_64_with_seed(&name, self.0)
+    }
+}
 
 /// What a record holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +161,7 @@ impl RecordHeader {
     }
 
     /// Appends header and instance name to `out`.
-    pub(crate) fn encode(&self, key: RecordKey, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, key: RecordKey, position: Position, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&MAGIC);
         out.extend_from_slice(&[0; 4]);
@@ -158,7 +181,7 @@ impl RecordHeader {
         out.extend_from_slice(&[0; 10]);
         debug_assert_eq!(out.len() - start, HEADER_BYTES);
         out.extend_from_slice(self.instance.as_bytes());
-        let check = header_check(key, &out[start + 8..]);
+        let check = header_check(key.seed_at(position), &out[start + 8..]);
         out[start + 4..start + 8].copy_from_slice(&check.to_le_bytes());
     }
 
@@ -168,11 +191,12 @@ impl RecordHeader {
         (head[..4] == MAGIC).then(|| usize::from(u16::from_le_bytes([head[84], head[85]])))
     }
 
-    /// Reads a header and instance name from the start of `head`; `None` unless everything is right.
-    pub(crate) fn decode(key: RecordKey, head: &[u8]) -> Option<Self> {
+    /// Reads a header and instance name from the start of `head`; `None` unless everything is right, the position
+    /// included.
+    pub(crate) fn decode(key: RecordKey, position: Position, head: &[u8]) -> Option<Self> {
         let instance_bytes = Self::instance_bytes(head)?;
         let head = head.get(..HEADER_BYTES + instance_bytes)?;
-        if header_check(key, &head[8..]) != u32::from_le_bytes(array(head, 4)) {
+        if header_check(key.seed_at(position), &head[8..]) != u32::from_le_bytes(array(head, 4)) {
             return None;
         }
         let function = DigestFunction::from_number(i32::from(head[9]))?;
@@ -197,8 +221,8 @@ pub(crate) fn payload_check(payload: &[u8]) -> u64 {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the low half is the check")]
-fn header_check(key: RecordKey, bytes: &[u8]) -> u32 {
-    xxh3_64_with_seed(bytes, key.0) as u32
+fn header_check(seed: u64, bytes: &[u8]) -> u32 {
+    xxh3_64_with_seed(bytes, seed) as u32
 }
 
 /// `N` bytes of `bytes` from `at`; zeros past the end, which no caller reaches.
@@ -214,12 +238,20 @@ mod tests {
     use crate::EntryTable;
 
     const KEY: RecordKey = RecordKey(0x1234_5678_9abc_def0);
+    const HERE: Position = Position::Segment { segment: 3, offset: 4096 };
 
     #[test]
-    fn another_key_reads_nothing() {
+    fn with_another_key_or_elsewhere_nothing_reads_back() {
         let mut bytes = Vec::new();
-        header().encode(RecordKey(1), &mut bytes);
-        assert_eq!(RecordHeader::decode(KEY, &bytes), None);
+        header().encode(KEY, HERE, &mut bytes);
+        assert_eq!(RecordHeader::decode(RecordKey(1), HERE, &bytes), None);
+        for position in [
+            Position::Segment { segment: 3, offset: 4097 },
+            Position::Segment { segment: 4, offset: 4096 },
+            Position::File { number: 3 << 32 | 4096 },
+        ] {
+            assert_eq!(RecordHeader::decode(KEY, position, &bytes), None, "{position:?}");
+        }
     }
 
     fn header() -> RecordHeader {
@@ -241,22 +273,22 @@ mod tests {
     #[test]
     fn a_header_reads_back() {
         let mut bytes = Vec::new();
-        header().encode(KEY, &mut bytes);
+        header().encode(KEY, HERE, &mut bytes);
         assert_eq!(bytes.len(), header().head_bytes());
-        assert_eq!(RecordHeader::decode(KEY, &bytes), Some(header()));
+        assert_eq!(RecordHeader::decode(KEY, HERE, &bytes), Some(header()));
     }
 
     #[test]
     fn no_flipped_bit_goes_unseen() {
         let mut bytes = Vec::new();
-        header().encode(KEY, &mut bytes);
+        header().encode(KEY, HERE, &mut bytes);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(RecordHeader::decode(KEY, &damaged), None, "bit {bit}");
+            assert_eq!(RecordHeader::decode(KEY, HERE, &damaged), None, "bit {bit}");
         }
         for cut in 0..bytes.len() {
-            assert_eq!(RecordHeader::decode(KEY, &bytes[..cut]), None, "cut at {cut}");
+            assert_eq!(RecordHeader::decode(KEY, HERE, &bytes[..cut]), None, "cut at {cut}");
         }
     }
 }

@@ -291,9 +291,8 @@ impl Core {
 
     /// Every record of a segment from `from` on. Payloads that mean nothing to a recovery are checked and dropped.
     fn segment_records(&self, number: u32, from: u64) -> io::Result<Vec<Scanned>> {
-        let Some(file) = self.segments.file(number)? else { return Ok(Vec::new()) };
         let mut records = Vec::new();
-        scan::records(&file, self.segments.key(), from, |mut record| {
+        scan::records(&self.segments, number, from, |mut record| {
             if record.header.kind != RecordKind::Large
                 && let Some(payload) = &mut record.payload
             {

@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::file_layer::StoreFile;
-use super::record::{HEADER_BYTES, RecordHeader, RecordKey, payload_check};
+use super::record::{HEADER_BYTES, Position, RecordHeader, RecordKey, payload_check};
+use super::segments::Segments;
 
 /// A record found by a walk.
 pub(crate) struct Scanned {
@@ -20,24 +21,33 @@ const MAX_PAYLOAD_BYTES: u64 = 1 << 30;
 /// How far a walk looks for the next record after damaged bytes.
 const STEP_BYTES: usize = 64 << 10;
 
-/// Visits every record from `from` on. Past damaged bytes it looks for the next record that is whole, so that one bad
+/// The bytes of a segment.
+struct Walk<'a> {
+    file: &'a Arc<dyn StoreFile>,
+    key: RecordKey,
+    segment: u32,
+    end: u64,
+}
+
+/// Visits every record of a segment from `from` on; none when the segment is gone. Past damaged bytes it looks for the next record that is whole, so that one bad
 /// header loses one record and not the rest of the segment.
 pub(crate) fn records(
-    file: &Arc<dyn StoreFile>,
-    key: RecordKey,
+    segments: &Segments,
+    segment: u32,
     from: u64,
     mut visit: impl FnMut(Scanned) -> io::Result<()>,
 ) -> io::Result<()> {
-    let end = file.size()?;
+    let Some(file) = &segments.file(segment)? else { return Ok(()) };
+    let walk = Walk { file, key: segments.key(), segment, end: file.size()? };
     let mut at = from;
-    while at + HEADER_BYTES as u64 <= end {
-        match record_at(file, key, at, end)? {
+    while at + HEADER_BYTES as u64 <= walk.end {
+        match walk.record_at(at)? {
             Some(record) => {
                 let next = at + record.header.record_bytes();
                 visit(record)?;
                 at = next;
             }
-            None => match next_header(file, key, at + 1, end)? {
+            None => match walk.next_header(at + 1)? {
                 Some(next) => at = next,
                 None => break,
             },
@@ -46,34 +56,42 @@ pub(crate) fn records(
     Ok(())
 }
 
-fn record_at(file: &Arc<dyn StoreFile>, key: RecordKey, at: u64, end: u64) -> io::Result<Option<Scanned>> {
-    let mut head = vec![0; HEADER_BYTES + 256];
-    let filled = file.read_at(&mut head, at)?;
-    head.truncate(filled);
-    let Some(header) = RecordHeader::decode(key, &head) else { return Ok(None) };
-    let Ok(offset) = u32::try_from(at) else { return Ok(None) };
-    if header.payload_bytes > MAX_PAYLOAD_BYTES || at + header.record_bytes() > end {
-        return Ok(None);
-    }
-    let mut payload = vec![0; usize::try_from(header.payload_bytes).unwrap_or(0)];
-    let filled = file.read_at(&mut payload, at + header.head_bytes() as u64)?;
-    let sound = filled == payload.len() && payload_check(&payload) == header.payload_check;
-    Ok(Some(Scanned { offset, header, payload: sound.then_some(payload) }))
-}
-
-/// The next place that has a header which reads back.
-fn next_header(file: &Arc<dyn StoreFile>, key: RecordKey, from: u64, end: u64) -> io::Result<Option<u64>> {
-    let mut at = from;
-    // Neighbouring windows overlap by a header, so that none is missed at an edge.
-    let mut window = vec![0; STEP_BYTES + HEADER_BYTES + 256];
-    while at + HEADER_BYTES as u64 <= end {
-        let filled = file.read_at(&mut window, at)?;
-        let found =
-            (0..STEP_BYTES.min(filled)).find(|start| RecordHeader::decode(key, &window[*start..filled]).is_some());
-        if let Some(start) = found {
-            return Ok(Some(at + start as u64));
+impl Walk<'_> {
+    fn record_at(&self, at: u64) -> io::Result<Option<Scanned>> {
+        let mut head = vec![0; HEADER_BYTES + 256];
+        let filled = self.file.read_at(&mut head, at)?;
+        head.truncate(filled);
+        let Ok(offset) = u32::try_from(at) else { return Ok(None) };
+        let Some(header) = self.header(offset, &head) else { return Ok(None) };
+        if header.payload_bytes > MAX_PAYLOAD_BYTES || at + header.record_bytes() > self.end {
+            return Ok(None);
         }
-        at += STEP_BYTES as u64;
+        let mut payload = vec![0; usize::try_from(header.payload_bytes).unwrap_or(0)];
+        let filled = self.file.read_at(&mut payload, at + header.head_bytes() as u64)?;
+        let sound = filled == payload.len() && payload_check(&payload) == header.payload_check;
+        Ok(Some(Scanned { offset, header, payload: sound.then_some(payload) }))
     }
-    Ok(None)
+
+    fn header(&self, offset: u32, head: &[u8]) -> Option<RecordHeader> {
+        RecordHeader::decode(self.key, Position::Segment { segment: self.segment, offset }, head)
+    }
+
+    /// The next place that has a header which reads back.
+    fn next_header(&self, from: u64) -> io::Result<Option<u64>> {
+        let mut at = from;
+        // Neighbouring windows overlap by a header, so that none is missed at an edge.
+        let mut window = vec![0; STEP_BYTES + HEADER_BYTES + 256];
+        while at + HEADER_BYTES as u64 <= self.end {
+            let filled = self.file.read_at(&mut window, at)?;
+            let is_header = |start: &usize| {
+                u32::try_from(at + *start as u64)
+                    .is_ok_and(|offset| self.header(offset, &window[*start..filled]).is_some())
+            };
+            if let Some(start) = (0..STEP_BYTES.min(filled)).find(is_header) {
+                return Ok(Some(at + start as u64));
+            }
+            at += STEP_BYTES as u64;
+        }
+        Ok(None)
+    }
 }

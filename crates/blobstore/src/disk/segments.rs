@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::cached_read::read_exactly;
 use super::file_layer::{FileLayer, StoreFile};
 use super::index::{IndexKey, Place};
-use super::record::{HEADER_BYTES, RecordHeader, RecordKey, payload_check};
+use super::record::{HEADER_BYTES, Position, RecordHeader, RecordKey, payload_check};
 
 /// Sealed segments kept open.
 const OPEN_FILES: usize = 512;
@@ -43,6 +43,12 @@ pub(crate) enum ReadFault {
     Damaged,
     /// The system failed.
     Io(io::Error),
+}
+
+fn place(segment: u32, offset: u64, payload: &[u8]) -> io::Result<Appended> {
+    let too_large = |_| io::Error::other("the batch is too large");
+    let offset = u32::try_from(offset).map_err(too_large)?;
+    Ok(Appended { segment, offset, bytes: u32::try_from(payload.len()).map_err(too_large)? })
 }
 
 struct Active {
@@ -106,53 +112,46 @@ impl Segments {
     ///
     /// The records together must be smaller than 1 GiB.
     pub(crate) fn append(&self, records: Vec<NewRecord<'_>>, now: u32) -> io::Result<Vec<Appended>> {
+        let bytes: u64 = records.iter().map(|record| (record.header.head_bytes() + record.payload.len()) as u64).sum();
         let mut active = self.lock_active();
+        let file = self.file_for(&mut active, bytes)?;
         let mut buffer = std::mem::take(&mut active.buffer);
         buffer.clear();
-        let mut starts = Vec::with_capacity(records.len());
+        let mut places = Vec::with_capacity(records.len());
         for NewRecord { mut header, payload } in records {
             header.sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
             header.written_at = now;
             header.payload_bytes = payload.len() as u64;
             header.payload_check = payload_check(payload);
-            starts.push((buffer.len(), payload.len()));
-            header.encode(self.key, &mut buffer);
+            let place = place(active.number, active.bytes + buffer.len() as u64, payload)?;
+            let position = Position::Segment { segment: place.segment, offset: place.offset };
+            header.encode(self.key, position, &mut buffer);
             buffer.extend_from_slice(payload);
+            places.push(place);
         }
-        let result = self.write(&mut active, &buffer);
-        let number = active.number;
+        // A write that fails half-way leaves bytes that nothing points to and that the next write covers.
+        let result = file.write_at(&buffer, active.bytes);
+        if result.is_ok() {
+            active.bytes += bytes;
+            active.unsynced = true;
+            write_lock(&self.sizes).insert(active.number, active.bytes);
+        }
         // One huge batch must not hold its memory for ever.
         if buffer.capacity() <= 8 << 20 {
             active.buffer = buffer;
         }
-        drop(active);
-        let base = result?;
-        let place = |(start, bytes): (usize, usize)| {
-            Some(Appended {
-                segment: number,
-                offset: u32::try_from(base + start as u64).ok()?,
-                bytes: u32::try_from(bytes).ok()?,
-            })
-        };
-        starts.into_iter().map(place).collect::<Option<_>>().ok_or_else(|| io::Error::other("the batch is too large"))
+        result.map(|()| places)
     }
 
-    /// Writes at the end of the active segment, which it begins anew when it is full. Returns the offset.
-    fn write(&self, active: &mut Active, bytes: &[u8]) -> io::Result<u64> {
-        if active.file.is_some() && active.bytes + bytes.len() as u64 > self.sealed_at_bytes {
+    /// The file to append `bytes` to: the active segment, which is begun anew when it is full.
+    fn file_for(&self, active: &mut Active, bytes: u64) -> io::Result<Arc<dyn StoreFile>> {
+        if active.file.is_some() && active.bytes + bytes > self.sealed_at_bytes {
             self.seal(active);
         }
-        let file = match &active.file {
-            Some(file) => Arc::clone(file),
-            None => self.begin(active)?,
-        };
-        let offset = active.bytes;
-        // A write that fails half-way leaves bytes that nothing points to and that the next write covers.
-        file.write_at(bytes, offset)?;
-        active.bytes += bytes.len() as u64;
-        active.unsynced = true;
-        write_lock(&self.sizes).insert(active.number, active.bytes);
-        Ok(offset)
+        match &active.file {
+            Some(file) => Ok(Arc::clone(file)),
+            None => self.begin(active),
+        }
     }
 
     fn begin(&self, active: &mut Active) -> io::Result<Arc<dyn StoreFile>> {
@@ -271,7 +270,8 @@ impl Segments {
             let whole = HEADER_BYTES + instance_bytes + payload_bytes as usize;
             bytes = read_exactly(&file, whole, u64::from(offset)).await.map_err(ReadFault::Io)?.into();
         }
-        let header = RecordHeader::decode(self.key, &bytes).ok_or(ReadFault::Damaged)?;
+        let position = Position::Segment { segment, offset };
+        let header = RecordHeader::decode(self.key, position, &bytes).ok_or(ReadFault::Damaged)?;
         let payload = bytes.slice(header.head_bytes().min(bytes.len())..);
         let sound = header.index_key() == *key
             && header.payload_bytes == payload.len() as u64

@@ -46,6 +46,19 @@ pub enum OpenError {
         /// Ours.
         known: u32,
     },
+    /// A program from before the first release wrote it.
+    #[error(
+        "the data folder {path} was written by an older version (format {found}, this program knows {known}) and cannot \
+         be taken over; nothing was touched; remove it, or use another --data-dir"
+    )]
+    OlderFormat {
+        /// The folder.
+        path: String,
+        /// Its format.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
     /// It holds something else.
     #[error("{path} is no data folder of this program: {reason}; nothing was touched; use another --data-dir")]
     NotAStore {

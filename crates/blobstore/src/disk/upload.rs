@@ -113,10 +113,12 @@ impl Core {
         let now = self.clock.now();
         let (_, _, sequence) = self.segments.end();
         let encoding = writer.encoding();
-        let file_bytes = writer.finish(owner, *digest, sequence, now).map_err(failed("finishing a file"))?;
+        writer.end().map_err(failed("finishing a file"))?;
         let publishing = read_lock(&self.publish);
         // Taken while publishing: what a checkpoint sees as numbered it also sees in the index.
         let number = self.large.take_number();
+        let finished = writer.finish(number, owner, *digest, sequence, now);
+        let file_bytes = finished.map_err(failed("finishing a file"))?;
         // The record comes first: a process killed in between leaves a record without a file, which means nothing,
         // and not a file that nobody knows.
         let header = RecordHeader::blob(RecordKind::Large, owner, *digest, encoding);
