@@ -4,6 +4,7 @@
 //! group, which [`Connections::drain`] ends within a deadline.
 
 mod first_bytes;
+mod linger;
 mod stalls;
 mod streams;
 mod tls;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use first_bytes::FirstBytesDeadline;
+use linger::{Lingering, Unread};
 use stalls::WatchedService;
 use streams::StreamExecutor;
 pub use tls::{TlsConfig, TlsError};
@@ -188,8 +190,10 @@ impl Connections {
     {
         // Frames that are ready together go out together: HTTP/2 would write each of 16 KiB by itself.
         let stream = BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream);
+        let unread = Unread::default();
+        let stream = Lingering::new(stream, unread.clone());
         let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
-        let service = WatchedService::new(self.http.router.clone());
+        let service = WatchedService::new(self.http.router.clone(), unread);
         let mut connection = std::pin::pin!(self.http.builder.serve_connection(io, service));
         let result = tokio::select! {
             result = connection.as_mut() => result,

@@ -77,14 +77,13 @@ async fn serve(State(edge): State<Arc<HttpEdge>>, Path(path): Path<String>, requ
     let call = edge.services.state.metrics.call(method);
     let (head, body) = request.into_parts();
     match (method, target.half) {
-        (Method::HttpPut, _) => conclude(call, upload::put(&edge, &target, &head.headers, body).await),
+        (Method::HttpPut, _) => conclude(call, upload::put(&edge, &target, &head, body).await),
         (_, Half::Cas) => download::get_blob(&edge, &target, &head, call).await,
         (_, Half::ActionCache) => download::get_result(&edge, &target, &head, call).await,
     }
 }
 
-fn conclude(call: Call, answer: Result<Response<Body>, Problem>) -> Response<Body> {
-    let response = answer.unwrap_or_else(Problem::into_response);
+fn conclude(call: Call, response: Response<Body>) -> Response<Body> {
     call.finish_http(response.status());
     response
 }

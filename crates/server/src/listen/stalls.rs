@@ -31,6 +31,8 @@ use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tokio::time::{Sleep, sleep};
 
+use super::linger::{NotedBody, Unread};
+
 /// How long a client may have one piece to take. It is given up then, or at the latest after twice as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -165,17 +167,20 @@ impl HttpBody for Watched {
     }
 }
 
-/// The router, with a watch on what it answers.
+/// The router, with a watch on what it answers and a note of what it leaves unread.
 #[derive(Clone)]
-pub(super) struct WatchedService(TowerToHyperService<Router>);
+pub(super) struct WatchedService {
+    router: TowerToHyperService<Router>,
+    unread: Unread,
+}
 
 impl WatchedService {
-    pub(super) fn new(router: Router) -> Self {
-        Self(TowerToHyperService::new(router))
+    pub(super) fn new(router: Router, unread: Unread) -> Self {
+        Self { router: TowerToHyperService::new(router), unread }
     }
 }
 
-type RouterFuture = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+type RouterFuture = <TowerToHyperService<Router> as Service<Request<NotedBody>>>::Future;
 
 impl Service<Request<Incoming>> for WatchedService {
     type Response = Response<Watched>;
@@ -184,7 +189,7 @@ impl Service<Request<Incoming>> for WatchedService {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         // Not before the stream runs, which has the note.
-        self.0.call(request).map_ok(|answer| answer.map(Watched::new))
+        self.router.call(NotedBody::note(request, &self.unread)).map_ok(|answer| answer.map(Watched::new))
     }
 }
 

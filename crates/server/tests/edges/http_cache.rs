@@ -93,21 +93,24 @@ async fn what_is_too_large_is_refused_unread() {
 async fn one_who_is_refused_while_sending_can_send_to_the_end_and_read_why() {
     let limits = Limits { max_blob_size_bytes: 1000, ..Limits::default() };
     let open = Server::with(Door::Open, MemoryBlobStore::default(), limits);
-    let blob = noise(1, 20_000_000);
+    let (mebibyte, mebibytes) = (vec![7; 1 << 20], 200);
     for (server, status) in [(&open, "413"), (&Server::start(Door::Closed), "401")] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         let head = format!(
-            "PUT {} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            cas(&blob),
-            blob.len()
+            "PUT {} HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n",
+            cas(&mebibyte),
+            mebibytes * mebibyte.len()
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         // As clients do that look for an answer only when they have sent everything.
-        stream.write_all(&blob).await.unwrap();
+        for _ in 0..mebibytes {
+            stream.write_all(&mebibyte).await.unwrap();
+        }
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
         let answer = String::from_utf8(answer).unwrap();
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "those who look meanwhile can stop: {answer}");
     }
 }
 

@@ -85,12 +85,12 @@ fn answer(edge: &HttpEdge, verb: &Verb, call: Call, found: Result<Found, Problem
             if problem.status == StatusCode::NOT_FOUND {
                 metrics.http_lookup(Lookup::Miss);
             }
-            return conclude(call, Err(problem));
+            return conclude(call, problem.into_response());
         }
     };
     let mut response = headers_of(&found);
     if *verb == Verb::HEAD {
-        return conclude(call, Ok(response));
+        return conclude(call, response);
     }
     *response.body_mut() = match found {
         Found::Whole(bytes) => {

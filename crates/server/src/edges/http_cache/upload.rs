@@ -4,7 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Version, header};
 use bytes::{Bytes, BytesMut};
 use gf_blobstore::Encoding;
 use gf_digest::Digest;
@@ -35,25 +36,19 @@ const BUFFERED_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a body waits for others to leave room. Each keeps what it has meanwhile, so it cannot be long.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long, and how much, is still read from a client that was refused.
-const LINGER: Duration = Duration::from_secs(5);
-const MAX_LINGER_BYTES: usize = 64 << 20;
-
-pub(super) async fn put(
-    edge: &HttpEdge,
-    target: &Target,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Response<Body>, Problem> {
-    let mut incoming = Incoming::new(edge, headers, body);
+pub(super) async fn put(edge: &HttpEdge, target: &Target, head: &Parts, body: Body) -> Response<Body> {
+    let mut incoming = Incoming::new(edge, &head.headers, body);
     let done = match target.half {
-        Half::Cas => put_blob(edge, target, headers, &mut incoming).await,
-        Half::ActionCache => put_result(edge, target, headers, &mut incoming).await,
+        Half::Cas => put_blob(edge, target, &head.headers, &mut incoming).await,
+        Half::ActionCache => put_result(edge, target, &head.headers, &mut incoming).await,
     };
-    if done.is_err() {
-        incoming.linger().await;
+    let Err(problem) = done else { return Response::new(Body::empty()) };
+    let mut response = problem.into_response();
+    // A client that is still sending shall stop: the connection carries no further request. HTTP/2 knows no such word.
+    if head.version < Version::HTTP_2 && !incoming.body.is_end_stream() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    done.map(|()| Response::new(Body::empty()))
+    response
 }
 
 async fn put_blob(
@@ -212,25 +207,6 @@ impl<'a> Incoming<'a> {
             while self.next().await?.is_some() {}
         }
         Ok(())
-    }
-
-    /// Reads on for a while after a refusal: closing on a client that still sends would reset its connection, and the
-    /// answer could be lost with it.
-    async fn linger(&mut self) {
-        if self.waits_to_be_asked {
-            return;
-        }
-        let mut left_bytes = MAX_LINGER_BYTES;
-        let read = async {
-            while let Ok(Some(bytes)) = self.next().await {
-                left_bytes = left_bytes.saturating_sub(bytes.len());
-                if left_bytes == 0 {
-                    break;
-                }
-            }
-        };
-        // Whoever is still sending then was told; what is left is cut off.
-        let _ = timeout(LINGER, read).await;
     }
 
     /// The whole body, and the room in memory that it takes for as long as it is held.
