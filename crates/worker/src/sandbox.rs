@@ -13,6 +13,7 @@ mod config;
 mod factory;
 mod init;
 mod launcher;
+mod measure;
 mod probe;
 mod scratch;
 mod service;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gf_worker::sandbox::{Launcher, Limits, Network, Ran, Report, Root, Run, SandboxConfig};
 use tempfile::TempDir;
@@ -34,9 +34,42 @@ impl Said {
     }
 }
 
+/// Where the launcher is, if not where it was built.
+pub(crate) const LAUNCHER: &str = "GF_TEST_LAUNCHER";
+
+pub(crate) fn launcher_program() -> PathBuf {
+    std::env::var_os(LAUNCHER).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_gf-launcher")), PathBuf::from)
+}
+
 pub(crate) fn config(folder: &Path) -> SandboxConfig {
-    let program = PathBuf::from(env!("CARGO_BIN_EXE_gf-launcher"));
-    SandboxConfig { program, ..SandboxConfig::new(folder.to_path_buf()) }
+    SandboxConfig { program: launcher_program(), ..SandboxConfig::new(folder.to_path_buf()) }
+}
+
+/// Waits for a condition that something else brings about.
+pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How many processes of the machine have this argument.
+pub(crate) fn processes_with(argument: &str) -> usize {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let has = |line: Vec<u8>| line.split(|byte| *byte == 0).any(|each| each == argument.as_bytes());
+    processes.filter(|process| fs::read(process.path().join("cmdline")).is_ok_and(has)).count()
+}
+
+/// The launcher that was started by `parent` and has made its root in `folder`.
+pub(crate) fn launcher_of(parent: u32, folder: &Path) -> rustix::process::Pid {
+    let is_it = |process: &Path| {
+        let read = |name: &str| fs::read_to_string(process.join(name)).unwrap_or_default();
+        let parent_is_ours = read("status").contains(&format!("\nPPid:\t{parent}\n"));
+        parent_is_ours && read("mountinfo").contains(folder.to_str().unwrap())
+    };
+    let found = fs::read_dir("/proc").unwrap().flatten().find(|process| is_it(&process.path())).unwrap();
+    rustix::process::Pid::from_raw(found.file_name().to_str().unwrap().parse().unwrap()).unwrap()
 }
 
 impl Bench {

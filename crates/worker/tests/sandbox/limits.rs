@@ -1,0 +1,119 @@
+//! Commands that want too much: each is ended, and the limit is named.
+
+use std::time::{Duration, Instant};
+
+use gf_worker::sandbox::Limit;
+
+use super::support::{Bench, processes_with};
+
+#[tokio::test]
+async fn time_ends_even_who_does_not_listen() {
+    let bench = Bench::new().await;
+    let mut run = bench.script("deaf", "trap '' TERM INT HUP; echo begun; while :; do sleep 1000; done");
+    run.limits.timeout = Duration::from_millis(300);
+    let began = Instant::now();
+    let said = bench.run(run).await;
+    assert_eq!(said.ran.ended_by, Some(Limit::Time));
+    assert_eq!(said.stdout, "begun\n");
+    assert!(began.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_command_out_of_time_may_still_say_so() {
+    let bench = Bench::new().await;
+    let mut run = bench.script("polite", "trap 'echo late; exit 7' TERM; echo begun; sleep 1000 & wait");
+    run.limits.timeout = Duration::from_millis(300);
+    let said = bench.run(run).await;
+    assert_eq!((said.ran.ended_by, said.ran.exit_code), (Some(Limit::Time), 7));
+    assert_eq!(said.stdout, "begun\nlate\n");
+}
+
+#[tokio::test]
+async fn a_flood_of_words_ends_it() {
+    let bench = Bench::new().await;
+    for (name, script) in [("stdout", "yes"), ("stderr", "yes >&2")] {
+        let said = bench.run(bench.script(name, script)).await;
+        assert_eq!(said.ran.ended_by, Some(Limit::Log), "{name}: {:?}", said.ran);
+        assert!(said.stdout.len() <= 1 << 20 && said.stderr.len() <= 1 << 20);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_it() {
+    let bench = Bench::new().await;
+    let many = "i=0; while :; do i=$((i+1)); head -c 1000000 /dev/zero >file.$i; done";
+    for (name, script) in [
+        ("one-file", "cat /dev/zero >big".to_owned()),
+        ("temporary", format!("cd /tmp; {many}")),
+        ("shared-memory", format!("cd /dev/shm; {many}")),
+        ("inputs", many.to_owned()),
+        ("shut", format!("mkdir /tmp/a; cd /tmp/a; chmod 300 .; {many}")),
+        (
+            "unlinked",
+            "exec 3>/tmp/3 4>/tmp/4 5>/tmp/5 6>/tmp/6; rm /tmp/*; \
+                      for i in 3 4 5 6; do head -c 30000000 /dev/zero >&$i; done; sleep 30"
+                .to_owned(),
+        ),
+    ] {
+        let said = bench.run(bench.script(name, &script)).await;
+        assert_eq!(said.ran.ended_by, Some(Limit::Disk), "{name}: {:?}", said.ran);
+    }
+}
+
+#[tokio::test]
+async fn ten_gigabytes_in_one_file_are_not_written() {
+    let bench = Bench::new().await;
+    // Sparse, so that nothing is harmed should it work.
+    let said = bench.run(bench.script("sparse", "exec truncate -s 10G big")).await;
+    assert_ne!(said.ran.exit_code, 0, "{said:?}");
+    assert_eq!(said.ran.ended_by, Some(Limit::Disk));
+}
+
+#[tokio::test]
+async fn too_much_memory_ends_it() {
+    let bench = Bench::new().await;
+    let hog = "import time\nx = []\nwhile True:\n x.append(b'x' * 10000000)\n time.sleep(0.001)";
+    let mut run = bench.command("hog", &["python3", "-c", hog]);
+    run.limits.memory_bytes = 128 << 20;
+    let said = bench.run(run).await;
+    assert_eq!(said.ran.ended_by, Some(Limit::Memory), "{said:?}");
+    // A shell that goes on after the kernel ended its child.
+    let mut run =
+        bench.script("hog-in-shell", "python3 -c \"x = b'x' * 1000000000; import time; time.sleep(9)\"; true");
+    run.limits.memory_bytes = 128 << 20;
+    assert_eq!(bench.run(run).await.ran.ended_by, Some(Limit::Memory));
+}
+
+#[tokio::test]
+async fn memory_of_many_processes_is_counted_together() {
+    let bench = Bench::new().await;
+    if bench.report.cgroup_version.is_none() {
+        eprintln!("skipped: no control groups here: {:?}", bench.report.limitations);
+        return;
+    }
+    let script = "for i in 1 2 3 4; do python3 -c \"x = b'x' * 50000000; import time; time.sleep(9)\" & done; wait";
+    let mut run = bench.script("hogs", script);
+    run.limits.memory_bytes = 128 << 20;
+    assert_eq!(bench.run(run).await.ran.ended_by, Some(Limit::Memory));
+}
+
+#[tokio::test]
+async fn a_fork_bomb_is_contained() {
+    let bench = Bench::new().await;
+    let mut run = bench.script("bomb", "b() { b | b & }; b; sleep 1; echo /proc/[0-9]* | wc -w");
+    run.limits.processes = 30;
+    run.limits.timeout = Duration::from_secs(3);
+    // The others go on meanwhile.
+    let (bomb, other) = tokio::join!(bench.run(run), bench.run(bench.script("other", "sleep 0.2; echo fine")));
+    assert_eq!(other.ok(), "fine\n");
+    assert!(bomb.ran.ended_by.is_none_or(|limit| limit == Limit::Time), "{bomb:?}");
+}
+
+#[tokio::test]
+async fn what_was_left_running_is_gone() {
+    let bench = Bench::new().await;
+    let mark = format!("31.{:06}", std::process::id());
+    let script = format!("(trap '' HUP TERM; setsid sleep {mark} </dev/null >/dev/null 2>&1 &); echo left");
+    assert_eq!(bench.sh("daemon", &script).await, "left\n");
+    assert_eq!(processes_with(&mark), 0);
+}
