@@ -5,6 +5,7 @@
 
 mod first_bytes;
 mod linger;
+mod room;
 mod stalls;
 mod streams;
 mod tls;
@@ -28,6 +29,8 @@ use tokio_util::task::TaskTracker;
 
 use first_bytes::FirstBytesDeadline;
 use linger::{Lingering, Unread};
+pub(crate) use room::take_for_answer;
+use room::{ConnectionRoom, ServerRoom};
 use stalls::WatchedService;
 use streams::StreamExecutor;
 pub use tls::{TlsConfig, TlsError};
@@ -99,7 +102,8 @@ impl Listener {
     pub fn serve(self, router: Router) -> Connections {
         let tasks = TaskTracker::new();
         let streams = StreamExecutor::new(tasks.clone());
-        let http = Http { builder: http_builder(streams.clone()), streams, router };
+        let builder = http_builder(streams.clone());
+        let http = Http { builder, streams, router, room: ServerRoom::default() };
         let connections = Connections {
             tasks,
             draining: CancellationToken::new(),
@@ -125,6 +129,7 @@ struct Http {
     builder: auto::Builder<StreamExecutor>,
     streams: StreamExecutor,
     router: Router,
+    room: ServerRoom,
 }
 
 /// How a drain ended.
@@ -193,7 +198,8 @@ impl Connections {
         let unread = Unread::default();
         let stream = Lingering::new(stream, unread.clone());
         let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
-        let service = WatchedService::new(self.http.router.clone(), unread);
+        let room = ConnectionRoom::within(&self.http.room);
+        let service = WatchedService::new(self.http.router.clone(), unread, room);
         let mut connection = std::pin::pin!(self.http.builder.serve_connection(io, service));
         let result = tokio::select! {
             result = connection.as_mut() => result,

@@ -22,16 +22,16 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
-use futures::TryFutureExt;
-use futures::future::MapOk;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
+use tokio::task::futures::TaskLocalFuture;
 use tokio::time::{Sleep, sleep};
 
 use super::linger::{NotedBody, Unread};
+use super::room::{ConnectionRoom, Held, Place};
 
 /// How long a client may have one piece to take. It is given up then, or at the latest after twice as long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -113,11 +113,13 @@ pub(super) struct Watched {
     turn: Option<Turn>,
     /// What is left of a large piece.
     rest: Bytes,
+    /// Given back with the body.
+    _held: Held,
 }
 
 impl Watched {
-    fn new(body: Body) -> Self {
-        Self { body, turn: TURN.try_with(Turn::clone).ok(), rest: Bytes::new() }
+    fn new(body: Body, held: Held) -> Self {
+        Self { body, turn: TURN.try_with(Turn::clone).ok(), rest: Bytes::new(), _held: held }
     }
 
     fn next_piece(&mut self) -> Frame<Bytes> {
@@ -167,16 +169,17 @@ impl HttpBody for Watched {
     }
 }
 
-/// The router, with a watch on what it answers and a note of what it leaves unread.
+/// The router on one connection, with a watch on what it answers, a note of what it leaves unread, and room.
 #[derive(Clone)]
 pub(super) struct WatchedService {
     router: TowerToHyperService<Router>,
     unread: Unread,
+    room: ConnectionRoom,
 }
 
 impl WatchedService {
-    pub(super) fn new(router: Router, unread: Unread) -> Self {
-        Self { router: TowerToHyperService::new(router), unread }
+    pub(super) fn new(router: Router, unread: Unread, room: ConnectionRoom) -> Self {
+        Self { router: TowerToHyperService::new(router), unread, room }
     }
 }
 
@@ -185,11 +188,28 @@ type RouterFuture = <TowerToHyperService<Router> as Service<Request<NotedBody>>>
 impl Service<Request<Incoming>> for WatchedService {
     type Response = Response<Watched>;
     type Error = Infallible;
-    type Future = MapOk<RouterFuture, fn(Response<Body>) -> Response<Watched>>;
+    type Future = WatchedCall;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        // Not before the stream runs, which has the note.
-        self.router.call(NotedBody::note(request, &self.unread)).map_ok(|answer| answer.map(Watched::new))
+    fn call(&self, request: Request<Incoming>) -> WatchedCall {
+        let held = Held::default();
+        let call = self.router.call(NotedBody::note(request, &self.unread));
+        WatchedCall { call: Box::pin(self.room.scope(held.clone(), call)), held }
+    }
+}
+
+/// A call under way.
+pub(super) struct WatchedCall {
+    call: Pin<Box<TaskLocalFuture<Place, RouterFuture>>>,
+    held: Held,
+}
+
+impl Future for WatchedCall {
+    type Output = Result<Response<Watched>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = ready!(self.call.as_mut().poll(context));
+        // Here, where the stream is polled, and not where it was made: only here its note is known.
+        Poll::Ready(answer.map(|answer| answer.map(|body| Watched::new(body, std::mem::take(&mut self.held)))))
     }
 }
 

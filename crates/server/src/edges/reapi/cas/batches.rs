@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 use super::super::status::{IntoStatus, to_message};
 use super::super::{Caller, Edge, MAX_ANSWER_BYTES, MAX_BATCH_TOTAL_BYTES};
 use super::function;
+use crate::listen;
 
 pub(in super::super) async fn batch_update(
     edge: Arc<Edge>,
@@ -99,7 +100,11 @@ pub(in super::super) async fn batch_read(
     let parsed: Vec<Result<Digest, Status>> =
         request.digests.iter().map(|digest| digest.to_digest(function).map_err(IntoStatus::into_status)).collect();
     let digests: Vec<Digest> = parsed.iter().filter_map(|digest| digest.as_ref().ok().copied()).collect();
-    check_total(digests.iter().map(Digest::size_bytes).fold(0, u64::saturating_add))?;
+    let total_bytes = digests.iter().map(Digest::size_bytes).fold(0, u64::saturating_add);
+    check_total(total_bytes)?;
+    let answer_bytes = usize::try_from(total_bytes).unwrap_or(usize::MAX).saturating_add(AROUND_BYTES * digests.len());
+    let room = listen::take_for_answer(answer_bytes.min(MAX_ANSWER_BYTES)).await;
+    room.map_err(|error| Status::unavailable(error.to_string()))?;
 
     let accept = match request.acceptable_compressors.contains(&(compressor::Value::Zstd as i32)) {
         true => Accept::Any,
