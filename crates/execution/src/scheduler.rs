@@ -24,6 +24,9 @@ mod submission;
 mod timers;
 mod workers;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 

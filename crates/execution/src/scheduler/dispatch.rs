@@ -6,11 +6,14 @@
 use super::executions::{Assignment, Execution, State, Wishes};
 use super::timers::Due;
 use super::workers::Worker;
-use super::{AssignmentId, Effect, ExecutionId, Payer, Resources, RunStage, Scheduler, WorkerId};
+use super::{AssignmentId, Effect, ExecutionId, Now, Payer, Resources, RunStage, Scheduler, WorkerId};
 
 /// How many lanes of a tenant a worker with room looks at. A tenant that asks for more different things at once waits
 /// until its oldest are served; others do not wait for it.
 const LANES_LOOKED_AT: usize = 256;
+
+/// After so many times the patience the oldest executions go before the turns of invocations.
+const PATIENCE_WITH_INVOCATIONS: u32 = 4;
 
 /// What a worker with room gets.
 enum Pick {
@@ -74,7 +77,7 @@ impl Scheduler {
             if !lane.demand.fits(&worker.capacity) || !self.platforms.is_matched(lane.platform, worker.class) {
                 continue;
             }
-            let head = self.queues.lane(lane)?.head(payer)?;
+            let head = self.queues.lane(lane)?.head(payer, self.late())?;
             let execution = self.executions.get(&head)?;
             let wishes = execution.wishes();
             if wishes.avoided() == Some(id) {
@@ -88,6 +91,12 @@ impl Scheduler {
             }
         }
         None
+    }
+
+    /// What came before waited for too long.
+    fn late(&self) -> Option<Now> {
+        let patience = self.config.patience.saturating_mul(PATIENCE_WITH_INVOCATIONS);
+        self.now.0.checked_sub(patience).map(Now)
     }
 
     fn reserve(&mut self, execution: ExecutionId, worker: WorkerId) {

@@ -5,11 +5,13 @@
 //! if all were served at the same time.
 //!
 //! What always holds:
-//! - Of two flows that wait all the time, neither gets more than one dispatch and a half beyond the other's cost.
+//! - Of two flows that wait all the time and are always served when it is their turn, neither gets more than one
+//!   dispatch beyond the other; of dispatches that cost differently, more than the dearest.
 //! - A flow that comes, or comes back, starts at the clock: it cannot ask for what it did not want before. Nor does it
 //!   start below what it was given lately: coming and going gains nothing.
-//! - Nothing starves: a tag of a flow that waits does not move, while the clock moves with every dispatch, and whoever
-//!   comes after it passed the tag stands behind.
+//! - Every flow has its turn: the tag of a flow that waits does not move, while the clock moves with every dispatch, and
+//!   whoever comes after it passed the tag stands behind. With ever more flows that may take long: the share of each
+//!   becomes ever smaller.
 //! - Only flows that wait, and those that were given more than the clock shows, are kept.
 
 use std::collections::{BTreeSet, HashMap};
@@ -60,7 +62,8 @@ impl<K: Clone + Ord + Hash> FairOrder<K> {
 
     /// It does not wait any more.
     pub(super) fn leave(&mut self, key: &K) {
-        let Some(Flow { tag, turn: Some(turn) }) = self.flows.remove(key) else { return };
+        let Some(Flow { tag, turn: Some(turn) }) = self.flows.get(key).copied() else { return };
+        self.flows.remove(key);
         self.waiting.remove(&(tag, turn, key.clone()));
         if self.waiting.is_empty() {
             // Nobody is left to be fair to.

@@ -1,9 +1,10 @@
 //! Which classes of workers have what a platform asks for. Found once for each platform and class, and kept.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::workers::{Class, ClassId, Fleet};
+use super::workers::{Class, ClassId, Fleet, Worker};
 use super::{Nearest, NoWorker, Platform, Property, Resources};
 
 /// Platforms of which nothing runs or waits are remembered up to this number.
@@ -118,32 +119,28 @@ fn matches(platform: &Platform, properties: &[Property]) -> bool {
 
 /// Why nobody can run it, and who comes nearest.
 pub(super) fn no_worker(platform: &Platform, demand: Resources, fleet: &Fleet) -> NoWorker {
-    let lack = |class: &Class| {
-        let lacking = missing(platform, &class.properties).count();
-        let small = class.sizes_of(fleet).all(|capacity| !demand.fits(&capacity));
-        (lacking, small)
+    let best = fleet.classes().filter_map(|(_, class)| {
+        let members = class.members.iter().filter_map(|id| fleet.get(*id));
+        let largest = members.reduce(|best, next| if size(next, demand) > size(best, demand) { next } else { best })?;
+        Some((class, largest))
+    });
+    let lacks = |(class, largest): &(&Class, &Worker)| {
+        (missing(platform, &class.properties).count(), Reverse(size(largest, demand)))
     };
-    let here = fleet.classes().map(|(_, class)| class).filter(|class| !class.members.is_empty());
-    let nearest = here.min_by_key(|class| lack(class)).and_then(|class| nearest(platform, demand, class, fleet));
+    let nearest = best.min_by_key(lacks).map(|(class, largest)| nearest(platform, demand, class, largest));
     NoWorker { workers: fleet.len(), nearest }
 }
 
-fn nearest(platform: &Platform, demand: Resources, class: &Class, fleet: &Fleet) -> Option<Nearest> {
-    let members = class.members.iter().filter_map(|id| fleet.get(*id));
-    let worker = members.reduce(|best, next| {
-        let rank = |capacity: Resources| (demand.fits(&capacity), capacity);
-        if rank(next.capacity) > rank(best.capacity) { next } else { best }
-    })?;
+/// Large enough first, then larger first.
+fn size(worker: &Worker, demand: Resources) -> (bool, Resources) {
+    (demand.fits(&worker.capacity), worker.capacity)
+}
+
+fn nearest(platform: &Platform, demand: Resources, class: &Class, worker: &Worker) -> Nearest {
     let differs = missing(platform, &class.properties).map(|wanted| {
         let there = class.properties.iter().filter(|property| property.name == wanted.name);
         (wanted.clone(), there.map(|property| property.value.clone()).collect())
     });
     let too_small = (!demand.fits(&worker.capacity)).then_some((demand, worker.capacity));
-    Some(Nearest { worker: worker.name.clone(), differs: differs.collect(), too_small })
-}
-
-impl Class {
-    fn sizes_of(&self, fleet: &Fleet) -> impl Iterator<Item = Resources> {
-        self.members.iter().filter_map(|id| fleet.get(*id)).map(|worker| worker.capacity)
-    }
+    Nearest { worker: worker.name.clone(), differs: differs.collect(), too_small }
 }

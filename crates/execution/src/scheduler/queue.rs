@@ -2,6 +2,12 @@
 //!
 //! Within a lane a tenant has groups of the same priority, compared by the age of their oldest execution, which a step
 //! of priority makes older or younger; a group has invocations, served in turn; an invocation is first in, first out.
+//!
+//! Nothing starves. A group is served before all groups of which the oldest is younger, priority counted, and only
+//! finitely many are older. Within a group turns alone would not do: with ever more invocations the turns of each become
+//! ever rarer. So once the oldest execution waited for too long, every second dispatch of its group is for the oldest,
+//! and each execution is served after at most twice as many dispatches as there are older ones.
+//!
 //! Who of the tenants is next is not decided here but by the worker that has room, over all lanes that it can serve.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -59,6 +65,8 @@ struct Group {
     invocations: HashMap<Arc<str>, BTreeSet<Place>>,
     order: FairOrder<Arc<str>>,
     ages: BTreeSet<Place>,
+    /// Whether the next dispatch is for the oldest, if that waited for too long.
+    oldest_is_next: bool,
 }
 
 impl Group {
@@ -66,7 +74,11 @@ impl Group {
         self.ages.first().map(|(enqueued, _, _)| aged(*enqueued, priority, step))
     }
 
-    fn head(&self) -> Option<ExecutionId> {
+    fn head(&self, late: Option<Now>) -> Option<ExecutionId> {
+        let (enqueued, _, oldest) = self.ages.first()?;
+        if self.oldest_is_next && late.is_some_and(|late| *enqueued <= late) {
+            return Some(*oldest);
+        }
         self.invocations.get(self.order.first()?)?.first().map(|(_, _, execution)| *execution)
     }
 
@@ -117,8 +129,8 @@ impl Backlog {
         done
     }
 
-    fn head(&self) -> Option<ExecutionId> {
-        self.groups.get(&self.order.first()?.1)?.head()
+    fn head(&self, late: Option<Now>) -> Option<ExecutionId> {
+        self.groups.get(&self.order.first()?.1)?.head(late)
     }
 }
 
@@ -147,9 +159,9 @@ impl Waiting {
         self.tenants.get(&payer).map_or(0, |backlog| backlog.queued)
     }
 
-    /// What the tenant would run next.
-    pub(super) fn head(&self, payer: Payer) -> Option<ExecutionId> {
-        self.tenants.get(&payer)?.head()
+    /// What the tenant would run next. What came before `late` waited for too long.
+    pub(super) fn head(&self, payer: Payer, late: Option<Now>) -> Option<ExecutionId> {
+        self.tenants.get(&payer)?.head(late)
     }
 
     /// All that waits here, oldest first within a tenant's priority.
@@ -235,6 +247,7 @@ impl Queues {
         let backlog = self.lanes.get_mut(&lane).and_then(|waiting| waiting.tenants.get_mut(&ticket.payer));
         if let Some(group) = backlog.and_then(|backlog| backlog.groups.get_mut(&ticket.priority)) {
             group.order.charge(&ticket.invocation, TURN);
+            group.oldest_is_next = !group.oldest_is_next;
         }
     }
 

@@ -84,6 +84,12 @@ impl Scheduler {
         }
     }
 
+    /// How many executions wait, at no cost.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queues.queued()
+    }
+
     /// How much is kept, by what it is: all of it is nothing when no execution and no worker lives, and the workers that
     /// left are forgotten. For tests.
     #[doc(hidden)]

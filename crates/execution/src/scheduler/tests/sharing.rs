@@ -1,0 +1,251 @@
+//! Who is served when there is not enough for all.
+
+use super::*;
+
+/// What is submitted, and in which order one slot serves it.
+fn check(submissions: Vec<Submission>, order: &[u64]) {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 1, &[]);
+    let (_, first) = play.submit(Submission { invocation: "before".into(), payer: Payer(99), ..job() });
+    let count = submissions.len();
+    submissions.into_iter().for_each(|submission| {
+        play.submit(submission);
+        play.now = play.now.after(Duration::from_millis(1));
+    });
+    let served = play.serve(worker, &first, count + 1);
+    // The one before all others took the slot.
+    let served: Vec<_> = served[1..].iter().map(|execution| execution.0 - 1).collect();
+    assert_eq!(served, order);
+}
+
+#[test]
+fn an_invocation_is_first_in_first_out() {
+    check(vec![job(), job(), job()], &[1, 2, 3]);
+}
+
+#[test]
+fn lower_priority_numbers_run_first() {
+    let of = |priority| Submission { priority, ..job() };
+    check(vec![of(5), of(-1), of(0), of(i32::MAX), of(i32::MIN)], &[5, 2, 3, 1, 4]);
+}
+
+#[test]
+fn invocations_take_turns() {
+    check(vec![by(1, "a"), by(1, "a"), by(1, "a"), by(1, "b"), by(1, "b")], &[1, 4, 2, 5, 3]);
+}
+
+#[test]
+fn tenants_take_turns_whatever_number_of_invocations_they_have() {
+    let a = ["a1", "a2", "a3", "a4"].map(|invocation| by(1, invocation));
+    check([a.to_vec(), vec![by(2, "b"), by(2, "b")]].concat(), &[1, 5, 2, 6, 3, 4]);
+}
+
+#[test]
+fn priority_counts_within_a_tenant_only() {
+    let urgent = Submission { priority: -100, ..by(2, "b") };
+    check(vec![by(1, "a"), by(1, "a"), urgent.clone(), urgent], &[1, 3, 2, 4]);
+}
+
+#[test]
+fn tenants_take_turns_over_different_platforms() {
+    let plain = |submission| Submission { platform: platform(&[]), ..submission };
+    let a = vec![by(1, "a"), plain(by(1, "a")), by(1, "a"), plain(by(1, "a"))];
+    check([a, vec![by(2, "b"), by(2, "b")]].concat(), &[1, 5, 2, 6, 3, 4]);
+}
+
+/// Dispatches of two tenants that both have enough waiting, of one core each, on workers of many sizes.
+#[test]
+fn two_tenants_with_work_get_the_same_within_two_dispatches() {
+    let mut play = Play::new();
+    for _ in 0..2000 {
+        play.submit_for_later(by(1, "a"));
+    }
+    let mut running: Vec<_> = (1..=20)
+        .flat_map(|id| {
+            let size = 1 + u32::try_from(id % 5).unwrap();
+            assigned(&play.worker(id, size, &[]).1)
+        })
+        .collect();
+    for number in 0..1500 {
+        play.submit(by(2, if number % 3 == 0 { "b" } else { "c" }));
+    }
+    let (mut a, mut b) = (0_i32, 0_i32);
+    for turn in 0..1500_usize {
+        // Who ends next is up to chance.
+        let (worker, assignment, _) = running.swap_remove((turn * 7919) % running.len());
+        for next in assigned(&play.finish(worker, assignment, Outcome::Answered)) {
+            if next.2.0 <= 2000 {
+                a += 1
+            } else {
+                b += 1
+            }
+            running.push(next);
+        }
+        assert!((a - b).abs() <= 2, "{a} and {b} after {turn}");
+    }
+}
+
+impl Play {
+    /// Before there is any worker, but hoping for one.
+    fn submit_for_later(&mut self, submission: Submission) {
+        if self.scheduler.queues.queued() == 0 && self.scheduler.fleet.len() == 0 {
+            self.worker(1000, 1, &[]);
+            self.happen(Event::WorkerLeft(WorkerId(1000)));
+        }
+        self.submit(submission);
+    }
+}
+
+#[test]
+fn who_comes_and_goes_gains_nothing() {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 1, &[]);
+    let (_, first) = play.submit(by(1, "a"));
+    for _ in 0..100 {
+        play.submit(by(1, "a"));
+    }
+    // Tenant 2 submits one at a time, whenever its last one was served.
+    let (mut theirs, _) = play.submit(by(2, "b"));
+    let (mut a, mut b) = (0_i32, 0_i32);
+    let mut next = assigned(&first);
+    for _ in 0..60 {
+        let (_, assignment, _) = next[0];
+        next = assigned(&play.finish(worker, assignment, Outcome::Answered));
+        if next[0].2 == theirs {
+            b += 1;
+            theirs = play.submit(by(2, "b")).0;
+        } else {
+            a += 1;
+        }
+        assert!((a - b).abs() <= 2, "{a} and {b}");
+    }
+}
+
+#[test]
+fn nothing_starves_behind_invocations_that_keep_coming() {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 1, &[]);
+    let (_, first) = play.submit(by(1, "old"));
+    let old: Vec<_> = (0..5).map(|_| play.submit(by(1, "old")).0).collect();
+    let mut next = assigned(&first);
+    let mut served = Vec::new();
+    for turn in 0..200 {
+        // Two new invocations for each that is served.
+        play.submit(by(1, &format!("new {turn}")));
+        play.submit(by(1, &format!("newer {turn}")));
+        play.pass(secs(1));
+        play.happen(Event::WorkerHeard(worker));
+        let (_, assignment, _) = next[0];
+        next = assigned(&play.finish(worker, assignment, Outcome::Answered));
+        served.push(next[0].2);
+    }
+    // Once they waited for two minutes, every second dispatch is for the oldest; of those 120 are older than the last.
+    assert!(old.iter().all(|old| served.contains(old)), "{served:?}");
+}
+
+#[test]
+fn nothing_starves_behind_better_priorities_that_keep_coming() {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 1, &[]);
+    let (_, first) = play.submit(job());
+    let (patient, _) = play.submit(Submission { priority: 3, ..job() });
+    let mut next = assigned(&first);
+    let mut turns = 0;
+    while next[0].2 != patient {
+        play.submit(Submission { priority: -1, ..job() });
+        play.pass(secs(1));
+        play.happen(Event::WorkerHeard(worker));
+        let (_, assignment, _) = next[0];
+        next = assigned(&play.finish(worker, assignment, Outcome::Answered));
+        turns += 1;
+        // Four steps of ten seconds, at one a second.
+        assert!(turns <= 43);
+    }
+    assert!(turns >= 39, "{turns}");
+}
+
+#[test]
+fn a_large_demand_has_a_worker_kept_free() {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 4, &[]);
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        running.extend(assigned(&play.submit(by(1, "small")).1));
+    }
+    for _ in 0..300 {
+        play.submit(by(1, "small"));
+    }
+    let (large, _) = play.submit(Submission { demand: cores(4), ..by(2, "large") });
+    let mut turns = 0;
+    while running.iter().all(|(_, _, execution)| *execution != large) {
+        play.pass(secs(1));
+        play.happen(Event::WorkerHeard(worker));
+        let (_, assignment, _) = running.remove(0);
+        running.extend(assigned(&play.finish(worker, assignment, Outcome::Answered)));
+        turns += 1;
+        // The patience, and what ran then.
+        assert!(turns <= 30 + 5, "{turns}");
+    }
+    assert_eq!(running.len(), 1);
+    let end = assigned(&play.finish(worker, running[0].1, Outcome::Answered));
+    assert_eq!(end.len(), 4, "the small ones go on");
+}
+
+#[test]
+fn what_was_kept_free_is_given_up_with_its_cause() {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 2, &[]);
+    let one = assigned(&play.submit(job()).1)[0];
+    play.submit(job());
+    let (large, _) = play.submit(Submission { demand: cores(2), ..job() });
+    play.pass(secs(20));
+    play.happen(Event::WorkerHeard(worker));
+    play.pass(secs(20));
+    let (waits, _) = play.submit(job());
+    assert_eq!(play.finish(worker, one.1, Outcome::Answered).len(), 1, "kept free");
+    let effects = play.happen(Event::Cancel(large));
+    assert_eq!(assigned(&effects)[0].2, waits);
+}
+
+#[test]
+fn an_invocation_stays_where_its_inputs_are_while_half_is_free() {
+    let mut play = Play::new();
+    play.worker(1, 4, &[]);
+    play.worker(2, 4, &[]);
+    let on = |play: &mut Play, invocation: &str| assigned(&play.submit(by(1, invocation)).1)[0].0.0;
+    let ran: Vec<_> = ["a", "a", "b", "a", "a", "b"].map(|invocation| on(&mut play, invocation)).to_vec();
+    assert_eq!(ran, [1, 1, 2, 1, 2, 2]);
+}
+
+mod order {
+    use proptest::prelude::*;
+
+    use super::super::super::fairness::FairOrder;
+
+    proptest! {
+        /// Two flows that wait all the time are never further apart than one dispatch of the dearer, whatever others do.
+        #[test]
+        fn flows_that_wait_get_the_same(deeds in prop::collection::vec((0_u8..6, 0_u64..8, 1_u64..5), 0..400)) {
+            const UNIT: u64 = 1 << 20;
+            let mut order = FairOrder::default();
+            let (mut first, mut second) = (0_u64, 0_u64);
+            order.join(&100);
+            order.join(&101);
+            for (deed, other, cost) in deeds {
+                match deed {
+                    0 => order.join(&other),
+                    1 => order.leave(&other),
+                    _ => {
+                        let next = *order.first().unwrap();
+                        order.charge(&next, cost * UNIT);
+                        first += if next == 100 { cost } else { 0 };
+                        second += if next == 101 { cost } else { 0 };
+                    }
+                }
+                prop_assert!(first.abs_diff(second) <= 4, "{} and {}", first, second);
+            }
+            (0..8).chain([100, 101]).for_each(|flow| order.leave(&flow));
+            prop_assert_eq!(order.len(), 0);
+        }
+    }
+}

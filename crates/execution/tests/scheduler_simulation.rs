@@ -1,0 +1,30 @@
+//! The scheduler among thousands of workers and clients that lose, forget, repeat and delay, in made-up time.
+//!
+//! After every effect a model of the world checks that no execution runs twice at once, that no worker is given more
+//! than it has or what it cannot run, and that everything is completed once; in the end, that nothing was lost and
+//! nothing is kept. `GF_SIMULATION_SEEDS=100` tries more seeds, `GF_SIMULATION_SEED=7` that one.
+
+#![allow(clippy::expect_used, clippy::print_stdout, reason = "a test fails by panicking")]
+
+mod scheduler_simulation {
+    pub(crate) mod model;
+    pub(crate) mod world;
+}
+
+use scheduler_simulation::world::World;
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|value| value.parse::<u64>().expect("a number"));
+    match number("GF_SIMULATION_SEED") {
+        Some(seed) => vec![seed],
+        None => (1..=number("GF_SIMULATION_SEEDS").unwrap_or(4)).collect(),
+    }
+}
+
+#[test]
+fn nothing_is_lost_run_twice_or_kept() {
+    for seed in seeds() {
+        let said = World::new(seed).run();
+        println!("seed {seed}: {said}");
+    }
+}

@@ -1,0 +1,160 @@
+//! What must be true of the effects, whatever the scheduler thinks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use gf_execution::scheduler::{AssignmentId, Effect, End, ExecutionId, Now, Offer, Resources, Submission, WorkerId};
+
+/// An execution that lives.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) submission: Submission,
+    pub(crate) submitted: Now,
+    pub(crate) running: Option<(WorkerId, AssignmentId)>,
+    pub(crate) attempts: u32,
+}
+
+/// A worker that lives.
+#[derive(Debug)]
+pub(crate) struct Working {
+    pub(crate) offer: Offer,
+    pub(crate) free: Resources,
+    pub(crate) runs: BTreeMap<AssignmentId, Resources>,
+    pub(crate) draining: bool,
+}
+
+/// What happened, in numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) submitted: usize,
+    pub(crate) merged: usize,
+    pub(crate) assigned: usize,
+    pub(crate) answered: usize,
+    pub(crate) cancelled: usize,
+    pub(crate) without_worker: usize,
+    pub(crate) given_up: usize,
+    pub(crate) refused: usize,
+    pub(crate) dismissed: usize,
+    pub(crate) requeued: usize,
+    pub(crate) longest_wait: Duration,
+}
+
+/// The world as the effects make it.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) live: BTreeMap<ExecutionId, Live>,
+    pub(crate) workers: BTreeMap<WorkerId, Working>,
+    pub(crate) tally: Tally,
+    over: BTreeSet<ExecutionId>,
+    /// Every assignment that was ever given, and of what.
+    given: BTreeMap<AssignmentId, ExecutionId>,
+    /// Assignments whose result is not wanted, until the worker says that they ended.
+    pub(crate) withdrawn: BTreeSet<(WorkerId, AssignmentId)>,
+}
+
+impl Model {
+    /// Checks an effect and does it.
+    pub(crate) fn perform(&mut self, effect: &Effect, now: Now) {
+        match effect {
+            Effect::Queued(id) => {
+                let live = self.live.get_mut(id).expect("queued while it lives");
+                assert!(live.running.is_none(), "{id} queued while it runs");
+                self.tally.requeued += usize::from(live.attempts > 0);
+            }
+            Effect::Merged { submitted, into } => {
+                let forgotten = self.live.remove(submitted).expect("merged while it lives");
+                let into = self.live.get(into).expect("merged into one that lives");
+                assert!(forgotten.submission.merge.is_some(), "merged what must not be");
+                assert_eq!(forgotten.submission.merge, into.submission.merge);
+                self.tally.merged += 1;
+            }
+            Effect::Assign { worker, assignment, execution } => self.assign(*worker, *assignment, *execution, now),
+            Effect::Stage { execution, .. } => {
+                assert!(self.live[execution].running.is_some(), "{execution} has a stage and does not run");
+            }
+            Effect::Withdraw { worker, assignment } => {
+                assert!(self.workers[worker].runs.contains_key(assignment));
+                self.withdrawn.insert((*worker, *assignment));
+                assert!(self.failed(*worker, *assignment), "withdrawn and did not run");
+            }
+            Effect::Dismiss(worker) => {
+                self.tally.dismissed += 1;
+                self.lose(*worker);
+            }
+            Effect::Complete { execution, end } => self.complete(*execution, end),
+        }
+    }
+
+    fn assign(&mut self, worker: WorkerId, assignment: AssignmentId, execution: ExecutionId, now: Now) {
+        assert!(self.given.insert(assignment, execution).is_none(), "assignment {assignment} given twice");
+        let live = self.live.get_mut(&execution).expect("assigned while it lives");
+        assert!(live.running.is_none(), "{execution} runs twice at once");
+        let on = self.workers.get_mut(&worker).expect("assigned to a worker that lives");
+        assert!(!on.draining, "{worker} takes nothing more");
+        let demand = live.submission.demand;
+        assert!(demand.fits(&on.free), "{worker} is given more than it has");
+        let wanted = live.submission.platform.properties();
+        assert!(wanted.iter().all(|property| on.offer.properties.contains(property)), "{worker} cannot run it");
+        on.free.milli_cores -= demand.milli_cores;
+        on.free.memory_bytes -= demand.memory_bytes;
+        on.runs.insert(assignment, demand);
+        live.running = Some((worker, assignment));
+        live.attempts += 1;
+        self.tally.assigned += 1;
+        // The extremes of priority mean to wait for whatever else there is.
+        if live.attempts == 1 && live.submission.priority.unsigned_abs() < 100 {
+            self.tally.longest_wait = self.tally.longest_wait.max(now.since(live.submitted));
+        }
+    }
+
+    fn complete(&mut self, execution: ExecutionId, end: &End) {
+        assert!(self.over.insert(execution), "{execution} completed twice");
+        let live = self.live.remove(&execution).expect("completed while it lives");
+        let count = match end {
+            End::Answered(assignment) => {
+                assert_eq!(live.running.map(|(_, runs)| runs), Some(*assignment));
+                &mut self.tally.answered
+            }
+            End::Cancelled => {
+                assert!(live.running.is_none(), "cancelled without telling the worker");
+                &mut self.tally.cancelled
+            }
+            End::NoWorker(_) => {
+                assert!(live.running.is_none());
+                &mut self.tally.without_worker
+            }
+            End::GivenUp { attempts } => {
+                assert_eq!(*attempts, live.attempts);
+                &mut self.tally.given_up
+            }
+            End::QueueFull => &mut self.tally.refused,
+        };
+        *count += 1;
+    }
+
+    /// A worker is told to have ended an assignment. Whether it ran that.
+    pub(crate) fn ended(&mut self, worker: WorkerId, assignment: AssignmentId) -> bool {
+        self.withdrawn.remove(&(worker, assignment));
+        let Some(on) = self.workers.get_mut(&worker) else { return false };
+        let Some(demand) = on.runs.remove(&assignment) else { return false };
+        on.free.milli_cores += demand.milli_cores;
+        on.free.memory_bytes += demand.memory_bytes;
+        true
+    }
+
+    /// A failed attempt runs no more, before the scheduler says what becomes of it. Whether it ran.
+    pub(crate) fn failed(&mut self, worker: WorkerId, assignment: AssignmentId) -> bool {
+        let live = self.given.get(&assignment).and_then(|execution| self.live.get_mut(execution));
+        let ran = live.filter(|live| live.running == Some((worker, assignment)));
+        ran.map(|live| live.running = None).is_some()
+    }
+
+    /// A worker is gone, and nothing runs on it.
+    pub(crate) fn lose(&mut self, worker: WorkerId) {
+        let Some(gone) = self.workers.remove(&worker) else { return };
+        for assignment in gone.runs.into_keys() {
+            self.withdrawn.remove(&(worker, assignment));
+            self.failed(worker, assignment);
+        }
+    }
+}
