@@ -7,6 +7,7 @@
 //! [`Launcher::run`] is over, or the launcher or the worker is killed, no process of the sandbox is left and nothing
 //! stays mounted.
 
+mod bare;
 mod cgroup;
 mod command;
 mod config;
@@ -14,6 +15,7 @@ mod factory;
 mod init;
 mod launcher;
 mod measure;
+mod network;
 mod probe;
 mod scratch;
 mod service;
@@ -29,6 +31,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
+pub use bare::run_bare;
 pub use config::{ActionUser, SandboxConfig};
 pub use launcher::{Launcher, LauncherError, Report, SandboxError};
 pub use scratch::remove_scratch;

@@ -17,9 +17,18 @@ use rustix::thread::UnshareFlags;
 use super::cgroup;
 use super::command::Streams;
 use super::init::{INSIDE_USER, Job};
+use super::network::{Network, Networks, Place};
 use super::sys::{self, Clone};
 use super::template::Template;
 use super::wire::{Doing, Ended, EndedBy, Failure, Outcome, Reply, Setup, Start, now_us};
+
+/// The network is not among them: see [`Networks`].
+const NAMESPACES: c_int = libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP;
 
 /// What is the same for all sandboxes.
 pub(super) struct Factory {
@@ -27,6 +36,7 @@ pub(super) struct Factory {
     uid: u32,
     gid: u32,
     privileged: bool,
+    networks: Networks,
     pub cgroups: Option<cgroup::Parent>,
 }
 
@@ -37,6 +47,7 @@ pub(super) struct Sandbox {
     control: Option<OwnedFd>,
     report: OwnedFd,
     group: Option<cgroup::Group>,
+    network: Option<Network>,
 }
 
 impl Factory {
@@ -53,7 +64,8 @@ impl Factory {
         rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .doing("keep mounts to ourselves")?;
         let (uid, gid) = if privileged { (setup.action_uid, setup.action_gid) } else { (uid, gid) };
-        Ok(Self { template: Template::build(setup)?, uid, gid, privileged, cgroups: None })
+        let networks = Networks::new(privileged).doing("find the network namespace of the machine")?;
+        Ok(Self { template: Template::build(setup)?, uid, gid, privileged, networks, cgroups: None })
     }
 
     /// Whether actions run as another user than the launcher.
@@ -66,8 +78,13 @@ impl Factory {
         (self.uid, self.gid)
     }
 
+    /// From now on every run makes a network namespace of its own. Called before any sandbox is made.
+    pub(super) fn renew_networks(&mut self) {
+        self.networks = Networks::Renewed;
+    }
+
     /// Makes a sandbox for a run, with files for what it says.
-    pub(super) fn make(&self, start: Start) -> Result<Sandbox, Failure> {
+    pub(super) fn make(&mut self, start: Start) -> Result<Sandbox, Failure> {
         let streams = self.open_streams(&start)?;
         if self.privileged {
             let scratch = Path::new(OsStr::from_bytes(&start.scratch));
@@ -78,22 +95,43 @@ impl Factory {
         let (control, our_control) = pipe()?;
         let (our_report, report) = pipe()?;
         let cgroup = group.as_ref().map(cgroup::Group::membership).transpose().doing("open the control group")?;
-        let flags = namespaces(start.host_network);
-        let job = Job { start, template: self.template.path().into(), streams, control, report, cgroup };
-        match sys::clone_into(flags).doing("make namespaces")? {
+        let (namespaces, network, renew_network) = match self.enter_network(&start)? {
+            Place::Here => (NAMESPACES, None, false),
+            Place::Kept(network) => (NAMESPACES, Some(network), false),
+            Place::New => (NAMESPACES | libc::CLONE_NEWNET, None, true),
+        };
+        let job = Job { start, template: self.template.path().into(), streams, control, report, cgroup, renew_network };
+        match sys::clone_into(namespaces).doing("make namespaces")? {
             Clone::Child => job.live(),
             Clone::Parent { pid, pidfd } => {
                 drop(job);
-                let mut sandbox = Sandbox { pidfd, control: Some(our_control), report: our_report, group };
+                let mut sandbox = Sandbox { pidfd, control: Some(our_control), report: our_report, group, network };
                 if let Err(failure) = self.map_users(pid) {
                     sandbox.stop();
-                    sandbox.conclude();
+                    self.conclude(sandbox);
                     return Err(failure);
                 }
                 sandbox.begin();
                 Ok(sandbox)
             }
         }
+    }
+
+    /// How a sandbox ended; waits if it has not.
+    pub(super) fn conclude(&mut self, mut sandbox: Sandbox) -> Outcome {
+        let network = sandbox.network.take();
+        let outcome = sandbox.conclude();
+        if let Some(network) = network {
+            self.networks.give_back(network);
+        }
+        outcome
+    }
+
+    fn enter_network(&mut self, start: &Start) -> Result<Place, Failure> {
+        if start.host_network {
+            return self.networks.enter_host().doing("enter the network of the machine");
+        }
+        self.networks.enter_unused().doing("make a network namespace")
     }
 
     fn group(&self, start: &Start) -> Result<Option<cgroup::Group>, Failure> {
@@ -140,16 +178,6 @@ impl Factory {
     }
 }
 
-fn namespaces(host_network: bool) -> c_int {
-    let always = libc::CLONE_NEWUSER
-        | libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
-    if host_network { always } else { always | libc::CLONE_NEWNET }
-}
-
 impl Sandbox {
     /// Readable when it is over.
     pub(super) const fn pidfd(&self) -> &OwnedFd {
@@ -172,8 +200,7 @@ impl Sandbox {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// How it ended; waits if it has not.
-    pub(super) fn conclude(self) -> Outcome {
+    fn conclude(self) -> Outcome {
         let waited = rustix::io::retry_on_intr(|| {
             rustix::process::waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&self.pidfd)), WaitIdOptions::EXITED)
         });

@@ -13,15 +13,14 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
 
-use super::cgroup;
 use super::command::{Streams, become_command};
 use super::sys::{self, Copy};
 use super::view;
 use super::watch::Watch;
 use super::wire::{Doing, Ended, EndedBy, Failure, Outcome, Reply, Start, now_us};
+use super::{cgroup, network};
 
 /// Whom a command sees itself running as.
 pub(super) const INSIDE_USER: u32 = 1000;
@@ -41,6 +40,8 @@ pub(super) struct Job {
     /// Where it says how it ended.
     pub report: OwnedFd,
     pub cgroup: Option<cgroup::Membership>,
+    /// Whether its network namespace is a new one, in which nothing was done yet.
+    pub renew_network: bool,
 }
 
 impl Job {
@@ -56,8 +57,8 @@ impl Job {
         kept.extend(self.cgroup.iter().flat_map(cgroup::Membership::descriptors));
         // What the launcher holds must end with the launcher: above all, the other ends of pipes.
         sys::close_all_but(&kept);
-        let Self { start, template, streams, control, report, cgroup } = self;
-        let life = Life { start, template, control, cgroup };
+        let Self { start, template, streams, control, report, cgroup, renew_network } = self;
+        let life = Life { start, template, control, cgroup, renew_network };
         let outcome = match life.run(streams) {
             Ok(ended) => Outcome::Ended(ended),
             Err(failure) => Outcome::Failed(failure),
@@ -74,6 +75,7 @@ struct Life {
     template: PathBuf,
     control: OwnedFd,
     cgroup: Option<cgroup::Membership>,
+    renew_network: bool,
 }
 
 impl Life {
@@ -87,7 +89,10 @@ impl Life {
         become_action_user()?;
         let written = view::enter(&found)?;
         drop(found);
-        isolate(&self.start)?;
+        if self.renew_network {
+            network::switch_loopback_on().doing("switch the loopback device on")?;
+        }
+        isolate()?;
         let signals = sys::child_signals().doing("receive signals")?;
         let started_us = now_us();
         if self.start.arguments.is_empty() {
@@ -168,12 +173,8 @@ fn become_action_user() -> Result<(), Failure> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).doing("ask to die with the launcher")
 }
 
-fn isolate(start: &Start) -> Result<(), Failure> {
+fn isolate() -> Result<(), Failure> {
     rustix::system::sethostname(HOST_NAME.as_bytes()).doing("set the host name")?;
-    if !start.host_network {
-        let socket = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None).doing("open a socket")?;
-        sys::loopback_up(socket.as_fd()).doing("switch the loopback device on")?;
-    }
     match sys::own_session_keyring() {
         // Where keyrings are refused or absent, they are to the command too.
         Err(error) if error.raw_os_error() == Some(Errno::DQUOT.raw_os_error()) => {

@@ -304,7 +304,7 @@ async fn reap(mut child: Child) {
     let _ = tokio::task::spawn_blocking(move || child.wait()).await;
 }
 
-fn refused(failure: &Failure) -> LauncherError {
+pub(super) fn refused(failure: &Failure) -> LauncherError {
     LauncherError::Refused { doing: failure.doing.clone(), source: failure.error(), advice: advice(&failure.doing) }
 }
 
@@ -327,7 +327,7 @@ fn advice(doing: &str) -> &'static str {
     }
 }
 
-fn start_of(run: &Run) -> Start {
+pub(super) fn start_of(run: &Run) -> Start {
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let (layers, private) = match &run.root {
         Root::Layers(layers) => (layers.iter().map(|layer| bytes(layer)).collect(), None),

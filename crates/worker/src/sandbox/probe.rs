@@ -56,14 +56,14 @@ struct Kind {
     own_network: bool,
 }
 
-fn try_one(factory: &Factory, folder: &Path, kind: Kind) -> Result<(), Failure> {
+fn try_one(factory: &mut Factory, folder: &Path, kind: Kind) -> Result<(), Failure> {
     let answer = try_in(factory, folder, kind);
     // Left behind, it is in nobody's way.
     let _ = super::remove_scratch(folder);
     answer
 }
 
-fn try_in(factory: &Factory, folder: &Path, kind: Kind) -> Result<(), Failure> {
+fn try_in(factory: &mut Factory, folder: &Path, kind: Kind) -> Result<(), Failure> {
     use super::wire::Doing;
     let (inputs, scratch) = (folder.join("inputs"), folder.join("scratch"));
     super::remove_scratch(folder).doing("empty the folder for trials")?;
@@ -77,7 +77,8 @@ fn try_in(factory: &Factory, folder: &Path, kind: Kind) -> Result<(), Failure> {
         host_network: !kind.own_network,
         ..Start::default()
     };
-    match factory.make(start)?.conclude() {
+    let sandbox = factory.make(start)?;
+    match factory.conclude(sandbox) {
         Outcome::Failed(failure) => Err(failure),
         _ => Ok(()),
     }

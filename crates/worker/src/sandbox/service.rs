@@ -146,7 +146,10 @@ impl Service {
 
     fn conclude(&mut self, id: u64) -> io::Result<()> {
         match self.sandboxes.remove(&id) {
-            Some(made) => send(&mut self.socket, id, made.sandbox.conclude()),
+            Some(made) => {
+                let outcome = self.factory.conclude(made.sandbox);
+                send(&mut self.socket, id, outcome)
+            }
             None => Ok(()),
         }
     }
@@ -160,10 +163,10 @@ impl Service {
     }
 
     /// Nobody is there any more to be told.
-    fn end(self) {
+    fn end(mut self) {
         for made in self.sandboxes.into_values() {
             made.sandbox.kill();
-            made.sandbox.conclude();
+            self.factory.conclude(made.sandbox);
         }
     }
 }

@@ -109,6 +109,17 @@ async fn only_its_own_loopback_is_reached() {
 }
 
 #[tokio::test]
+async fn a_port_that_one_used_is_free_for_the_next() {
+    let bench = Bench::new().await;
+    // Closed by the server first, so that the port lingers where it was.
+    let script = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 4321)); s.listen(); \
+                  c = socket.create_connection(('127.0.0.1', 4321), 5); a = s.accept()[0]; a.close(); c.recv(1); c.close()";
+    for name in ["one", "two", "three"] {
+        bench.run(bench.command(name, &["python3", "-c", script])).await.ok();
+    }
+}
+
+#[tokio::test]
 async fn it_is_nobody() {
     let bench = Bench::new().await;
     let said = bench.sh("status", "id -u; id -g; hostname; grep -E '^(Cap|NoNewPrivs)' /proc/self/status").await;
