@@ -20,6 +20,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run the server until SIGTERM or Ctrl-C
     Serve(ServeArgs),
+    /// Run actions for a server until SIGTERM or Ctrl-C
+    Worker(WorkerArgs),
     /// Say whether a server is ready, and how full it is; exits 3 when it is not ready
     Status(StatusArgs),
     /// Look into the store of a server, and mend it
@@ -52,6 +54,60 @@ pub(crate) struct ServeArgs {
     /// Where to keep all data. Wins over the file
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Run actions for a server until SIGTERM or Ctrl-C.
+///
+/// The server has a worker of its own; this attaches another one. Its token is taken from --token-file or from the
+/// environment variable GF_WORKER_TOKEN.
+///
+/// The first SIGTERM or Ctrl-C lets actions under way finish; a second one exits at once.
+#[derive(Debug, ClapArgs)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct WorkerArgs {
+    /// The server to work for
+    #[arg(long, value_name = "URL", env = "GF_SERVER", default_value = "http://127.0.0.1:8980")]
+    pub(crate) server: String,
+    /// Trust the certificates in this PEM file instead of the system's
+    #[arg(long, value_name = "FILE", env = "GF_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// A file with the token of this worker
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// What people call this worker; the host name unless told
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where to keep inputs and running actions; of this worker alone
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The cores to offer; all of the machine unless told
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) cores: Option<u32>,
+    /// The memory to offer, such as 16GiB; most of the machine's unless told
+    #[arg(long, value_name = "SIZE", value_parser = gf_server::config::parse_size)]
+    pub(crate) memory: Option<u64>,
+    /// The most that kept inputs may take on the disk
+    #[arg(long, value_name = "SIZE", value_parser = gf_server::config::parse_size)]
+    pub(crate) cache: Option<u64>,
+    /// What actions may ask for as a platform property; may be given more than once
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = parse_property)]
+    pub(crate) properties: Vec<(String, String)>,
+    /// Show actions the tools of this root file system instead of the machine's
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Give the network to actions that ask for it with the platform property network=on
+    #[arg(long)]
+    pub(crate) network: bool,
+    /// Use a connection that the server opened, which is this descriptor
+    #[arg(long, value_name = "FD", hide = true, value_parser = clap::value_parser!(i32).range(0..=0))]
+    pub(crate) inherited_connection: Option<i32>,
+}
+
+fn parse_property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is no property: write NAME=VALUE")),
+    }
 }
 
 #[derive(Debug, Subcommand)]

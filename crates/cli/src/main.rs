@@ -11,6 +11,7 @@ mod output;
 mod serve;
 mod status_command;
 mod store_command;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -19,8 +20,13 @@ use clap::Parser;
 use args::{Args, Command, ConfigCommand};
 
 fn main() -> ExitCode {
+    // Before there is a second thread, and before anybody reads the command line.
+    if let Some(ended) = gf_worker::sandbox::run_if_launcher() {
+        return ended;
+    }
     let result = match Args::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Worker(args) => worker::run(args),
         Command::Status(args) => status_command::run(args),
         Command::Store { command } => store_command::run(command),
         Command::Config { command: ConfigCommand::Check(args) } => config_command::check(&args),

@@ -6,4 +6,24 @@
 //! What always holds: an action cannot change a stored blob or another action's files; it runs in a sandbox or not at
 //! all; what it started is gone when its assignment ends.
 
+mod assignment;
+mod blobs;
+mod config;
+mod connection;
+mod execute;
+mod failure;
+mod folders;
+mod input_root;
+mod local_blobs;
+mod lru;
+mod outputs;
+mod paths;
+mod removal;
 pub mod sandbox;
+mod session;
+mod times;
+mod worker;
+
+pub use config::{Bounds, NetworkPolicy, ServerConnection, Token, WorkerConfig};
+pub use connection::ConnectionError;
+pub use worker::{WorkerError, run};

@@ -1,0 +1,286 @@
+//! One assignment from its arrival to its answer: fetch, run, store.
+//!
+//! What always holds: every assignment is answered once; when it is, nothing of it runs and its folder is gone or about to
+//! go. A cancelled one stops at whatever stage it is.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use gf_reapi::execution::{ActionResult, ExecutedActionMetadata};
+use gf_reapi::rpc;
+use gf_reapi::worker::finished::Verdict;
+use gf_reapi::worker::progress::Stage;
+use gf_reapi::worker::{Assignment, Finished, ResourceUsage};
+use prost::{Message, Name};
+use prost_types::Any;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use crate::assignment::Order;
+use crate::blobs::{BlobClient, blocking};
+use crate::config::{Bounds, NetworkPolicy};
+use crate::failure::{Failure, status};
+use crate::input_root::InputRoots;
+use crate::outputs::{self, Asked, Collected, View};
+use crate::removal::Trash;
+use crate::sandbox::{Launcher, Limit, Limits, Ran, Run, SandboxError, Usage};
+use crate::times::{Clock, timestamp, wire_duration};
+
+/// Logs up to this size are also in the answer itself.
+const MAX_RAW_LOG_BYTES: u64 = 16 << 10;
+
+/// What all assignments of a worker share.
+pub(crate) struct Workshop {
+    pub(crate) name: String,
+    pub(crate) launcher: Launcher,
+    pub(crate) roots: InputRoots,
+    pub(crate) trash: Arc<Trash>,
+    pub(crate) runs_folder: PathBuf,
+    pub(crate) next_run: AtomicU64,
+    pub(crate) bounds: Bounds,
+    pub(crate) network: NetworkPolicy,
+}
+
+/// Where one assignment says how far it is, and hears that nobody wants it.
+pub(crate) struct Surroundings {
+    pub(crate) channel: Channel,
+    pub(crate) max_batch_bytes: u64,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) progress: Box<dyn Fn(Stage) + Send + Sync>,
+}
+
+/// The answer under construction.
+#[derive(Default)]
+struct Answer {
+    result: ActionResult,
+    metadata: ExecutedActionMetadata,
+    /// The limit that ended it.
+    ended: Option<rpc::Status>,
+}
+
+impl Workshop {
+    /// Does what the assignment says.
+    pub(crate) async fn execute(&self, assignment: Assignment, around: &Surroundings) -> Finished {
+        let clock = Clock::start();
+        let mut answer = Answer::default();
+        answer.metadata.worker.clone_from(&self.name);
+        answer.metadata.queued_timestamp = assignment.queued_timestamp;
+        answer.metadata.worker_start_timestamp = Some(timestamp(clock.now()));
+        let run_folder = self.runs_folder.join(self.next_run.fetch_add(1, Ordering::Relaxed).to_string());
+        let done = self.stages(&assignment, around, &run_folder, &clock, &mut answer).await;
+        self.tidy(run_folder).await;
+        answer.metadata.worker_completed_timestamp = Some(timestamp(clock.now()));
+        answer.finish(assignment.assignment_id, done)
+    }
+
+    async fn stages(
+        &self,
+        assignment: &Assignment,
+        around: &Surroundings,
+        run_folder: &Path,
+        clock: &Clock,
+        answer: &mut Answer,
+    ) -> Result<(), Failure> {
+        let order = Order::read(assignment, self.network)?;
+        let Surroundings { channel, max_batch_bytes, cancel, progress } = around;
+        let credential = order.credential.expose();
+        let blobs =
+            BlobClient::new(channel.clone(), order.instance.clone(), order.function, credential, *max_batch_bytes)?;
+        make_run_folder(run_folder).map_err(|error| Failure::io("create the folder of a run", error))?;
+
+        progress(Stage::Fetching);
+        answer.metadata.input_fetch_start_timestamp = Some(timestamp(clock.now()));
+        let inputs = unless_cancelled(cancel, self.roots.make(&blobs, &order.inputs, run_folder)).await?;
+        answer.metadata.input_fetch_completed_timestamp = Some(timestamp(clock.now()));
+
+        progress(Stage::Running);
+        let run = self.run_of(&order, inputs.root.clone(), run_folder);
+        let before = clock.now();
+        let ran = self.launcher.run(run.clone(), cancel.clone()).await.map_err(not_run)?;
+        if ran.ended_by == Some(Limit::Cancelled) {
+            return Err(Failure::Cancelled);
+        }
+        answer.ran(&ran, before, clock.now());
+        answer.ended = ran.ended_by.map(|limit| ended(limit, &run.limits));
+
+        progress(Stage::Uploading);
+        answer.metadata.output_upload_start_timestamp = Some(timestamp(clock.now()));
+        let kept = unless_cancelled(cancel, keep(&blobs, &order.outputs, run, answer)).await;
+        answer.metadata.output_upload_completed_timestamp = Some(timestamp(clock.now()));
+        drop(inputs);
+        kept
+    }
+
+    fn run_of(&self, order: &Order, root: crate::sandbox::Root, folder: &Path) -> Run {
+        Run {
+            arguments: order.arguments.clone(),
+            environment: order.environment.clone(),
+            working_directory: order.inputs.working_directory.to_path(),
+            root,
+            scratch: folder.join("scratch"),
+            stdout: folder.join("stdout"),
+            stderr: folder.join("stderr"),
+            network: order.network,
+            limits: Limits {
+                timeout: order.timeout,
+                memory_bytes: order.memory_bytes,
+                processes: self.bounds.processes,
+                disk_bytes: self.bounds.disk_bytes,
+                log_bytes: self.bounds.log_bytes,
+            },
+        }
+    }
+
+    async fn tidy(&self, run_folder: PathBuf) {
+        let trash = Arc::clone(&self.trash);
+        let tidied = blocking(move || {
+            trash
+                .remove(&run_folder)
+                .map_err(|error| Failure::io(format_args!("remove {}", run_folder.display()), error))
+        });
+        if let Err(Failure::Worker(error)) = tidied.await {
+            tracing::warn!(error, "what an action left behind stays until the next start");
+        }
+        self.roots.trim();
+    }
+}
+
+fn make_run_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir(folder)?;
+    fs::create_dir(folder.join("scratch"))
+}
+
+async fn unless_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    cancel.run_until_cancelled(work).await.unwrap_or(Err(Failure::Cancelled))
+}
+
+fn not_run(error: SandboxError) -> Failure {
+    match error {
+        SandboxError::TooLarge => Failure::invalid("the arguments and the environment of the command are too large"),
+        SandboxError::Refused { .. } | SandboxError::LauncherGone => Failure::Worker(error.to_string()),
+    }
+}
+
+/// Stores logs and outputs. Of an action that was ended only the logs are kept: its outputs are not what it wanted.
+async fn keep(blobs: &BlobClient, asked: &Asked, run: Run, answer: &mut Answer) -> Result<(), Failure> {
+    let (asked, function, is_ended) = (asked.clone(), blobs.function(), answer.ended.is_some());
+    let (logs, outputs) = blocking(move || {
+        let mut logs = Collected::default();
+        let digests = [&run.stdout, &run.stderr].map(|log| logs.add_log(log, function));
+        let [stdout, stderr] = digests;
+        let (stdout, stderr) = (stdout?, stderr?);
+        let raw = |digest: &Option<gf_digest::Digest>, path: &Path| match digest {
+            Some(digest) if digest.size_bytes() <= MAX_RAW_LOG_BYTES => fs::read(path).map(bytes::Bytes::from),
+            _ => Ok(bytes::Bytes::new()),
+        };
+        let unreadable = |error| Failure::io("read a log", error);
+        logs.result.stdout_raw = raw(&stdout, &run.stdout).map_err(unreadable)?;
+        logs.result.stderr_raw = raw(&stderr, &run.stderr).map_err(unreadable)?;
+        logs.result.stdout_digest = stdout.map(Into::into);
+        logs.result.stderr_digest = stderr.map(Into::into);
+        let outputs =
+            if is_ended { Ok(Collected::default()) } else { outputs::collect(&asked, &View::of(&run), function) };
+        Ok((logs, outputs))
+    })
+    .await?;
+    let exit_code = answer.result.exit_code;
+    // What the logs say is wanted most when the outputs are not as they should be.
+    let (found, refused) = match outputs {
+        Ok(found) => (found, Ok(())),
+        Err(refused) => (Collected::default(), Err(refused)),
+    };
+    let mut named = found.blobs;
+    named.extend(logs.blobs);
+    answer.result = ActionResult {
+        exit_code,
+        stdout_raw: logs.result.stdout_raw,
+        stdout_digest: logs.result.stdout_digest,
+        stderr_raw: logs.result.stderr_raw,
+        stderr_digest: logs.result.stderr_digest,
+        ..found.result
+    };
+    if let Err(error) = outputs::store(blobs, &named).await {
+        answer.result = ActionResult::default();
+        return Err(error);
+    }
+    refused
+}
+
+/// Which limit, how much it is, and who can raise it.
+fn ended(limit: Limit, limits: &Limits) -> rpc::Status {
+    let Limits { timeout, memory_bytes, disk_bytes, log_bytes, .. } = limits;
+    let (code, message) = match limit {
+        Limit::Time => (
+            Code::DeadlineExceeded,
+            format!(
+                "the action ran longer than its time limit of {timeout:?}; a client can ask for more with Action.timeout"
+            ),
+        ),
+        Limit::Memory => (
+            Code::ResourceExhausted,
+            format!(
+                "the action used more than its memory limit of {memory_bytes} bytes; it can ask for more with the platform \
+                 property `memory`"
+            ),
+        ),
+        Limit::Disk => (
+            Code::ResourceExhausted,
+            format!(
+                "the action wrote more than its disk limit of {disk_bytes} bytes; an operator can raise it for the worker"
+            ),
+        ),
+        Limit::Log => (
+            Code::ResourceExhausted,
+            format!("stdout or stderr grew beyond the limit of {log_bytes} bytes; write large output to a file"),
+        ),
+        Limit::Cancelled => (Code::Cancelled, "the action was cancelled".to_owned()),
+    };
+    status(code, message)
+}
+
+impl Answer {
+    fn ran(&mut self, ran: &Ran, before: SystemTime, after: SystemTime) {
+        // The launcher reads the clock of the machine, which may have been set meanwhile.
+        let started = ran.started.clamp(before, after);
+        let ended = ran.ended.clamp(started, after);
+        self.metadata.execution_start_timestamp = Some(timestamp(started));
+        self.metadata.execution_completed_timestamp = Some(timestamp(ended));
+        let took = ended.duration_since(started).unwrap_or_default();
+        self.metadata.virtual_execution_duration = Some(wire_duration(took));
+        let usage = usage(&ran.usage);
+        self.metadata.auxiliary_metadata =
+            vec![Any { type_url: ResourceUsage::type_url(), value: usage.encode_to_vec() }];
+        self.result.exit_code = ran.exit_code;
+    }
+
+    fn finish(self, assignment_id: String, done: Result<(), Failure>) -> Finished {
+        let Self { mut result, metadata, ended } = self;
+        result.execution_metadata = Some(metadata);
+        let (verdict, status) = match (done, ended) {
+            (Ok(()), None) => (Verdict::Completed, rpc::Status::default()),
+            (Ok(()), Some(ended)) => (Verdict::Ended, ended),
+            (Err(failure), _) => failure.into_answer(),
+        };
+        let message = status.message.clone();
+        Finished { assignment_id, verdict: verdict as i32, result: Some(result), status: Some(status), message }
+    }
+}
+
+fn usage(usage: &Usage) -> ResourceUsage {
+    ResourceUsage {
+        user_time: Some(wire_duration(usage.user_time)),
+        system_time: Some(wire_duration(usage.system_time)),
+        peak_memory_bytes: usage.peak_memory_bytes,
+        peak_memory_is_of_largest_process: usage.peak_memory_is_of_largest_process,
+        read_bytes: usage.read_bytes,
+        written_bytes: usage.written_bytes,
+    }
+}
