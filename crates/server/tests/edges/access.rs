@@ -7,18 +7,30 @@ use prost::Message;
 use tonic::Code;
 
 use crate::grpc::{Client, Seen};
-use crate::server::{Door, Server, TOKEN, noise, sha256};
+use crate::server::{Door, Server, TOKEN, WORKER_TOKEN, noise, sha256};
 
-/// The methods that change something.
-const WRITES: [&str; 7] = [
+/// The methods that readers may not call: they change something, or show what those do who may.
+const WRITES: [&str; 14] = [
     "BatchUpdateBlobs",
     "SpliceBlob",
     "RegisterChunkMapping",
     "Write",
     "QueryWriteStatus",
     "UpdateActionResult",
+    "Execute",
+    "WaitExecution",
+    "GetOperation",
+    "ListOperations",
+    "CancelOperation",
+    "WaitOperation",
+    "Attach",
     "PUT",
 ];
+
+/// Whoever attaches a worker touches no instance by that.
+fn is_for_workers(path: &str) -> bool {
+    path.ends_with("/Attach")
+}
 
 fn is_write(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|method| WRITES.contains(&method))
@@ -45,14 +57,16 @@ async fn every_method_is_tested() {
     let server = Server::start(Door::Closed);
     let blob = filled(&server).await;
     let client = Client::holder(&server).await;
-    assert_eq!(edges::grpc_methods().count(), 14);
+    let worker = Client::of(&server, Some(WORKER_TOKEN)).await;
+    assert_eq!(edges::grpc_methods().count(), 21);
     for method in edges::grpc_methods() {
+        let client = if is_for_workers(&method) { &worker } else { &client };
         let answer = client.call(&method, "default", blob).await;
         let seen = answer.unwrap_or_else(|| panic!("{method} has no test")).unwrap();
-        // Capabilities tell of no blob, and bytes in a batch are always looked at.
-        let expected = match method.ends_with("/GetCapabilities") || method.ends_with("/BatchUpdateBlobs") {
-            true => Seen::Absent,
-            false => Seen::Present,
+        // The first and the last tell of no blob, and bytes in a batch are always looked at.
+        let expected = match method.rsplit('/').next() {
+            Some("GetCapabilities" | "BatchUpdateBlobs" | "Attach") => Seen::Absent,
+            _ => Seen::Present,
         };
         assert_eq!(seen, expected, "{method}");
     }
@@ -94,7 +108,7 @@ async fn a_tenant_learns_nothing_of_what_another_has() {
     let server = Server::start(Door::Closed);
     let blob = filled(&server).await;
     let client = Client::holder(&server).await;
-    for method in edges::grpc_methods() {
+    for method in edges::grpc_methods().filter(|method| !is_for_workers(method)) {
         let seen = client.call(&method, "acme/ci", blob).await.unwrap();
         assert_eq!(seen.unwrap(), Seen::Absent, "{method}");
     }
@@ -104,17 +118,31 @@ async fn a_tenant_learns_nothing_of_what_another_has() {
 async fn an_unknown_instance_is_said_to_be_unknown() {
     let server = Server::start(Door::Open);
     let client = Client::of(&server, None).await;
-    for method in edges::grpc_methods() {
+    for method in edges::grpc_methods().filter(|method| !is_for_workers(method)) {
         let status = client.call(&method, "nobody", sha256(b"x")).await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{method}");
         assert!(status.message().contains("no instance \"nobody\""), "{method}: {}", status.message());
     }
 }
 
+/// Neither token does what the other is for.
 #[tokio::test]
-async fn remote_execution_says_that_it_is_not_here() {
+async fn workers_only_attach_and_only_workers_do() {
+    let server = Server::start(Door::Closed);
+    let blob = filled(&server).await;
+    let worker = Client::of(&server, Some(WORKER_TOKEN)).await;
+    let holder = Client::holder(&server).await;
+    for method in edges::grpc_methods() {
+        let refused = if is_for_workers(&method) { &holder } else { &worker };
+        let status = refused.call(&method, "default", blob).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_served_is_unimplemented() {
     let server = Server::start(Door::Open);
-    for method in ["Execution/Execute", "Execution/WaitExecution", "ActionCache/Nothing"] {
+    for method in ["Execution/Nothing", "ActionCache/Nothing"] {
         let path = format!("/build.bazel.remote.execution.v2.{method}");
         let status = crate::grpc::call_with_bytes(server.channel().await, &path, bytes::Bytes::new()).await;
         assert_eq!(status.code(), Code::Unimplemented, "{method}");

@@ -17,6 +17,7 @@ use gf_reapi::execution::{
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::execution::OF_OPERATIONS;
 use crate::server::{Server, TOKEN, noise, sha256};
 
 /// What a caller learns about a blob.
@@ -27,8 +28,8 @@ pub(crate) enum Seen {
 }
 
 pub(crate) struct Client {
-    channel: Channel,
-    token: Option<&'static str>,
+    pub(crate) channel: Channel,
+    pub(crate) token: Option<&'static str>,
 }
 
 impl Client {
@@ -40,7 +41,7 @@ impl Client {
         Self::of(server, Some(TOKEN)).await
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(token) = self.token {
             request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
@@ -114,6 +115,9 @@ impl Client {
             "QueryWriteStatus" => self.query_write_status(instance, blob).await,
             "GetActionResult" => self.get_result(instance, blob).await,
             "UpdateActionResult" => self.store_result_and_look(instance, blob).await,
+            "Execute" => self.execute(instance, blob).await,
+            method if OF_OPERATIONS.contains(&method) => self.call_about_operation(method, instance, blob).await,
+            "Attach" => self.attach().await,
             _ => return None,
         })
     }
@@ -250,7 +254,7 @@ impl Client {
 }
 
 /// NOT_FOUND is what a caller must not be able to tell from a blob of somebody else.
-fn seen<T>(answer: Result<T, Status>) -> Result<Seen, Status> {
+pub(crate) fn seen<T>(answer: Result<T, Status>) -> Result<Seen, Status> {
     match answer {
         Ok(_) => Ok(Seen::Present),
         Err(status) if status.code() == Code::Ok => Ok(Seen::Present),

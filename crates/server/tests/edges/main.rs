@@ -3,6 +3,7 @@
 
 mod access;
 mod bad_input;
+mod execution;
 mod grpc;
 mod http_cache;
 mod server;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 pub(crate) const TOKEN: &str = "s3cret";
+pub(crate) const WORKER_TOKEN: &str = "w0rker";
 
 /// Who may do what without the token.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,8 @@ impl Server {
             token: (door != Door::Open).then(|| Secret::new(TOKEN.to_owned())),
             anonymous_read: door == Door::ReadersMayEnter,
         };
-        let access = Arc::new(Access::new(config).unwrap());
+        let worker_token = (door != Door::Open).then(|| Secret::new(WORKER_TOKEN.to_owned()));
+        let access = Arc::new(Access::new(config).unwrap().with_worker_tokens(worker_token.as_slice()));
         let blobs: Arc<dyn BlobStore> = Arc::new(store.clone());
         let action_cache = ActionCache::new(Arc::clone(&blobs));
         let operations =
