@@ -50,6 +50,11 @@ impl Capacity {
         }
     }
 
+    /// No space set aside: for what must be written however full the store is.
+    pub(crate) fn unreserved(self: &Arc<Self>) -> Reservation {
+        Reservation { capacity: Arc::clone(self), bytes: 0 }
+    }
+
     pub(crate) fn add_used(&self, bytes: u64) {
         lock(&self.0).used_bytes += bytes;
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use fastcdc::v2020::{FastCDC, Normalization};
 use gf_digest::{Digest, Hasher};
 
-use super::core::{Core, failed};
+use super::core::{Core, Vacancy, failed};
 use super::index::{IndexKey, Place, Slot};
 use super::read::Part;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
@@ -87,24 +87,20 @@ impl Core {
     /// Makes a chunk a blob of its own: a view of `parent`, unless it is here in its own right.
     async fn add_view(self: &Arc<Self>, owner: OwnerId, parent: Digest, chunk: Part) -> Result<(), StoreError> {
         // Whole, whoever brought it: who may read the blob may read its chunk.
-        if let Some(present) = self.any_owner(&chunk.blob)?
-            && self.is_here(&present, &chunk.blob).await?
-        {
-            return self.let_in(owner, &chunk.blob).await;
+        let mut vacancy = Vacancy::default();
+        if let Some(present) = self.any_owner(&chunk.blob)? {
+            if self.is_here(&present, &chunk.blob).await? {
+                return self.let_in(owner, &chunk.blob).await;
+            }
+            vacancy = Vacancy { place: Some(present.place), has_ended: true };
         }
-        let mut reservation = self.reserve(2 * HEADER_BYTES as u64 + 48).await?;
+        let mut reservation = self.reserve(4 * HEADER_BYTES as u64 + 48).await?;
         let mut payload = Vec::with_capacity(48);
         payload.extend_from_slice(parent.hash());
         payload.extend_from_slice(&parent.size_bytes().to_le_bytes());
         payload.extend_from_slice(&chunk.offset.to_le_bytes());
         let header = RecordHeader::blob(RecordKind::View, owner, chunk.blob, Encoding::Identity);
-        let kept = self.publish(
-            header,
-            &payload,
-            &mut reservation,
-            |present| self.holds_bytes(present, &chunk.blob),
-            |at| Place::View { segment: at.segment, offset: at.offset, bytes: at.bytes },
-        )?;
+        let kept = self.publish_blob(header, &payload, &mut reservation, vacancy, Appended::view)?;
         if kept.is_some_and(|present| present.owner != owner) {
             self.grant(owner, &chunk.blob, &mut reservation)?;
         }
@@ -116,7 +112,7 @@ impl Core {
         if self.visible(owner, chunk)?.is_some() {
             return Ok(());
         }
-        let mut reservation = self.reserve(HEADER_BYTES as u64).await?;
+        let mut reservation = self.reserve(3 * HEADER_BYTES as u64).await?;
         self.grant(owner, chunk, &mut reservation)
     }
 
@@ -205,14 +201,10 @@ impl Core {
 
     async fn add_recipe(self: &Arc<Self>, owner: OwnerId, digest: Digest, chunks: &[Digest]) -> Result<(), StoreError> {
         let payload = recipe_payload(chunks);
-        let mut reservation = self.reserve((2 * HEADER_BYTES + payload.len()) as u64).await?;
+        let mut reservation = self.reserve((4 * HEADER_BYTES + payload.len()) as u64).await?;
         let header = RecordHeader::blob(RecordKind::Recipe, owner, digest, Encoding::Identity);
-        let keep = |present: &Slot| self.holds_bytes(present, &digest);
-        let kept = self.publish(header, &payload, &mut reservation, keep, |at| Place::Recipe {
-            segment: at.segment,
-            offset: at.offset,
-            bytes: at.bytes,
-        })?;
+        let Some(vacancy) = self.vacancy(owner, &digest, &mut reservation).await? else { return Ok(()) };
+        let kept = self.publish_blob(header, &payload, &mut reservation, vacancy, Appended::recipe)?;
         if kept.is_some_and(|present| present.owner != owner) {
             self.grant(owner, &digest, &mut reservation)?;
         }
@@ -283,14 +275,9 @@ impl Core {
         }
         let before = self.any_owner(&chunk.blob)?;
         let owner = before.map_or(owner, |slot| slot.owner);
-        let header = RecordHeader::blob(RecordKind::Blob, owner, chunk.blob, Encoding::Identity);
-        let place = |at: Appended| Place::Segment {
-            segment: at.segment,
-            offset: at.offset,
-            bytes: at.bytes,
-            encoding: Encoding::Identity,
-        };
-        self.append_for_move(before, header, &bytes, place).await
+        let mut header = RecordHeader::blob(RecordKind::Blob, owner, chunk.blob, Encoding::Identity);
+        header.sequence = self.sequence_of(before.as_ref()).await;
+        self.append_for_move(before, header, &bytes, |at| at.plain(Encoding::Identity)).await
     }
 
     /// Appends the recipe of a blob that has a place already, for [`Self::move_to`].
@@ -300,9 +287,20 @@ impl Core {
         digest: &Digest,
         chunks: &[Digest],
     ) -> Result<Move, StoreError> {
-        let header = RecordHeader::blob(RecordKind::Recipe, before.owner, *digest, Encoding::Identity);
-        let place = |at: Appended| Place::Recipe { segment: at.segment, offset: at.offset, bytes: at.bytes };
-        self.append_for_move(Some(before), header, &recipe_payload(chunks), place).await
+        let mut header = RecordHeader::blob(RecordKind::Recipe, before.owner, *digest, Encoding::Identity);
+        header.sequence = self.sequence_of(Some(&before)).await;
+        self.append_for_move(Some(before), header, &recipe_payload(chunks), Appended::recipe).await
+    }
+
+    /// The sequence number of the record that a slot points to, which tells when the blob came; 0, for a new one, when
+    /// there is none to be read.
+    pub(crate) async fn sequence_of(&self, slot: Option<&Slot>) -> u64 {
+        let Some(slot) = slot else { return 0 };
+        let header = match slot.place {
+            Place::Large { file, .. } => self.large.open_file(file, Some(&slot.key)).await.map(|file| file.header),
+            _ => self.segments.read(&slot.key, &slot.place).await.map(|(header, _)| header),
+        };
+        header.map_or(0, |header| header.sequence)
     }
 
     async fn append_for_move(

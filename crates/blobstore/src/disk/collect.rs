@@ -289,16 +289,16 @@ impl Core {
             }
         }
         let (key, kind, encoding, owner) = (header.index_key(), header.kind, header.encoding, header.owner);
-        let size_bytes = if key.digest(0).is_some() { header.digest.size_bytes() } else { payload.len() as u64 };
+        let size_bytes = header.slot_size(&payload);
         let bytes = header.head_bytes() as u64 + payload.len() as u64;
         let now = self.clock.now();
         let appended = self.segments.append(vec![NewRecord { header, payload: &payload }], now)?;
         self.capacity.add_used(bytes);
         let at = appended.first().ok_or_else(|| io::Error::other("nothing was appended"))?;
         let place = match kind {
-            RecordKind::View => Place::View { segment: at.segment, offset: at.offset, bytes: at.bytes },
-            RecordKind::Recipe => Place::Recipe { segment: at.segment, offset: at.offset, bytes: at.bytes },
-            _ => Place::Segment { segment: at.segment, offset: at.offset, bytes: at.bytes, encoding },
+            RecordKind::View => at.view(),
+            RecordKind::Recipe => at.recipe(),
+            _ => at.plain(encoding),
         };
         Ok((offset, Slot { key, place, size_bytes, touched: now, owner }))
     }

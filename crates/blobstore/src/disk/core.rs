@@ -11,13 +11,13 @@ use gf_digest::Digest;
 use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
 use super::file_layer::{FileLayer, StoreFile};
-use super::index::{Index, IndexKey, Lookup, Place, Slot};
+use super::index::{Fate, Index, IndexKey, Lookup, Place, Slot};
 use super::large::LargeFiles;
 use super::lease::LeasePolicy;
 use super::record::{RecordHeader, RecordKind};
 use super::scrub::Progress;
 use super::segments::{Appended, NewRecord, ReadFault, Segments, lock};
-use crate::{OwnerId, StoreError};
+use crate::{Encoding, OwnerId, StoreError};
 
 /// How a disk store is set up.
 #[derive(Clone, Debug)]
@@ -105,6 +105,15 @@ pub(crate) struct Core {
     pub last_busy: AtomicU32,
 }
 
+/// What was found where a blob is about to be written: not all of its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Vacancy {
+    /// What the index points to, though it is not the blob, or cannot be read.
+    pub place: Option<Place>,
+    /// Whether the bytes are certainly gone, and with them what was promised to anybody.
+    pub has_ended: bool,
+}
+
 impl Core {
     /// The slot of a blob that `owner` may see, touched. Says nothing about what the slot depends on.
     pub(crate) fn visible(&self, owner: OwnerId, digest: &Digest) -> Result<Option<Slot>, StoreError> {
@@ -146,9 +155,12 @@ impl Core {
         }
     }
 
-    fn is_granted(&self, owner: OwnerId, digest: &Digest) -> Result<bool, StoreError> {
-        // Touched as the blob is: the promise to this owner hangs on both.
-        Ok(self.settled(&IndexKey::grant(owner, digest), |_| true)?.is_some())
+    /// Whether a further owner was let in since the blob came. Touched as the blob is: the promise to this owner hangs on
+    /// all three.
+    pub(crate) fn is_granted(&self, owner: OwnerId, digest: &Digest) -> Result<bool, StoreError> {
+        let Some(sharing) = self.settled(&IndexKey::sharing(digest), |_| true)? else { return Ok(false) };
+        let grant = self.settled(&IndexKey::grant(owner, digest), |_| true)?;
+        Ok(grant.is_some_and(|grant| grant.size_bytes == sharing.size_bytes))
     }
 
     /// Found, absent, or an error for what cannot be known.
@@ -176,38 +188,70 @@ impl Core {
         evicted.map_err(|error| failed("making room")(io::Error::other(error)))?
     }
 
-    /// Appends one record and points a slot to it, unless `keep` says that the present one is to stay. Returns the
-    /// present slot in that case.
+    /// Appends one record about a blob and points the index to it, unless [`Self::point`] keeps the present slot, which
+    /// is then returned.
+    pub(crate) fn publish_blob(
+        &self,
+        header: RecordHeader,
+        payload: &[u8],
+        reservation: &mut Reservation,
+        vacancy: Vacancy,
+        place: impl Fn(Appended) -> Place,
+    ) -> Result<Option<Slot>, StoreError> {
+        let _publishing = super::segments::read_lock(&self.publish);
+        let slot = self.append(header, payload, reservation, place)?;
+        self.point(slot, vacancy)
+    }
+
+    /// Appends one record that is about no blob's bytes, and points a slot to it. It replaces what was there before, but
+    /// a sharing stays as it is: others hang on it.
     pub(crate) fn publish(
         &self,
         header: RecordHeader,
         payload: &[u8],
         reservation: &mut Reservation,
-        keep: impl Fn(&Slot) -> bool,
-        place: impl Fn(Appended) -> Place,
-    ) -> Result<Option<Slot>, StoreError> {
-        let now = self.clock.now();
+    ) -> Result<(), StoreError> {
         let _publishing = super::segments::read_lock(&self.publish);
-        let (key, owner, digest) = (header.index_key(), header.owner, header.digest);
+        let stays = header.kind == RecordKind::Sharing;
+        let slot = self.append(header, payload, reservation, |at| at.plain(Encoding::Identity))?;
+        self.index
+            .change(&slot.key, |present| (present.is_none() || !stays).then_some(slot))
+            .map_err(failed("writing the index"))?;
+        Ok(())
+    }
+
+    fn append(
+        &self,
+        header: RecordHeader,
+        payload: &[u8],
+        reservation: &mut Reservation,
+        place: impl Fn(Appended) -> Place,
+    ) -> Result<Slot, StoreError> {
+        let now = self.clock.now();
+        let (key, owner, size_bytes) = (header.index_key(), header.owner, header.slot_size(payload));
         let bytes = header.head_bytes() as u64 + payload.len() as u64;
-        let size_bytes = if key.digest(0).is_some() { digest.size_bytes() } else { payload.len() as u64 };
         let appended = self.segments.append(vec![NewRecord { header, payload }], now);
         let appended = appended.map_err(failed("appending to a segment"))?;
         reservation.use_bytes(bytes);
-        let Some(appended) = appended.first() else { return Ok(None) };
-        let slot = Slot { key, place: place(*appended), size_bytes, touched: now, owner };
-        self.point(slot, keep)
+        let nothing = || failed("appending to a segment")(io::Error::other("nothing was appended"));
+        let at = appended.first().ok_or_else(nothing)?;
+        Ok(Slot { key, place: place(*at), size_bytes, touched: now, owner })
     }
 
-    /// Points the index to `slot`, unless `keep` holds for the present one, which is then returned.
-    pub(crate) fn point(&self, slot: Slot, keep: impl Fn(&Slot) -> bool) -> Result<Option<Slot>, StoreError> {
-        let mut kept = None;
-        let changed = self.index.change(&slot.key, |present| {
-            kept = present.filter(|present| keep(present)).copied();
-            kept.is_none().then_some(slot)
+    /// Points the index to a blob that was just written, unless the present slot has its bytes, or is another owner's and
+    /// not known to have lost them: that one is returned.
+    pub(crate) fn point(&self, slot: Slot, vacancy: Vacancy) -> Result<Option<Slot>, StoreError> {
+        let kept = self.index.put_blob(&slot, |present| {
+            let is_it = Some(present.place) == vacancy.place;
+            if !self.segments.reaches(&present.place) || is_it && vacancy.has_ended {
+                Fate::Ended
+            } else if !present.place.has_dependencies() || !is_it && present.owner != slot.owner {
+                Fate::Stays
+            } else {
+                Fate::Moves
+            }
         });
-        changed.map_err(failed("writing the index"))?;
-        Ok(kept)
+        kept.map_err(failed("writing the index"))
     }
 
     /// Lets a further owner see a blob that is here.
@@ -217,23 +261,33 @@ impl Core {
         digest: &Digest,
         reservation: &mut Reservation,
     ) -> Result<(), StoreError> {
-        if self.is_granted(owner, digest)? {
-            return Ok(());
-        }
-        let header = RecordHeader::blob(RecordKind::Grant, owner, *digest, crate::Encoding::Identity);
-        self.publish(
-            header,
-            &[],
-            reservation,
-            |_| false,
-            |at| Place::Segment {
-                segment: at.segment,
-                offset: at.offset,
-                bytes: at.bytes,
-                encoding: crate::Encoding::Identity,
-            },
-        )?;
-        Ok(())
+        if self.is_granted(owner, digest)? { Ok(()) } else { self.grant_anew(owner, digest, reservation) }
+    }
+
+    /// As [`Self::grant`], with what the index does not find taken for absent.
+    pub(crate) fn grant_anew(
+        &self,
+        owner: OwnerId,
+        digest: &Digest,
+        reservation: &mut Reservation,
+    ) -> Result<(), StoreError> {
+        let header = |kind| RecordHeader::blob(kind, owner, *digest, Encoding::Identity);
+        let sharing = IndexKey::sharing(digest);
+        let present = || self.index.peek(&sharing).map_err(failed("looking into the index"));
+        let number = match present()? {
+            Lookup::Found(slot) => slot.size_bytes,
+            _ => {
+                // Higher than that of any earlier sharing of this blob. A slot has 48 bits for it.
+                let number = self.segments.end().2 & ((1 << 48) - 1);
+                self.publish(header(RecordKind::Sharing), &number.to_le_bytes(), reservation)?;
+                match present()? {
+                    // Of two at once the first one counts.
+                    Lookup::Found(slot) => slot.size_bytes,
+                    _ => number,
+                }
+            }
+        };
+        self.publish(header(RecordKind::Grant), &number.to_le_bytes(), reservation)
     }
 
     /// Takes a slot out of the index since its bytes are damaged, unless it changed since it was read.

@@ -131,7 +131,7 @@ mod tests {
     /// Pieces of odd lengths, long enough to be handed over many times.
     fn pieces() -> Vec<Bytes> {
         let lengths = (0..60).map(|number| (number * 7919) % 200_000 + 1);
-        lengths.map(|length: usize| Bytes::from(vec![(length % 251) as u8; length])).collect()
+        lengths.map(|length: usize| Bytes::from(vec![u8::try_from(length % 251).unwrap(); length])).collect()
     }
 
     async fn hash(pieces: &[Bytes], function: DigestFunction) -> Digest {

@@ -33,6 +33,17 @@ pub(crate) enum Lookup {
     Unknown,
 }
 
+/// What becomes of the slot of a blob when the blob is written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It stays, and the new bytes are not needed.
+    Stays,
+    /// The same blob, for those who had it, gets another place.
+    Moves,
+    /// The blob had ended: its bytes were gone.
+    Ended,
+}
+
 pub(crate) struct Index {
     shards: Vec<Mutex<Shard>>,
     layer: Arc<dyn FileLayer>,
@@ -103,6 +114,36 @@ impl Index {
         }
         shard.insert(self.layer.as_ref(), &next)?;
         self.len.fetch_add(1, Ordering::Relaxed);
+        Ok(None)
+    }
+
+    /// Points the key of a blob that was just written to `slot`, unless `fate` says that the present one stays, which is
+    /// then returned. With a blob that was not here before nobody shares: grants of an earlier one end.
+    pub(crate) fn put_blob(&self, slot: &Slot, fate: impl FnOnce(&Slot) -> Fate) -> io::Result<Option<Slot>> {
+        let mut shard = self.shard(&slot.key)?;
+        let present = shard.find(&slot.key);
+        let fate = match &present {
+            Some((_, present)) => fate(present),
+            None if shard.is_complete() => Fate::Ended,
+            // It may be one that was lost, and is about to be found again.
+            None => Fate::Moves,
+        };
+        if fate == Fate::Stays {
+            return Ok(present.map(|(_, present)| present));
+        }
+        if fate == Fate::Ended
+            && let Some((at, _)) = shard.find(&slot.key.sharing_of())
+        {
+            shard.remove(at)?;
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+        match present {
+            Some((at, _)) => shard.write(at, slot)?,
+            None => {
+                shard.insert(self.layer.as_ref(), slot)?;
+                self.len.fetch_add(1, Ordering::Relaxed);
+            }
+        }
         Ok(None)
     }
 

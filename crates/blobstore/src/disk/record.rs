@@ -14,7 +14,7 @@
 //! | 32 | hash |
 //! | 8 | size of the blob in bytes, uncompressed; of an entry: the size in the digest of its key |
 //! | 8 | bytes of payload |
-//! | 8 | sequence number: of two records with one key the higher counts |
+//! | 8 | sequence number; a copy of a record keeps it, and so does a blob that gets another form, so that it tells when the blob came |
 //! | 8 | check of the payload: xxh3 |
 //! | 4 | when written, seconds since 1970 |
 //! | 2 | bytes of instance name, which follows the header; 0 for blobs |
@@ -78,8 +78,10 @@ pub(crate) enum RecordKind {
     View = 5,
     /// The blob is the concatenation of others, listed in the payload.
     Recipe = 6,
-    /// A further owner of a blob.
+    /// A further owner of a blob. The payload is the number of the sharing that the grant hangs on.
     Grant = 7,
+    /// The blob has further owners. The payload is a number that no earlier sharing of the blob had.
+    Sharing = 8,
 }
 
 impl RecordKind {
@@ -92,6 +94,7 @@ impl RecordKind {
             5 => Self::View,
             6 => Self::Recipe,
             7 => Self::Grant,
+            8 => Self::Sharing,
             _ => return None,
         })
     }
@@ -144,10 +147,25 @@ impl RecordHeader {
                 IndexKey::blob(&self.digest)
             }
             RecordKind::Grant => IndexKey::grant(self.owner, &self.digest),
+            RecordKind::Sharing => IndexKey::sharing(&self.digest),
             RecordKind::Entry | RecordKind::EntryRemoved => {
                 IndexKey::entry(self.table, self.owner, &self.instance, &self.digest)
             }
         }
+    }
+
+    /// What the index slot of this record says in place of a size.
+    pub(crate) fn slot_size(&self, payload: &[u8]) -> u64 {
+        match self.kind {
+            RecordKind::Blob | RecordKind::Large | RecordKind::View | RecordKind::Recipe => self.digest.size_bytes(),
+            RecordKind::Entry | RecordKind::EntryRemoved => payload.len() as u64,
+            RecordKind::Grant | RecordKind::Sharing => u64::from_le_bytes(array(payload, 0)),
+        }
+    }
+
+    /// Whether the record says where the bytes of a blob are.
+    pub(crate) const fn is_of_blob(&self) -> bool {
+        matches!(self.kind, RecordKind::Blob | RecordKind::Large | RecordKind::View | RecordKind::Recipe)
     }
 
     /// Bytes of the header and the instance name: where the payload begins.

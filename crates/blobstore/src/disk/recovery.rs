@@ -1,6 +1,6 @@
 //! After a power cut, and after the index was lost: finding out what is there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -8,10 +8,11 @@ use gf_digest::Digest;
 
 use super::checkpoint::Checkpoint;
 use super::core::Core;
-use super::index::{IndexKey, Lookup, Place, SHARDS, Slot};
+use super::index::{Fate, IndexKey, Lookup, Place, SHARDS, Slot};
 use super::record::{RecordHeader, RecordKind, array};
 use super::scan::{self, Scanned};
 use super::segments::{ReadFault, read_lock};
+use crate::StoreError;
 
 /// What a recovery found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,35 @@ impl Dependent {
     }
 }
 
+/// What became of a record that the index was offered.
+enum Restored {
+    /// The index points to it now.
+    Given,
+    /// The index has something else for the key, or the record is of no use.
+    Left,
+    /// The index has the blob for another owner.
+    HasOther,
+}
+
+/// The newest sharing of each blob, where it is, and whether a record of the blob was seen that came before it.
+#[derive(Default)]
+struct Sharings(HashMap<IndexKey, (u32, Scanned, bool)>);
+
+impl Sharings {
+    fn add(&mut self, segment: u32, record: Scanned) {
+        self.0.entry(record.header.index_key()).or_insert((segment, record, false));
+    }
+
+    fn saw(&mut self, header: &RecordHeader, is_sound: bool) {
+        if is_sound
+            && header.is_of_blob()
+            && let Some((_, sharing, is_proved)) = self.0.get_mut(&IndexKey::sharing(&header.digest))
+        {
+            *is_proved |= header.sequence < sharing.header.sequence;
+        }
+    }
+}
+
 impl Core {
     /// After a power cut: checks every byte written since the checkpoint, takes back what did not reach the disk, and
     /// tells the index of what did. Runs before the store answers anything.
@@ -68,13 +98,19 @@ impl Core {
         // First what is not there, since it may hide an older record that is.
         report.dropped = self.drop_unconfirmed(checkpoint, &confirmed)?;
         let mut dependents = Vec::new();
+        let mut further = Vec::new();
         for (number, record) in tail {
-            report.restored += u64::from(self.restore(number, &record, true)?);
+            match self.restore(number, &record, true)? {
+                Restored::Given => report.restored += 1,
+                Restored::HasOther => further.push(record.header.clone()),
+                Restored::Left => {}
+            }
             if record.header.kind == RecordKind::EntryRemoved {
                 self.apply_removal(number, &record)?;
             }
             dependents.extend(Dependent::of(number, &record));
         }
+        self.let_further_owners_in(&further)?;
         report.dropped += self.drop_dangling(&dependents).await?;
         Ok(report)
     }
@@ -117,10 +153,11 @@ impl Core {
         Ok(true)
     }
 
-    /// Whether the index has no large file for this record's blob, and the one that the record names is whole.
+    /// Whether the index has no large file of this owner for the record's blob, and the one that the record names is
+    /// whole.
     async fn names_whole_file(&self, record: &Scanned) -> io::Result<bool> {
         let key = record.header.index_key();
-        if matches!(self.index.peek(&key)?, Lookup::Found(_)) {
+        if matches!(self.index.peek(&key)?, Lookup::Found(slot) if slot.owner == record.header.owner) {
             return Ok(false);
         }
         let number = record.payload.as_deref().map_or(0, |payload| u64::from_le_bytes(array(payload, 0)));
@@ -188,6 +225,8 @@ impl Core {
         let mut report = RecoveryReport::default();
         let mut settled = HashSet::new();
         let mut dependent_records = Vec::new();
+        let mut sharings = Sharings::default();
+        let mut further = Vec::new();
         let (newest_at_start, offset_at_start, _) = self.segments.end();
         for number in self.segments.sizes().into_keys().rev() {
             if self.closed.load(Ordering::Relaxed) {
@@ -199,6 +238,7 @@ impl Core {
                 report.records += 1;
                 let key = record.header.index_key();
                 report.damaged += u64::from(record.payload.is_none());
+                sharings.saw(&record.header, record.payload.is_some());
                 match record.header.kind {
                     // What an entry was before it was removed or damaged does not come back.
                     RecordKind::EntryRemoved => drop(settled.insert(key)),
@@ -206,19 +246,30 @@ impl Core {
                     _ if record.payload.is_none() || settled.contains(&key) => {}
                     // Bytes of its own are better than parts of others, whichever came later.
                     RecordKind::View | RecordKind::Recipe => dependent_records.push((number, record)),
+                    RecordKind::Sharing => sharings.add(number, record),
                     // Its file may be one that a power cut tore and whose removal it undid.
                     RecordKind::Large if !self.names_whole_file(&record).await? => {}
-                    _ => report.restored += u64::from(self.restore(number, &record, false)?),
+                    _ => match self.restore(number, &record, false)? {
+                        Restored::Given => report.restored += 1,
+                        Restored::HasOther => further.push(record.header),
+                        Restored::Left => {}
+                    },
                 }
             }
         }
         let mut dependents = Vec::new();
         for (number, record) in dependent_records {
-            if self.restore(number, &record, false)? {
-                report.restored += 1;
-                dependents.extend(Dependent::of(number, &record));
+            match self.restore(number, &record, false)? {
+                Restored::Given => {
+                    report.restored += 1;
+                    dependents.extend(Dependent::of(number, &record));
+                }
+                Restored::HasOther if self.has_parts(number, &record).await? => further.push(record.header),
+                Restored::HasOther | Restored::Left => {}
             }
         }
+        report.restored += self.restore_sharings(sharings).await?;
+        self.let_further_owners_in(&further)?;
         self.apply_removals_since(newest_at_start, offset_at_start)?;
         self.index.mark_complete()?;
         report.restored -= self.drop_dangling(&dependents).await?;
@@ -247,33 +298,93 @@ impl Core {
         Ok(())
     }
 
-    /// Gives the index the slot of a record if it has none; with `overwrite`, also if it has an older one. Returns
-    /// whether it did. What is restored counts as touched now, since its last touch is not known.
-    fn restore(&self, segment: u32, record: &Scanned, overwrite: bool) -> io::Result<bool> {
+    /// Gives the index the slot of a record if it has none; with `overwrite`, also if it has an older one. What is
+    /// restored counts as touched now, since its last touch is not known.
+    fn restore(&self, segment: u32, record: &Scanned, overwrite: bool) -> io::Result<Restored> {
         let _publishing = read_lock(&self.publish);
-        let Some(slot) = self.slot_of(segment, record) else { return Ok(false) };
-        if record.header.kind == RecordKind::EntryRemoved {
-            return Ok(false);
+        let Some(slot) = self.slot_of(segment, record) else { return Ok(Restored::Left) };
+        // What a table certainly does not have was evicted, though its record may not be compacted yet.
+        let was_evicted = !overwrite && self.index.peek(&slot.key)? == Lookup::Absent;
+        if record.header.kind == RecordKind::EntryRemoved || was_evicted {
+            return Ok(Restored::Left);
         }
         let position = (segment, record.offset);
         let is_older =
             |present: &Slot| present.place.record().is_some_and(|(segment, offset, _)| (segment, offset) < position);
-        let mut changed = false;
+        if record.header.is_of_blob() {
+            let has_other = |present: &Slot| present.owner != slot.owner && self.has_bytes(present);
+            let kept = self.index.put_blob(&slot, |present| {
+                if overwrite && is_older(present) && !has_other(present) { Fate::Moves } else { Fate::Stays }
+            })?;
+            return Ok(match kept {
+                None => Restored::Given,
+                Some(present) if present.owner != slot.owner => Restored::HasOther,
+                Some(_) => Restored::Left,
+            });
+        }
+        let mut restored = Restored::Left;
         self.index.change(&slot.key, |present| {
             let wanted = present.is_none_or(|present| overwrite && is_older(present));
-            changed = wanted;
+            restored = if wanted { Restored::Given } else { Restored::Left };
             wanted.then_some(slot)
         })?;
-        Ok(changed)
+        Ok(restored)
+    }
+
+    /// Whether a slot has bytes of its own, and not by way of others.
+    fn has_bytes(&self, slot: &Slot) -> bool {
+        !slot.place.has_dependencies() && self.segments.reaches(&slot.place)
+    }
+
+    /// Whether all that a view or a recipe is made of is here.
+    async fn has_parts(&self, segment: u32, record: &Scanned) -> io::Result<bool> {
+        let Some(slot) = self.slot_of(segment, record) else { return Ok(false) };
+        match self.is_here(&slot, &record.header.digest).await {
+            Ok(is_here) => Ok(is_here),
+            // Not known is not proved.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Gives the index those sharings whose blob came before them: the others are of a blob that is gone, and its grants
+    /// must not be of use to those of a later one.
+    async fn restore_sharings(&self, sharings: Sharings) -> io::Result<u64> {
+        let mut restored = 0;
+        for (segment, record, is_proved) in sharings.0.into_values() {
+            let blob = IndexKey::blob(&record.header.digest);
+            let is_of_blob = is_proved
+                || match self.index.peek(&blob)? {
+                    Lookup::Found(slot) => (1..record.header.sequence).contains(&self.sequence_of(Some(&slot)).await),
+                    _ => false,
+                };
+            if is_of_blob {
+                restored += u64::from(matches!(self.restore(segment, &record, false)?, Restored::Given));
+            }
+        }
+        Ok(restored)
+    }
+
+    /// Lets owners in who brought bytes of their own, or were promised theirs, where the index names another owner.
+    fn let_further_owners_in(&self, headers: &[RecordHeader]) -> io::Result<()> {
+        for header in headers {
+            let failed = |error: StoreError| io::Error::other(error.to_string());
+            if !matches!(self.is_granted(header.owner, &header.digest), Ok(true)) {
+                let mut unreserved = self.capacity.unreserved();
+                self.grant_anew(header.owner, &header.digest, &mut unreserved).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     fn slot_of(&self, segment: u32, record: &Scanned) -> Option<Slot> {
-        let RecordHeader { kind, encoding, owner, digest, payload_bytes, .. } = record.header;
+        let RecordHeader { kind, encoding, owner, payload_bytes, .. } = record.header;
         let (offset, bytes) = (record.offset, u32::try_from(payload_bytes).ok()?);
         let place = match kind {
-            RecordKind::Blob | RecordKind::Entry | RecordKind::Grant | RecordKind::EntryRemoved => {
-                Place::Segment { segment, offset, bytes, encoding }
-            }
+            RecordKind::Blob
+            | RecordKind::Entry
+            | RecordKind::Grant
+            | RecordKind::Sharing
+            | RecordKind::EntryRemoved => Place::Segment { segment, offset, bytes, encoding },
             RecordKind::View => Place::View { segment, offset, bytes },
             RecordKind::Recipe => Place::Recipe { segment, offset, bytes },
             RecordKind::Large => {
@@ -285,7 +396,10 @@ impl Core {
             }
         };
         let key = record.header.index_key();
-        let size_bytes = if key.digest(0).is_some() { digest.size_bytes() } else { payload_bytes };
+        let size_bytes = match kind {
+            RecordKind::Entry | RecordKind::EntryRemoved => payload_bytes,
+            _ => record.header.slot_size(record.payload.as_deref()?),
+        };
         Some(Slot { key, place, size_bytes, touched: self.clock.now(), owner })
     }
 
@@ -293,7 +407,8 @@ impl Core {
     fn segment_records(&self, number: u32, from: u64) -> io::Result<Vec<Scanned>> {
         let mut records = Vec::new();
         scan::records(&self.segments, number, from, |mut record| {
-            if record.header.kind != RecordKind::Large
+            let kind = record.header.kind;
+            if !matches!(kind, RecordKind::Large | RecordKind::Grant | RecordKind::Sharing)
                 && let Some(payload) = &mut record.payload
             {
                 *payload = Vec::new();

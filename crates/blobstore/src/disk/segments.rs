@@ -16,11 +16,12 @@ use super::cached_read::read_exactly;
 use super::file_layer::{FileLayer, StoreFile};
 use super::index::{IndexKey, Place};
 use super::record::{HEADER_BYTES, Position, RecordHeader, RecordKey, payload_check};
+use crate::Encoding;
 
 /// Sealed segments kept open.
 const OPEN_FILES: usize = 512;
 
-/// A record to append. Sequence, check, length and time are filled in.
+/// A record to append. Check, length and time are filled in, and the sequence number unless it has one.
 pub(crate) struct NewRecord<'a> {
     pub header: RecordHeader,
     pub payload: &'a [u8],
@@ -32,6 +33,23 @@ pub(crate) struct Appended {
     pub segment: u32,
     pub offset: u32,
     pub bytes: u32,
+}
+
+impl Appended {
+    /// The place of a payload that is the thing itself.
+    pub(crate) const fn plain(self, encoding: Encoding) -> Place {
+        Place::Segment { segment: self.segment, offset: self.offset, bytes: self.bytes, encoding }
+    }
+
+    /// The place of a view.
+    pub(crate) const fn view(self) -> Place {
+        Place::View { segment: self.segment, offset: self.offset, bytes: self.bytes }
+    }
+
+    /// The place of a recipe.
+    pub(crate) const fn recipe(self) -> Place {
+        Place::Recipe { segment: self.segment, offset: self.offset, bytes: self.bytes }
+    }
 }
 
 /// Why a record cannot be read.
@@ -119,7 +137,9 @@ impl Segments {
         buffer.clear();
         let mut places = Vec::with_capacity(records.len());
         for NewRecord { mut header, payload } in records {
-            header.sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
+            if header.sequence == 0 {
+                header.sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
+            }
             header.written_at = now;
             header.payload_bytes = payload.len() as u64;
             header.payload_check = payload_check(payload);

@@ -107,9 +107,7 @@ impl Core {
         mut writer: LargeWriter,
         reservation: &mut Reservation,
     ) -> Result<(), StoreError> {
-        if self.already_has(owner, digest, reservation).await? {
-            return Ok(());
-        }
+        let Some(vacancy) = self.vacancy(owner, digest, reservation).await? else { return Ok(()) };
         let now = self.clock.now();
         let (_, _, sequence) = self.segments.end();
         let encoding = writer.encoding();
@@ -135,7 +133,8 @@ impl Core {
             touched: now,
             owner,
         };
-        let kept = self.point(slot, |present| self.holds_bytes(present, digest))?;
+        // A rebuild may have found the file before us: it is ours all the same.
+        let kept = self.point(slot, vacancy)?.filter(|present| present.place != slot.place);
         // A grant publishes too, and who waits for a lock that it holds waits for ever.
         drop(publishing);
         if let Some(present) = kept {

@@ -93,7 +93,8 @@ impl Core {
         }
         let Some(digest) = slot.key.digest(slot.size_bytes) else {
             self.verify_entry(slot, report).await?;
-            return Ok(pace.wait(slot.size_bytes));
+            let bytes = slot.place.record().map_or(0, |(_, _, bytes)| bytes);
+            return Ok(pace.wait(u64::from(bytes)));
         };
         let quarantined = self.counters.quarantined.load(Ordering::Relaxed);
         match self.hash(slot, digest, pace).await {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use gf_digest::Digest;
 
 use super::capacity::Reservation;
-use super::core::{Core, failed};
-use super::index::{IndexKey, Place, Slot};
+use super::core::{Core, Vacancy, failed};
+use super::index::{IndexKey, Slot};
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
-use super::segments::{Appended, NewRecord, read_lock};
+use super::segments::{NewRecord, read_lock};
 use super::zstandard::{self, DecodeError};
 use crate::{Encoding, EntryKey, NewBlob, OwnerId, StoreError};
 
@@ -87,9 +87,9 @@ impl Core {
     ) {
         let mut missing = Vec::with_capacity(checked.len());
         for (at, blob) in checked {
-            match self.already_has(owner, &blob.digest, reservation).await {
-                Ok(true) => {}
-                Ok(false) => missing.push((at, blob)),
+            match self.vacancy(owner, &blob.digest, reservation).await {
+                Ok(None) => {}
+                Ok(Some(vacancy)) => missing.push((at, blob, vacancy)),
                 Err(error) => results[at] = Err(error),
             }
         }
@@ -98,22 +98,30 @@ impl Core {
         }
         let now = self.clock.now();
         let publishing = read_lock(&self.publish);
-        let records = missing.iter().map(|(_, blob)| NewRecord {
+        let records = missing.iter().map(|(_, blob, _)| NewRecord {
             header: RecordHeader::blob(RecordKind::Blob, owner, blob.digest, blob.encoding),
             payload: &blob.payload,
         });
         let appended = match self.segments.append(records.collect(), now) {
             Ok(appended) => appended,
             Err(error) => {
-                return refuse_all(results, missing.iter().map(|(at, _)| *at), failed("appending to a segment")(error));
+                return refuse_all(
+                    results,
+                    missing.iter().map(|(at, _, _)| *at),
+                    failed("appending to a segment")(error),
+                );
             }
         };
         let mut theirs = Vec::new();
-        for ((at, blob), place) in missing.into_iter().zip(appended) {
+        for ((at, blob, vacancy), place) in missing.into_iter().zip(appended) {
             reservation.use_bytes((HEADER_BYTES + blob.payload.len()) as u64);
-            match self.point_to_blob(owner, &blob, place, now) {
-                Ok(None) => {}
-                Ok(Some(_)) => theirs.push((at, blob.digest)),
+            let key = IndexKey::blob(&blob.digest);
+            let place = place.plain(blob.encoding);
+            let slot = Slot { key, place, size_bytes: blob.digest.size_bytes(), touched: now, owner };
+            match self.point(slot, vacancy) {
+                // Another owner who was faster: that slot stays, and this is garbage.
+                Ok(Some(present)) if present.owner != owner => theirs.push((at, blob.digest)),
+                Ok(_) => {}
                 Err(error) => results[at] = Err(error),
             }
         }
@@ -124,68 +132,41 @@ impl Core {
         }
     }
 
-    /// Points to a blob that was appended. Returns the slot of another owner who was faster: it stays, and this is
-    /// garbage.
-    fn point_to_blob(
-        &self,
-        owner: OwnerId,
-        blob: &Checked,
-        at: Appended,
-        now: u32,
-    ) -> Result<Option<Slot>, StoreError> {
-        let slot = Slot {
-            key: IndexKey::blob(&blob.digest),
-            place: Place::Segment { segment: at.segment, offset: at.offset, bytes: at.bytes, encoding: blob.encoding },
-            size_bytes: blob.digest.size_bytes(),
-            touched: now,
-            owner,
-        };
-        let kept = self.point(slot, |present| self.holds_bytes(present, &blob.digest))?;
-        Ok(kept.filter(|present| present.owner != owner))
-    }
-
-    /// Whether all bytes of the blob are here. If another owner brought them, `owner`, who has just proved to have them
-    /// too, is let in.
-    pub(crate) async fn already_has(
+    /// What is to be filled when `owner`, who has just proved to have all bytes of the blob, writes it; `None` when they
+    /// are here. If another owner brought them, this one is let in.
+    pub(crate) async fn vacancy(
         &self,
         owner: OwnerId,
         digest: &Digest,
         reservation: &mut Reservation,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Vacancy>, StoreError> {
         // Not knowing is no reason to refuse bytes: storing them again is safe.
-        let Ok(Some(slot)) = self.any_owner(digest) else { return Ok(false) };
+        let Ok(Some(slot)) = self.any_owner(digest) else { return Ok(Some(Vacancy::default())) };
+        let place = Some(slot.place);
         // Parts of other blobs are as good as bytes of its own: they are kept as long. And they may be durable already,
         // which a new record is not.
-        if !matches!(self.is_here(&slot, digest).await, Ok(true)) {
-            return Ok(false);
+        match self.is_here(&slot, digest).await {
+            Ok(true) => {
+                if slot.owner != owner {
+                    self.grant(owner, digest, reservation)?;
+                }
+                Ok(None)
+            }
+            Ok(false) => Ok(Some(Vacancy { place, has_ended: true })),
+            Err(_) => {
+                // It may be whole: whose it was keeps seeing it.
+                if slot.owner != owner {
+                    self.grant(slot.owner, digest, reservation)?;
+                }
+                Ok(Some(Vacancy { place, has_ended: false }))
+            }
         }
-        if slot.owner != owner {
-            self.grant(owner, digest, reservation)?;
-        }
-        Ok(true)
-    }
-
-    /// Whether a slot has the bytes of this blob itself, not by way of others that may be gone.
-    pub(crate) fn holds_bytes(&self, slot: &Slot, digest: &Digest) -> bool {
-        slot.size_bytes == digest.size_bytes() && !slot.place.has_dependencies() && self.segments.reaches(&slot.place)
     }
 
     pub(crate) async fn put_entry(self: &Arc<Self>, key: &EntryKey, value: &[u8]) -> Result<(), StoreError> {
         let header = RecordHeader::entry(RecordKind::Entry, key);
         let mut reservation = self.reserve((header.head_bytes() + value.len()) as u64).await?;
-        self.publish(
-            header,
-            value,
-            &mut reservation,
-            |_| false,
-            |at| Place::Segment {
-                segment: at.segment,
-                offset: at.offset,
-                bytes: at.bytes,
-                encoding: Encoding::Identity,
-            },
-        )?;
-        Ok(())
+        self.publish(header, value, &mut reservation)
     }
 
     pub(crate) async fn get_entry(&self, key: &EntryKey) -> Result<Option<Bytes>, StoreError> {

@@ -19,6 +19,7 @@ pub(crate) enum KeyClass {
     Blake3Blob = 2,
     Entry = 3,
     Grant = 4,
+    Sharing = 5,
 }
 
 /// The key of a slot: for a blob its own hash, for the rest a hash of all that names it.
@@ -52,6 +53,16 @@ impl IndexKey {
         Self { class: KeyClass::Entry, bytes: name_hash(table, owner, instance, digest) }
     }
 
+    /// The key of what the grants of a blob hang on. It lies beside the blob's own, in the same shard.
+    pub(crate) const fn sharing(digest: &Digest) -> Self {
+        Self { class: KeyClass::Sharing, bytes: *digest.hash() }
+    }
+
+    /// As [`Self::sharing`], of a blob's key.
+    pub(crate) const fn sharing_of(&self) -> Self {
+        Self { class: KeyClass::Sharing, bytes: self.bytes }
+    }
+
     #[cfg(test)]
     pub(crate) const fn bytes(&self) -> &[u8; 32] {
         &self.bytes
@@ -62,7 +73,7 @@ impl IndexKey {
         match self.class {
             KeyClass::Sha256Blob => Some(Digest::new(DigestFunction::Sha256, self.bytes, size_bytes)),
             KeyClass::Blake3Blob => Some(Digest::new(DigestFunction::Blake3, self.bytes, size_bytes)),
-            KeyClass::Entry | KeyClass::Grant => None,
+            KeyClass::Entry | KeyClass::Grant | KeyClass::Sharing => None,
         }
     }
 
@@ -152,7 +163,7 @@ impl Place {
 pub(crate) struct Slot {
     pub key: IndexKey,
     pub place: Place,
-    /// Of a blob: its size. Of an entry: the payload's size.
+    /// Of a blob: its size. Of an entry: the payload's size. Of a sharing, and of a grant: the number of the sharing.
     pub size_bytes: u64,
     /// Seconds since 1970 of the last touch, at most [`crate::disk::lease`]'s grain too old.
     pub touched: u32,
@@ -231,6 +242,7 @@ pub(crate) fn decode(raw: &RawSlot) -> Option<Slot> {
         2 => KeyClass::Blake3Blob,
         3 => KeyClass::Entry,
         4 => KeyClass::Grant,
+        5 => KeyClass::Sharing,
         _ => return None,
     };
     let segment = u32::from_le_bytes(array(raw, 34));

@@ -1,0 +1,194 @@
+//! Who sees what, when blobs end and come again, when the index is lost, and when the disk fails to read: an owner sees
+//! what it proved to hold and was promised, and learns nothing from what others bring.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use gf_blobstore::{
+    Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, FileLayer, MachineTime, NewBlob, OwnerId, Repair,
+    StoreConfig,
+};
+use gf_digest::{Digest, DigestFunction};
+use gf_testkit::blob_store_suite::{noise, put, read_all};
+use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles};
+
+const A: OwnerId = OwnerId(1);
+const B: OwnerId = OwnerId(2);
+const C: OwnerId = OwnerId(3);
+
+async fn open(files: impl FileLayer, directory: &Path) -> Arc<DiskBlobStore> {
+    let config = StoreConfig { large_blob_bytes: 40_000, ..StoreConfig::new(directory.to_owned()) };
+    DiskBlobStore::open_on(Arc::new(files), Arc::new(MachineTime::default()), config).await.unwrap()
+}
+
+fn blob(number: u64, size: usize) -> NewBlob {
+    let bytes = noise(number, size);
+    NewBlob { digest: Digest::of(DigestFunction::Sha256, &bytes), bytes: bytes.into(), encoding: Encoding::Identity }
+}
+
+async fn upload(store: &DiskBlobStore, owner: OwnerId, blob: &NewBlob) {
+    let mut upload = store.upload(owner, blob.digest, Encoding::Identity).await.unwrap();
+    upload.write(blob.bytes.clone()).await.unwrap();
+    upload.finish().await.unwrap();
+}
+
+async fn sees(store: &DiskBlobStore, owner: OwnerId, blob: &NewBlob) -> bool {
+    store.find_missing(owner, &[blob.digest]).await.unwrap().is_empty()
+}
+
+fn is_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "segment")
+}
+
+fn lose_index(files: &LossyFiles, directory: &Path) {
+    for (path, _) in files.files().iter().filter(|(path, _)| path.starts_with(directory.join("index"))) {
+        files.remove(path).unwrap();
+    }
+}
+
+/// Damages the bytes of a small blob wherever they are.
+fn damage(files: &LossyFiles, blob: &NewBlob) {
+    for (path, _) in files.files().into_iter().filter(|(path, _)| is_segment(path)) {
+        files.damage(&path, |bytes| {
+            let found = bytes.windows(blob.bytes.len()).position(|part| part == &blob.bytes[..]);
+            if let Some(at) = found {
+                bytes[at] ^= 1;
+            }
+        });
+    }
+}
+
+/// A blob that A brought and B proved to have, and that then ended.
+async fn shared_and_gone(files: &LossyFiles, directory: &Path) -> (Arc<DiskBlobStore>, NewBlob) {
+    let store = open(files.clone(), directory).await;
+    let shared = blob(1, 3000);
+    for owner in [A, B] {
+        put(store.as_ref(), owner, shared.clone()).await.unwrap();
+        assert!(sees(&store, owner, &shared).await);
+    }
+    damage(files, &shared);
+    assert!(store.read(A, shared.digest, ByteRange::ALL, Accept::Identity).await.is_err());
+    (store, shared)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_ends_with_its_blob() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = LossyFiles::new(directory.path());
+    let (store, shared) = shared_and_gone(&files, directory.path()).await;
+    put(store.as_ref(), C, shared.clone()).await.unwrap();
+    for (owner, may_see) in [(A, false), (B, false), (C, true)] {
+        assert_eq!(sees(&store, owner, &shared).await, may_see, "{owner:?}");
+    }
+    put(store.as_ref(), B, shared.clone()).await.unwrap();
+    assert!(sees(&store, B, &shared).await);
+    store.close().unwrap();
+    drop(store);
+    // Nor does it come back when the index is built again.
+    lose_index(&files, directory.path());
+    let store = open(files, directory.path()).await;
+    store.verify(Repair::Yes).await.unwrap();
+    for (owner, may_see) in [(A, false), (B, true), (C, true)] {
+        assert_eq!(sees(&store, owner, &shared).await, may_see, "{owner:?} after a rebuild");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_of_an_ended_blob_is_not_rebuilt() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = LossyFiles::new(directory.path());
+    let (store, shared) = shared_and_gone(&files, directory.path()).await;
+    put(store.as_ref(), C, shared.clone()).await.unwrap();
+    store.close().unwrap();
+    drop(store);
+    lose_index(&files, directory.path());
+    let store = open(files, directory.path()).await;
+    store.verify(Repair::Yes).await.unwrap();
+    for (owner, may_see) in [(A, false), (B, false), (C, true)] {
+        assert_eq!(sees(&store, owner, &shared).await, may_see, "{owner:?}");
+    }
+}
+
+/// Files whose segments cannot be read in the background until a word comes.
+fn held_up(files: &LossyFiles) -> (InterceptedFiles, Receiver<()>, Sender<()>) {
+    let (entered, has_entered) = channel();
+    let (leave, may_leave) = channel();
+    let held = std::sync::Mutex::new(Some(may_leave));
+    let files = InterceptedFiles::new(Arc::new(files.clone()), move |path, operation| {
+        let is_ours = std::thread::current().name() == Some("gf-store-idle");
+        let is_walk = is_ours && is_segment(path) && operation == FileOperation::Open;
+        if is_walk && let Some(may_leave) = held.lock().unwrap().take() {
+            entered.send(()).unwrap();
+            may_leave.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        Ok(())
+    });
+    (files, has_entered, leave)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_keeps_every_owner() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = LossyFiles::new(directory.path());
+    let (small, large) = (blob(1, 3000), blob(2, 100_000));
+    let store = open(files.clone(), directory.path()).await;
+    put(store.as_ref(), A, small.clone()).await.unwrap();
+    upload(&store, A, &large).await;
+    store.close().unwrap();
+    drop(store);
+    lose_index(&files, directory.path());
+
+    let (held, has_entered, leave) = held_up(&files);
+    let store = open(held, directory.path()).await;
+    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    // The index does not know A's yet.
+    put(store.as_ref(), B, small.clone()).await.unwrap();
+    upload(&store, B, &large).await;
+    leave.send(()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !store.load_index().unwrap() {
+        assert!(Instant::now() < deadline, "the index was not mended");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for owner in [A, B] {
+        assert!(sees(&store, owner, &small).await && sees(&store, owner, &large).await, "{owner:?}");
+    }
+    assert!(!sees(&store, C, &small).await);
+    assert!(store.verify(Repair::Yes).await.unwrap().is_clean());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spliced_blob_that_cannot_be_read_stays_its_owners() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = LossyFiles::new(directory.path());
+    let fails = Arc::new(AtomicBool::new(false));
+    let files = InterceptedFiles::new(Arc::new(disk), {
+        let fails = Arc::clone(&fails);
+        move |path, operation| {
+            let is_read = is_segment(path) && matches!(operation, FileOperation::Read(_));
+            if is_read && fails.load(Ordering::SeqCst) { Err(std::io::Error::other("a bad sector")) } else { Ok(()) }
+        }
+    });
+    let store = open(files, directory.path()).await;
+    let parts = [blob(1, 30_000), blob(2, 35_000)];
+    for part in &parts {
+        put(store.as_ref(), A, part.clone()).await.unwrap();
+    }
+    let whole = [parts[0].bytes.to_vec(), parts[1].bytes.to_vec()].concat();
+    let digest = Digest::of(DigestFunction::Sha256, &whole);
+    store.splice(A, digest, &parts.map(|part| part.digest)).await.unwrap();
+    let whole = NewBlob { digest, bytes: whole.into(), encoding: Encoding::Identity };
+    fails.store(true, Ordering::SeqCst);
+    upload(&store, B, &whole).await;
+    fails.store(false, Ordering::SeqCst);
+    for owner in [A, B] {
+        assert!(sees(&store, owner, &whole).await, "{owner:?}");
+        let read = store.read(owner, digest, ByteRange::ALL, Accept::Identity).await.unwrap();
+        assert!(read_all(read).await.unwrap() == whole.bytes);
+    }
+}
