@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -44,10 +45,17 @@ impl<'a> Bazel<'a> {
         self
     }
 
+    /// Bazel with its startup options; what it is to do is still to be said.
+    pub fn command(&self) -> Command {
+        let mut command = self.place.command(&self.workspace, &[], "bazel");
+        command.args(&self.startup).arg(format!("--output_base={}", self.output_base.display()));
+        command
+    }
+
     /// Runs a command of Bazel.
     pub fn run(&self, arguments: &[&str], limit: Duration) -> Result<Finished> {
-        let mut command = self.place.command(&self.workspace, &[], "bazel");
-        command.args(&self.startup).arg(format!("--output_base={}", self.output_base.display())).args(arguments);
+        let mut command = self.command();
+        command.args(arguments);
         run_within(command, limit)?.success()
     }
 

@@ -57,6 +57,11 @@ impl Spawn {
         self.runner == "remote cache hit"
     }
 
+    /// Whether a remote worker ran it.
+    pub fn is_remote_run(&self) -> bool {
+        self.runner == "remote"
+    }
+
     /// The size of everything that it made.
     pub fn output_bytes(&self) -> u64 {
         let sizes = self.actual_outputs.iter().filter_map(|output| output.digest.as_ref());
@@ -116,6 +121,26 @@ impl ExecutionLog {
         counts
     }
 
+    /// The number of spawns of each mnemonic that a remote worker ran, or an error that names every spawn which ran
+    /// elsewhere or was not run.
+    pub fn all_remote_runs(&self) -> Result<BTreeMap<&str, usize>> {
+        let elsewhere = self.spawns.iter().filter(|spawn| !spawn.is_remote_run());
+        let elsewhere: Vec<_> =
+            elsewhere.map(|spawn| format!("{} {} ({})", spawn.mnemonic, spawn.target_label, spawn.runner)).collect();
+        if !elsewhere.is_empty() {
+            bail!(
+                "{} of {} actions did not run remotely: {}",
+                elsewhere.len(),
+                self.spawns.len(),
+                elsewhere.join(", ")
+            );
+        }
+        if self.spawns.is_empty() {
+            bail!("the build had nothing to run");
+        }
+        Ok(self.mnemonics())
+    }
+
     /// The number of hits, or an error that names every spawn which was cacheable but no hit.
     pub fn all_remote_hits(&self) -> Result<usize> {
         let missed = self.spawns.iter().filter(|spawn| spawn.remote_cacheable && !spawn.is_remote_hit());
@@ -159,7 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn a_run_elsewhere_is_named() {
+        let message = ExecutionLog::parse(LOG).unwrap().all_remote_runs().unwrap_err().to_string();
+        assert!(message.contains("3 of 3") && message.contains("Local //a:u (local)"), "{message}");
+        let remote = ExecutionLog::parse(&LOG.replace("processwrapper-sandbox", "remote")).unwrap();
+        let spawns = remote.spawns.into_iter().filter(Spawn::is_remote_run).collect();
+        assert_eq!(ExecutionLog { spawns }.all_remote_runs().unwrap(), BTreeMap::from([("TestRunner", 1)]));
+    }
+
+    #[test]
     fn a_build_without_actions_proves_nothing() {
         assert!(ExecutionLog::default().all_remote_hits().is_err());
+        assert!(ExecutionLog::default().all_remote_runs().is_err());
     }
 }

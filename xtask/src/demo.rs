@@ -1,7 +1,9 @@
-//! The demo: a real build through a server that nobody configured, then again out of its cache.
+//! The demo: a real build through a server that nobody configured, then again out of its cache, then on its workers.
 //!
-//! It claims a hit only where Bazel's own execution log says so, and fails when an action that could have been a hit
-//! was none.
+//! It claims a hit, or a remote run, only where Bazel's own execution log says so, and fails when an action that could
+//! have been one was none.
+
+mod remote;
 
 use std::{
     path::{Path, PathBuf},
@@ -38,12 +40,24 @@ pub(crate) fn run(once: bool) -> Result<()> {
     let mut steps = Steps::new();
     let (binary, client) = prepare(&mut steps)?;
     let data = tempfile::Builder::new().prefix("gf-demo-").tempdir()?;
-    let server = steps.run("start gf serve", || GfServer::start_with(&binary, free_address(), data.path(), &[]))?;
+    let configuration = match &client {
+        Client::Bazel { place, .. } => remote::configuration(place, data.path())?,
+        Client::BuiltIn { .. } => None,
+    };
+    let configuration = configuration.map(|file| file.display().to_string());
+    let arguments: Vec<&str> = configuration.iter().flat_map(|file| ["--config", file.as_str()]).collect();
+    let server =
+        steps.run("start gf serve", || GfServer::start_with(&binary, free_address(), data.path(), &arguments))?;
     println!("    {} with its data in {}", server.url(), data.path().display());
     match client {
         Client::Bazel { version, place } => {
             println!("    bazel {version} in {}", place.on_host(place.work()).display());
-            builds(&mut steps, &server, &place, &interrupted)?.print();
+            let workspace = Workspace::lay_out(&place)?;
+            let cached = builds(&mut steps, &server, &workspace, &interrupted)?;
+            let bazel = workspace.bazel("remote");
+            let remote = remote::run(&mut steps, &binary, &server, data.path(), &place, &bazel)?;
+            cached.print();
+            remote.print();
         }
         Client::BuiltIn { reason } => {
             println!("    {reason}\n    so the built-in client asks the server the conformance suite");
@@ -92,12 +106,35 @@ struct FirstHit {
     after_build: Duration,
 }
 
-fn builds(steps: &mut Steps, server: &GfServer, place: &Place, interrupted: &AtomicBool) -> Result<Outcome> {
+/// What is built.
+struct Workspace<'a> {
+    place: &'a Place,
+    glue: Glue,
+    folder: PathBuf,
+}
+
+impl<'a> Workspace<'a> {
+    fn lay_out(place: &'a Place) -> Result<Self> {
+        let folder = place.work().join("flywheel_day");
+        copy_tree(&source_folder("demo"), &place.on_host(&folder))?;
+        let glue = Glue::lay_out(place)?;
+        glue.apply(place, &folder)?;
+        Ok(Self { place, glue, folder })
+    }
+
+    /// A Bazel that has nothing of its own yet.
+    fn bazel(&self, name: &str) -> Bazel<'a> {
+        Bazel::new(self.place, &self.glue, &self.folder, name)
+    }
+}
+
+fn builds(
+    steps: &mut Steps,
+    server: &GfServer,
+    workspace: &Workspace<'_>,
+    interrupted: &AtomicBool,
+) -> Result<Outcome> {
     let started = Instant::now();
-    let workspace = place.work().join("flywheel_day");
-    copy_tree(&source_folder("demo"), &place.on_host(&workspace))?;
-    let glue = Glue::lay_out(place)?;
-    glue.apply(place, &workspace)?;
     let cache = format!("--remote_cache={}", server.grpc());
     let ask = |bazel: &Bazel, name: &str, steps: &mut Steps| {
         if interrupted.load(Ordering::Relaxed) {
@@ -108,7 +145,7 @@ fn builds(steps: &mut Steps, server: &GfServer, place: &Place, interrupted: &Ato
         Ok(built)
     };
 
-    let bazel = Bazel::new(place, &glue, &workspace, "first");
+    let bazel = workspace.bazel("first");
     let first = ask(&bazel, "first build, with an empty cache", steps)?;
     steps.run("bazel clean", || bazel.clean(BUILD_LIMIT))?;
     let (cleaned, first_hit) = watch_for_hit(server, || ask(&bazel, "second build, after the clean", steps))?;
@@ -116,7 +153,7 @@ fn builds(steps: &mut Steps, server: &GfServer, place: &Place, interrupted: &Ato
         after_demo: first_hit.saturating_duration_since(steps.began()),
         after_build: first_hit.saturating_duration_since(started),
     };
-    let other = Bazel::new(place, &glue, &workspace, "other");
+    let other = workspace.bazel("other");
     let elsewhere = ask(&other, "third build, by another Bazel with nothing of its own", steps)?;
 
     let again = vec![cleaned, elsewhere];
@@ -194,7 +231,8 @@ fn conformance(endpoint: &str) -> Result<()> {
 /// Leaves the server up until someone interrupts, or until it ends by itself.
 fn wait(mut server: GfServer, interrupted: &AtomicBool) -> Result<()> {
     println!("\nThe server is up at {}. Build with it:", server.url());
-    println!("    bazel build --remote_cache={} //...", server.grpc());
+    println!("    bazel build --remote_cache={} //...       (run here, keep results there)", server.grpc());
+    println!("    bazel build --remote_executor={} //...    (run on its workers)", server.grpc());
     println!("Ctrl-C stops it and removes its data.");
     while !interrupted.load(Ordering::Relaxed) {
         if let Some(status) = server.ended()? {

@@ -15,6 +15,7 @@ mod desk;
 mod settlement;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -197,6 +198,12 @@ impl Operations {
     pub fn snapshot(&self) -> Snapshot {
         let now = self.now();
         self.desk().snapshot(now)
+    }
+
+    /// How many executions ended since the start, by the word of their [`Verdict`].
+    #[must_use]
+    pub fn ends(&self) -> BTreeMap<&'static str, u64> {
+        self.desk().ends()
     }
 
     /// A worker came. It is gone when the attachment is dropped.

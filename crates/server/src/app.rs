@@ -146,7 +146,7 @@ impl App {
         let router = edges::router(edges)
             .merge(health::router(readiness))
             .merge(operator::router(Arc::new(operator)))
-            .merge(metrics_router(metrics, Arc::clone(&store)));
+            .merge(metrics_router(metrics, Arc::clone(&store), operations.clone()));
 
         let address = listener.address();
         let connections = listener.serve(router);
@@ -241,10 +241,11 @@ pub(crate) fn blob_store_config(data_dir: &Path, settings: &StoreSettings) -> St
     StoreConfig { capacity_bytes, lease, sync_window, max_blob_size_bytes, ..defaults }
 }
 
-fn metrics_router(metrics: Arc<EdgeMetrics>, store: Arc<DiskBlobStore>) -> Router {
+fn metrics_router(metrics: Arc<EdgeMetrics>, store: Arc<DiskBlobStore>, operations: Operations) -> Router {
     let show = move || async move {
         let stats = operator::stats(&store).await.map_err(|error| error.to_string());
-        let text = stats.and_then(|stats| metrics::encode(&metrics, stats).map_err(|error| error.to_string()));
+        let text =
+            stats.and_then(|stats| metrics::encode(&metrics, stats, operations).map_err(|error| error.to_string()));
         match text {
             Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, metrics::CONTENT_TYPE)], text),
             Err(error) => {

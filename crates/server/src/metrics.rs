@@ -6,6 +6,7 @@
 //! Deliberately absent: labels whose values come from outside (instance, user, digest), since a stranger could make
 //! as many of them as it likes.
 
+mod executions;
 mod exposition;
 mod histogram;
 

@@ -1,6 +1,7 @@
 //! Bazel 7.7 from Debian sid.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use gf_tests::{Bazel, Built, Glue, Place, copy_tree, source_folder};
 
@@ -25,6 +26,16 @@ impl Workshop {
 
     pub(crate) fn bazel(&self, name: &str) -> Bazel<'_> {
         Bazel::new(&self.place, &self.glue, &self.workspace, name)
+    }
+
+    /// A command of a Bazel of its own, not yet started.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        self.bazel(name).command()
+    }
+
+    /// A path of the workspace on the host.
+    pub(crate) fn on_host(&self, path: &str) -> PathBuf {
+        self.place.on_host(&self.workspace.join(path))
     }
 
     /// An output on the host, whether it is there or not.

@@ -9,6 +9,7 @@ mod bazel4;
 mod buildbox;
 mod ccache;
 mod readme;
+mod remote_execution;
 mod secured;
 
 use std::time::Duration;

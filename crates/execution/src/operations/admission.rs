@@ -21,7 +21,8 @@ impl Operations {
     pub(super) async fn admit(self, name: OperationName, grant: Authorized<Execute>, request: Request) {
         // The semaphore is never closed.
         let _permit = self.0.admissions.acquire().await.ok();
-        let admitted = self.look_at(&grant, &request).await.unwrap_or_else(|error| Admitted::Over(Box::new(refusal(error))));
+        let admitted =
+            self.look_at(&grant, &request).await.unwrap_or_else(|error| Admitted::Over(Box::new(refusal(error))));
         match admitted {
             Admitted::ToRun(action) => self.act(|desk, at| desk.submit(&name, action, &request, at)),
             Admitted::Over(mut ended) => {

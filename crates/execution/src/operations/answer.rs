@@ -103,6 +103,26 @@ pub enum Verdict {
     Unavailable(String),
 }
 
+impl Verdict {
+    /// A word for it, for counting.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::TimedOut => "timed_out",
+            Self::LimitReached => "limit_reached",
+            Self::Missing(_) => "missing",
+            Self::Invalid(_) => "invalid",
+            Self::Unfit(_) => "unfit",
+            Self::NoWorker(_) => "no_worker",
+            Self::Cancelled => "cancelled",
+            Self::GivenUp { .. } => "given_up",
+            Self::QueueFull => "queue_full",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
 /// What a worker is told.
 #[derive(Debug)]
 pub enum Order {

@@ -47,6 +47,8 @@ pub(super) struct Desk {
     answer: Option<(AssignmentId, Answer)>,
     ended: VecDeque<(Now, OperationName)>,
     follow_up: Vec<Settlement>,
+    /// How executions ended since the start, by the word for it.
+    ends: BTreeMap<&'static str, u64>,
     next_execution: u64,
     next_worker: u64,
 }
@@ -115,6 +117,7 @@ impl Desk {
             answer: None,
             ended: VecDeque::new(),
             follow_up: Vec::new(),
+            ends: BTreeMap::new(),
             next_execution: 0,
             next_worker: 0,
         }
@@ -207,6 +210,10 @@ impl Desk {
 
     pub(super) fn snapshot(&self, now: Now) -> Snapshot {
         self.scheduler.snapshot(now)
+    }
+
+    pub(super) fn ends(&self) -> BTreeMap<&'static str, u64> {
+        self.ends.clone()
     }
 
     /// An operation was checked: it is queued, or joins one that is the same.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gf_blobstore::StoreStats;
+use gf_execution::Operations;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::executions::ExecutionCollector;
 use super::{CODES, EdgeMetrics, Lookups, Method};
 
 /// The media type of [`encode`]'s text.
@@ -19,10 +21,11 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 ///
 /// # Errors
 /// Never in practice: writing to a string does not fail.
-pub fn encode(edges: &Arc<EdgeMetrics>, store: StoreStats) -> Result<String, fmt::Error> {
+pub fn encode(edges: &Arc<EdgeMetrics>, store: StoreStats, operations: Operations) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("gf");
     registry.register_collector(Box::new(EdgeCollector(Arc::clone(edges))));
     registry.register_collector(Box::new(StoreCollector(store)));
+    registry.register_collector(Box::new(ExecutionCollector(operations)));
     let mut out = String::with_capacity(16 * 1024);
     text::encode(&mut out, &registry)?;
     Ok(out)

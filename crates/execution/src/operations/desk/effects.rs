@@ -120,6 +120,7 @@ impl Desk {
             Answer::Cancelled => return self.end_all(id, &Ended::without_result(Verdict::Cancelled), at),
         };
         self.end_attempt(id);
+        self.count(&verdict);
         let Some(execution) = self.executions.get(&id) else { return };
         if let Some(key) = &execution.submission.merge {
             self.settling.insert(key.clone(), id);
@@ -134,6 +135,10 @@ impl Desk {
         });
     }
 
+    fn count(&mut self, verdict: &Verdict) {
+        *self.ends.entry(verdict.as_str()).or_default() += 1;
+    }
+
     fn end_attempt(&mut self, id: ExecutionId) {
         let attempt = self.executions.get_mut(&id).and_then(|execution| execution.attempt.take());
         if let Some(attempt) = attempt {
@@ -142,6 +147,7 @@ impl Desk {
     }
 
     fn end_all(&mut self, id: ExecutionId, ended: &Ended, at: At<'_>) {
+        self.count(&ended.verdict);
         for name in self.forget(id).map(|execution| execution.operations).unwrap_or_default() {
             self.end(&name, ended.clone(), at);
         }
