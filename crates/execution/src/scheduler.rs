@@ -15,7 +15,9 @@ mod event;
 mod executions;
 mod explain;
 mod fairness;
+mod invocations;
 mod matching;
+mod numbers;
 mod platform;
 mod prospects;
 mod queue;
@@ -39,7 +41,9 @@ pub use snapshot::{QueueState, RunningState, Snapshot, WorkerState};
 pub use submission::{AssignmentId, ExecutionId, MergeKey, Now, Offer, Payer, Resources, Submission, WorkerId};
 
 use executions::{Assignment, Execution, State, Wishes};
+use invocations::Invocations;
 use matching::Platforms;
+use numbers::NumberMap;
 use prospects::Prospect;
 use queue::Queues;
 use timers::{Due, Timers};
@@ -59,9 +63,10 @@ pub struct Scheduler {
     next_assignment: u64,
     next_number: u64,
     /// Looked up, never walked for an order; so are the two below.
-    executions: HashMap<ExecutionId, Execution>,
-    assignments: HashMap<AssignmentId, Assignment>,
+    executions: NumberMap<ExecutionId, Execution>,
+    assignments: NumberMap<AssignmentId, Assignment>,
     merges: HashMap<MergeKey, ExecutionId>,
+    invocations: Invocations,
     platforms: Platforms,
     queues: Queues,
     fleet: Fleet,
@@ -81,9 +86,10 @@ impl Scheduler {
             first_worker: None,
             next_assignment: 1,
             next_number: 0,
-            executions: HashMap::new(),
-            assignments: HashMap::new(),
+            executions: NumberMap::default(),
+            assignments: NumberMap::default(),
             merges: HashMap::new(),
+            invocations: Invocations::default(),
             platforms: Platforms::default(),
             queues: Queues::new(config.ageing_step),
             fleet: Fleet::default(),
@@ -128,7 +134,7 @@ impl Scheduler {
                 Due::Rested(worker) => self.rested(worker),
                 Due::Overstayed(assignment) => self.overstayed(assignment, effects),
                 Due::Abandoned(execution) => self.cancel(execution, effects),
-                Due::Forgiven(execution) => self.forgive(execution, effects),
+                Due::Forgiven(execution) => self.forgive(execution),
                 Due::Unserved(lane) => self.check_unserved(lane, effects),
                 Due::Forgotten(class) => self.forget(class),
             }
@@ -148,17 +154,20 @@ impl Scheduler {
             return effects.push(Effect::Merged { submitted: id, into });
         }
         let platform = self.platforms.enter(&submission.platform, &self.fleet);
+        let invocation = self.invocations.enter(&(submission.payer, submission.invocation.clone()));
         self.next_number += 1;
-        let execution = Execution::new(submission, platform, self.now, self.next_number);
+        let execution = Execution::new(submission, platform, invocation, self.now, self.next_number);
         let lane = execution.lane;
         if let Some(key) = &execution.merge {
             self.merges.insert(key.clone(), id);
         }
         self.executions.insert(id, execution);
-        if self.prospect(lane) == Prospect::None {
+        // Where others wait there is no room.
+        let is_new_lane = self.queues.lane(lane).is_none();
+        if is_new_lane && self.prospect(lane) == Prospect::None {
             let end = End::NoWorker(self.why_no_worker(lane));
             self.complete(id, end, effects);
-        } else if self.place(id, effects) {
+        } else if is_new_lane && self.place(id, effects) {
         } else if self.queues.queued() >= self.config.max_queued {
             self.complete(id, End::QueueFull, effects);
         } else {
@@ -227,6 +236,7 @@ impl Scheduler {
         }
         self.timers.unset(execution.abandoned, Due::Abandoned(id));
         self.platforms.exit(execution.lane.platform);
+        self.invocations.exit(&execution.invocation);
         effects.push(Effect::Complete { execution: id, end });
     }
 }

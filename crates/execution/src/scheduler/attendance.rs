@@ -1,6 +1,6 @@
 //! What workers do: come, go, fall silent, answer, fail.
 
-use super::executions::{State, Wishes};
+use super::executions::{Execution, Wishes};
 use super::timers::Due;
 use super::workers::ClassId;
 use super::{AVOIDED_FOR, AssignmentId, Effect, End, ExecutionId, Offer, Outcome, RunStage, Scheduler, WorkerId};
@@ -113,10 +113,10 @@ impl Scheduler {
     }
 
     /// The worker that failed it may have it, since no other one had room.
-    pub(super) fn forgive(&mut self, id: ExecutionId, effects: &mut Vec<Effect>) {
-        if let Some(State::Queued(wishes)) = self.executions.get_mut(&id).map(|execution| &mut execution.state) {
-            wishes.avoids = None;
-            self.place(id, effects);
+    pub(super) fn forgive(&mut self, id: ExecutionId) {
+        let wishes = self.executions.get_mut(&id).and_then(Execution::wishes_mut);
+        if let Some((worker, _)) = wishes.and_then(|wishes| wishes.avoids.take()) {
+            self.hungry.insert(worker);
         }
     }
 
@@ -143,16 +143,17 @@ impl Scheduler {
         }
         let Some(ended) = self.assignments.remove(&id) else { return };
         self.timers.unset(Some(ended.overstays), Due::Overstayed(id));
+        let answered = ended.execution.is_some() && outcome == Outcome::Answered;
         self.fleet.change(worker, |worker| {
             worker.free = worker.free.plus(ended.demand);
             worker.assignments.remove(&id);
+            if answered {
+                worker.succeeded();
+            }
         });
         self.hungry.insert(worker);
         match (ended.execution, outcome) {
-            (Some(execution), Outcome::Answered) => {
-                self.fleet.change(worker, |worker| worker.succeeded());
-                self.complete(execution, End::Answered(id), effects);
-            }
+            (Some(execution), Outcome::Answered) => self.complete(execution, End::Answered(id), effects),
             // One that was not told to stop and stopped failed, too.
             (Some(execution), Outcome::WorkerFailed | Outcome::Cancelled) => {
                 self.worker_failed(worker);

@@ -35,7 +35,7 @@ impl Scheduler {
 
     fn roomiest(&self, execution: &Execution) -> Option<WorkerId> {
         let (lane, avoided) = (execution.lane, execution.wishes().avoided());
-        let warm = self.fleet.warm_for(&execution.invocation()).filter(|(id, worker)| {
+        let warm = self.fleet.warm_for(&execution.invocation).filter(|(id, worker)| {
             let matched = self.platforms.is_matched(lane.platform, worker.class);
             matched && lane.demand.fits(&worker.free) && Some(*id) != avoided
         });
@@ -157,7 +157,7 @@ impl Scheduler {
     fn assign(&mut self, id: ExecutionId, worker: WorkerId, effects: &mut Vec<Effect>) {
         let Some(execution) = self.executions.get(&id) else { return };
         let (lane, ticket) = (execution.lane, execution.ticket(id));
-        let invocation = execution.invocation();
+        let invocation = execution.invocation.clone();
         let overstays = self.now.after(execution.timeout).after(self.config.overstay);
         self.queues.charge(lane, &ticket);
         self.charge_tenant(worker, ticket.payer, cost(lane.demand));

@@ -1,18 +1,18 @@
 //! What is known of each execution and of each attempt to run one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use super::invocations::{Invocation, InvocationId};
 use super::matching::PlatformId;
 use super::queue::{Lane, Ticket};
-use super::workers::Invocation;
 use super::{AssignmentId, ExecutionId, MergeKey, Now, Payer, Resources, RunStage, Submission, WorkerId};
 
 /// One execution, from its submission until it is completed.
 #[derive(Debug)]
 pub(super) struct Execution {
     pub(super) payer: Payer,
-    pub(super) invocation: Arc<str>,
+    pub(super) invocation: Invocation,
+    pub(super) invocation_id: InvocationId,
     pub(super) priority: i32,
     pub(super) lane: Lane,
     pub(super) merge: Option<MergeKey>,
@@ -45,10 +45,17 @@ pub(super) struct Wishes {
 }
 
 impl Execution {
-    pub(super) fn new(submission: Submission, platform: PlatformId, enqueued: Now, number: u64) -> Self {
+    pub(super) fn new(
+        submission: Submission,
+        platform: PlatformId,
+        invocation_id: InvocationId,
+        enqueued: Now,
+        number: u64,
+    ) -> Self {
         Self {
             payer: submission.payer,
-            invocation: submission.invocation,
+            invocation: (submission.payer, submission.invocation),
+            invocation_id,
             priority: submission.priority,
             lane: Lane { platform, demand: counted(submission.demand) },
             merge: submission.merge,
@@ -66,15 +73,11 @@ impl Execution {
         Ticket {
             execution,
             payer: self.payer,
-            invocation: self.invocation.clone(),
+            invocation: self.invocation_id,
             priority: self.priority,
             enqueued: self.enqueued,
             number: self.number,
         }
-    }
-
-    pub(super) fn invocation(&self) -> Invocation {
-        (self.payer, self.invocation.clone())
     }
 
     pub(super) fn wishes(&self) -> Wishes {

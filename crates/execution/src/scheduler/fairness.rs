@@ -14,8 +14,10 @@
 //!   becomes ever smaller.
 //! - Only flows that wait, and those that were given more than the clock shows, are kept.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::Hash;
+
+use super::numbers::NumberMap;
 
 /// A flow that was passed over for long, since nothing fitted it, may catch up on so many dispatches.
 const CREDIT_DISPATCHES: u64 = 4;
@@ -26,7 +28,7 @@ pub(super) struct FairOrder<K> {
     clock: u64,
     turns: u64,
     /// Looked up, never walked.
-    flows: HashMap<K, Flow>,
+    flows: NumberMap<K, Flow>,
     waiting: BTreeSet<(u64, u64, K)>,
     /// Those that do not wait but were given more than the clock shows.
     ahead: BTreeSet<(u64, K)>,
@@ -41,12 +43,12 @@ struct Flow {
 
 impl<K> Default for FairOrder<K> {
     fn default() -> Self {
-        let (flows, waiting, ahead) = (HashMap::new(), BTreeSet::new(), BTreeSet::new());
+        let (flows, waiting, ahead) = (NumberMap::default(), BTreeSet::new(), BTreeSet::new());
         Self { clock: 0, turns: 0, flows, waiting, ahead }
     }
 }
 
-impl<K: Clone + Ord + Hash> FairOrder<K> {
+impl<K: Copy + Ord + Hash> FairOrder<K> {
     /// It waits from now on.
     pub(super) fn join(&mut self, key: &K) {
         let known = self.flows.get(key).copied();
@@ -54,7 +56,7 @@ impl<K: Clone + Ord + Hash> FairOrder<K> {
             return;
         }
         if let Some(flow) = known {
-            self.ahead.remove(&(flow.tag, key.clone()));
+            self.ahead.remove(&(flow.tag, *key));
         }
         let tag = known.map_or(self.clock, |flow| flow.tag.max(self.clock));
         self.stand(key, tag);
@@ -64,7 +66,7 @@ impl<K: Clone + Ord + Hash> FairOrder<K> {
     pub(super) fn leave(&mut self, key: &K) {
         let Some(Flow { tag, turn: Some(turn) }) = self.flows.get(key).copied() else { return };
         self.flows.remove(key);
-        self.waiting.remove(&(tag, turn, key.clone()));
+        self.waiting.remove(&(tag, turn, *key));
         if self.waiting.is_empty() {
             // Nobody is left to be fair to.
             self.flows.clear();
@@ -86,11 +88,11 @@ impl<K: Clone + Ord + Hash> FairOrder<K> {
         match flow {
             Some(Flow { tag, turn: Some(turn) }) => {
                 self.clock = self.clock.max(tag);
-                self.waiting.remove(&(tag, turn, key.clone()));
+                self.waiting.remove(&(tag, turn, *key));
                 self.stand(key, tag.max(floor).saturating_add(cost));
             }
             Some(Flow { tag, turn: None }) => {
-                self.ahead.remove(&(tag, key.clone()));
+                self.ahead.remove(&(tag, *key));
                 self.flows.remove(key);
                 self.remember(key, tag.saturating_add(cost));
             }
@@ -139,14 +141,14 @@ impl<K: Clone + Ord + Hash> FairOrder<K> {
 
     fn stand(&mut self, key: &K, tag: u64) {
         self.turns += 1;
-        self.flows.insert(key.clone(), Flow { tag, turn: Some(self.turns) });
-        self.waiting.insert((tag, self.turns, key.clone()));
+        self.flows.insert(*key, Flow { tag, turn: Some(self.turns) });
+        self.waiting.insert((tag, self.turns, *key));
     }
 
     fn remember(&mut self, key: &K, tag: u64) {
         if tag > self.clock {
-            self.flows.insert(key.clone(), Flow { tag, turn: None });
-            self.ahead.insert((tag, key.clone()));
+            self.flows.insert(*key, Flow { tag, turn: None });
+            self.ahead.insert((tag, *key));
         }
     }
 }

@@ -10,12 +10,13 @@
 //!
 //! Who of the tenants is next is not decided here but by the worker that has room, over all lanes that it can serve.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::fairness::FairOrder;
+use super::invocations::InvocationId;
 use super::matching::PlatformId;
+use super::numbers::NumberMap;
 use super::{ExecutionId, Now, Payer, Resources};
 
 /// What everything in a lane asks of a worker.
@@ -26,11 +27,11 @@ pub(super) struct Lane {
 }
 
 /// An execution in line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket {
     pub(super) execution: ExecutionId,
     pub(super) payer: Payer,
-    pub(super) invocation: Arc<str>,
+    pub(super) invocation: InvocationId,
     pub(super) priority: i32,
     /// First time: one that comes back keeps its place.
     pub(super) enqueued: Now,
@@ -62,8 +63,8 @@ const TURN: u64 = 1 << 20;
 #[derive(Debug, Default)]
 struct Group {
     /// Looked up and counted, never walked for an order.
-    invocations: HashMap<Arc<str>, BTreeSet<Place>>,
-    order: FairOrder<Arc<str>>,
+    invocations: NumberMap<InvocationId, BTreeSet<Place>>,
+    order: FairOrder<InvocationId>,
     ages: BTreeSet<Place>,
     /// Whether the next dispatch is for the oldest, if that waited for too long.
     oldest_is_next: bool,
@@ -84,7 +85,7 @@ impl Group {
 
     fn insert(&mut self, ticket: &Ticket) {
         self.ages.insert(ticket.place());
-        self.invocations.entry(ticket.invocation.clone()).or_default().insert(ticket.place());
+        self.invocations.entry(ticket.invocation).or_default().insert(ticket.place());
         self.order.join(&ticket.invocation);
     }
 

@@ -100,6 +100,7 @@ impl Scheduler {
             ("executions", self.executions.len()),
             ("assignments", self.assignments.len()),
             ("merges", self.merges.len()),
+            ("invocations", self.invocations.len()),
             ("platforms in use", self.platforms.used()),
             ("queued", self.queues.queued()),
             ("lanes", self.queues.lanes().count()),

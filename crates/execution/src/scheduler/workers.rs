@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fairness::FairOrder;
+use super::invocations::Invocation;
+use super::numbers::NumberMap;
 use super::{AssignmentId, ExecutionId, Now, Offer, Payer, Property, Resources, WorkerId};
 
 /// Classes that left are remembered up to this number; more are forgotten early.
@@ -24,9 +26,6 @@ const LONGEST_REST: Duration = Duration::from_secs(300);
 /// Workers of the same properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ClassId(u64);
-
-/// What a client started, named across tenants.
-pub(super) type Invocation = (Payer, Arc<str>);
 
 /// A worker.
 #[derive(Debug)]
@@ -81,7 +80,7 @@ pub(super) struct Class {
     /// The tenants that have something waiting that these workers match, in the order in which they are served.
     pub(super) tenants: FairOrder<Payer>,
     /// In how many lanes.
-    lanes: HashMap<Payer, usize>,
+    lanes: NumberMap<Payer, usize>,
     open: BTreeSet<Room>,
     sizes: BTreeMap<Resources, Size>,
     /// When its last worker left.
@@ -374,7 +373,7 @@ impl Class {
             properties,
             members: BTreeSet::new(),
             tenants: FairOrder::default(),
-            lanes: HashMap::new(),
+            lanes: NumberMap::default(),
             open: BTreeSet::new(),
             sizes: BTreeMap::new(),
             departed: None,
