@@ -61,10 +61,16 @@ impl Order {
             inputs,
             outputs,
             timeout,
-            memory_bytes: assignment.reserved.as_ref().map_or(u64::MAX, |reserved| reserved.memory_bytes),
+            memory_bytes: memory_bytes(assignment),
             network,
         })
     }
+}
+
+/// An action that did not say how much it takes may take all that there is.
+fn memory_bytes(assignment: &worker::Assignment) -> u64 {
+    let reserved = assignment.reserved.as_ref().map(|reserved| reserved.memory_bytes);
+    reserved.filter(|bytes| *bytes > 0).unwrap_or(u64::MAX)
 }
 
 fn root(action: &Action, function: DigestFunction) -> Result<Digest, Failure> {
