@@ -24,11 +24,14 @@ const SAME_WISH: Duration = Duration::from_millis(200);
 const SAME_WISH_GRACE: Duration = Duration::from_secs(1);
 /// For blocking work that is still at the disk when everything else has ended.
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(2);
+/// What runs now, even when another version took the place of its file.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 pub(crate) fn run(args: ServeArgs) -> Result<(), Failure> {
     let overrides = Overrides { listen: args.listen, data_dir: args.data_dir };
-    let config = Config::load(args.config.as_deref(), overrides, &Environment::of_process())
+    let mut config = Config::load(args.config.as_deref(), overrides, &Environment::of_process())
         .map_err(|errors| Failure::new(FailureKind::Usage, errors))?;
+    config.worker_program = Some(THIS_PROGRAM.into());
     let _last_lines = telemetry::init(config.log).map_err(Failure::failed)?;
     raise_file_limit();
     let runtime = Builder::new_multi_thread()

@@ -35,8 +35,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// ... and short again after one that lived this long.
 const HEALTHY_LIFE: Duration = Duration::from_secs(60);
-/// What a worker gets to bring its actions to their end. Requests get a little more, so that the last results are told.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+/// What a worker gets to bring its actions to their end. Requests get more, so that the last results are told.
+const STOP_DEADLINE: Duration = Duration::from_secs(8);
 /// From SIGKILL to the end of the process, which only the disk can hold up.
 const KILL_DEADLINE: Duration = Duration::from_secs(2);
 /// How `gf` exits when it was told what cannot be, or found that it cannot be so: trying again does not help.
