@@ -137,7 +137,10 @@ fn metrics_are_open_metrics() {
 #[test]
 fn it_goes_on_when_nobody_reads_its_log() {
     let home = tempfile::tempdir().unwrap();
-    let mut server = Server::start(home.path(), &[]);
+    let file = home.path().join("gf.toml");
+    // A worker that starts meanwhile would make its folder where the data are missing.
+    fs::write(&file, "[worker]\nenabled = false\n").unwrap();
+    let mut server = Server::start(home.path(), &["--config", file.to_str().unwrap()]);
     fs::rename(home.path().join("data"), home.path().join("gone")).unwrap();
     // Each logs a line, and a pipe holds a few hundred.
     for _ in 0..1500 {
