@@ -17,11 +17,13 @@ mod launcher;
 mod measure;
 mod network;
 mod probe;
+mod process;
 mod scratch;
 mod service;
 mod sys;
 mod template;
 mod view;
+mod waiting;
 mod watch;
 mod wire;
 
@@ -34,6 +36,7 @@ use std::time::{Duration, SystemTime};
 pub use bare::run_bare;
 pub use config::{ActionUser, SandboxConfig};
 pub use launcher::{Launcher, LauncherError, Report, SandboxError};
+pub use process::Process;
 pub use scratch::remove_scratch;
 
 /// The only argument of a program that is to be a launcher.

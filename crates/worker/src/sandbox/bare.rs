@@ -41,6 +41,6 @@ fn conclude_first(factory: &mut Factory, made: &mut VecDeque<Sandbox>) -> Result
     match made.pop_front().map(|sandbox| factory.conclude(sandbox)) {
         Some(Outcome::Ended(ended)) => Ok(Some(ended)),
         Some(Outcome::Failed(failure)) => Err(failure),
-        Some(Outcome::Ready(_)) | None => Ok(None),
+        Some(Outcome::Ready(_) | Outcome::Begun(_)) | None => Ok(None),
     }
 }

@@ -1,20 +1,22 @@
 //! The worker's side of the launcher: orders go in, and how each run ended comes out.
 
-use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::process::{Pipes, Process};
+use super::template::HIDE;
+use super::waiting::{Begun, Waiting};
 use super::wire::{self, Failure, Frames, Outcome, Reply, Request, Setup, Start, Variable, frame};
 use super::{ActionUser, LAUNCHER_ARGUMENT, Network, Ran, Root, Run, SandboxConfig};
 
@@ -85,12 +87,6 @@ pub enum SandboxError {
     LauncherGone,
 }
 
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Nothing once the launcher is gone.
-    runs: Mutex<Option<HashMap<u64, oneshot::Sender<Outcome>>>>,
-}
-
 impl Launcher {
     /// Starts the process and waits until it has tried what the kernel allows.
     ///
@@ -113,7 +109,7 @@ impl Launcher {
                 reap(child).await;
                 Err(refused(&failure))
             }
-            Ok(Outcome::Ended(_)) => {
+            Ok(Outcome::Ended(_) | Outcome::Begun(_)) => {
                 reap(child).await;
                 Err(LauncherError::Ended(io::ErrorKind::InvalidData.into()))
             }
@@ -134,7 +130,7 @@ impl Launcher {
     ) -> (Self, Report) {
         let (read, write) = socket.into_split();
         let (orders, ordered) = mpsc::channel(WAITING_ORDERS);
-        let waiting = Arc::new(Waiting { runs: Mutex::new(Some(HashMap::new())) });
+        let waiting = Arc::new(Waiting::new());
         let told = Arc::clone(&waiting);
         let over = tokio::spawn(async move {
             // When there will be no more orders, the launcher sees the socket end, and ends it too.
@@ -173,30 +169,33 @@ impl Launcher {
     /// See [`SandboxError`]: what went wrong here, and never what the command did wrong.
     pub async fn run(&self, run: Run, cancel: CancellationToken) -> Result<Ran, SandboxError> {
         let mut begun = self.begin(start_of(&run)).await?;
-        let outcome = tokio::select! {
+        tokio::select! {
             biased;
-            outcome = &mut begun.ended => outcome,
-            () = cancel.cancelled() => {
-                begun.stop();
-                (&mut begun.ended).await
-            }
-        };
-        match outcome {
-            Ok(Outcome::Ended(ended)) => Ok(ended.into_ran()),
-            Ok(Outcome::Failed(failure)) => {
-                let source = failure.error();
-                Err(SandboxError::Refused { doing: failure.doing, source })
-            }
-            Ok(Outcome::Ready(_)) | Err(_) => Err(SandboxError::LauncherGone),
+            ran = begun.ended() => return ran,
+            () = cancel.cancelled() => begun.stop(),
         }
+        begun.ended().await
+    }
+
+    /// Starts a command that is talked to: its standard input and output are pipes. Everything else is as in
+    /// [`Launcher::run`], so its standard error goes to a file; [`Run::stdout`] is not used.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub async fn spawn(&self, run: Run) -> Result<Process, SandboxError> {
+        let pipes = Pipes::make(&run.scratch, self.action_owner)?;
+        let mut start = start_of(&run);
+        pipes.put_into(&mut start);
+        let mut begun = self.begin(start).await?;
+        begun.begun().await?;
+        pipes.connect(begun)
     }
 
     async fn begin(&self, start: Start) -> Result<Begun, SandboxError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let order = frame(&Request { id, start: Some(start) }).ok_or(SandboxError::TooLarge)?;
         let stop = self.orders.clone().reserve_owned().await.map_err(|_| SandboxError::LauncherGone)?;
-        let ended = self.waiting.register(id).ok_or(SandboxError::LauncherGone)?;
-        let begun = Begun { id, ended, stop: Some(stop), waiting: Arc::clone(&self.waiting) };
+        let begun = Begun::register(id, stop, &self.waiting).ok_or(SandboxError::LauncherGone)?;
         self.orders.send(order).await.map_err(|_| SandboxError::LauncherGone)?;
         Ok(begun)
     }
@@ -206,59 +205,6 @@ impl Launcher {
         drop(self.orders);
         // A task that panicked has ended too.
         let _ = self.over.await;
-    }
-}
-
-/// A run under way. Dropping it ends it.
-struct Begun {
-    id: u64,
-    ended: oneshot::Receiver<Outcome>,
-    stop: Option<mpsc::OwnedPermit<Vec<u8>>>,
-    waiting: Arc<Waiting>,
-}
-
-impl Begun {
-    /// To be told how it ended all the same.
-    fn stop(&mut self) {
-        if let (Some(place), Some(order)) = (self.stop.take(), frame(&Request { id: self.id, start: None })) {
-            place.send(order);
-        }
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        if self.waiting.forget(self.id) {
-            self.stop();
-        }
-    }
-}
-
-impl Waiting {
-    fn register(&self, id: u64) -> Option<oneshot::Receiver<Outcome>> {
-        let (tell, told) = oneshot::channel();
-        self.lock().as_mut()?.insert(id, tell);
-        Some(told)
-    }
-
-    /// Whether it was still under way.
-    fn forget(&self, id: u64) -> bool {
-        self.lock().as_mut().is_some_and(|runs| runs.remove(&id).is_some())
-    }
-
-    fn tell(&self, id: u64, outcome: Outcome) {
-        if let Some(tell) = self.lock().as_mut().and_then(|runs| runs.remove(&id)) {
-            // Whoever asked may have lost interest.
-            let _ = tell.send(outcome);
-        }
-    }
-
-    fn give_up(&self) {
-        *self.lock() = None;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Outcome>>>> {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -320,6 +266,7 @@ fn advice(doing: &str) -> &'static str {
             "this container hides parts of /proc, and so the kernel refuses a new one: run it with \
              --security-opt systempaths=unconfined, or procMount: Unmasked in Kubernetes"
         }
+        _ if doing.starts_with(HIDE) => "put the data of the worker elsewhere, or show other folders",
         _ => {
             "the worker needs user, mount and pid namespaces and Linux 5.12 or newer; in a container, allow mount, \
              mount_setattr, move_mount, open_tree and pivot_root in the seccomp and AppArmor profiles"

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::factory::{Factory, Sandbox};
-use super::wire::{Frames, Outcome, Reply, Request, Setup, frame};
+use super::wire::{Begun, Frames, Outcome, Reply, Request, Setup, frame};
 use super::{probe, sys};
 
 /// How long the first process of a sandbox has to end it before it is killed itself.
@@ -135,10 +135,11 @@ impl Service {
             }
             return Ok(());
         };
+        let has_pipes = start.stdin_pipe.is_some();
         match self.factory.make(start) {
             Ok(sandbox) => {
                 self.sandboxes.insert(id, Made { sandbox, kill_at: None });
-                Ok(())
+                if has_pipes { send(&mut self.socket, id, Outcome::Begun(Begun {})) } else { Ok(()) }
             }
             Err(failure) => send(&mut self.socket, id, Outcome::Failed(failure)),
         }

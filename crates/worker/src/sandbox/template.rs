@@ -46,10 +46,14 @@ impl Template {
         for device in DEVICES {
             template.add_device(device).doing(format!("show /dev/{device}"))?;
         }
+        keep_hidden(setup)?;
         let tool_root = setup.tool_root.as_deref().map_or(Path::new("/"), |root| Path::new(OsStr::from_bytes(root)));
         for shown in &setup.shown {
             let shown = Path::new(OsStr::from_bytes(shown));
             template.show(tool_root, shown).doing(format!("show {}", shown.display()))?;
+        }
+        if setup.tool_root.is_none() {
+            template.show_resolver().doing("show the configuration of name servers")?;
         }
         template.seal().doing("make the root of sandboxes read-only")?;
         Ok(template)
@@ -99,11 +103,39 @@ impl Template {
         bind_read_only(&source, &place)
     }
 
+    /// On many machines `/etc/resolv.conf` is a link to where nothing else is shown.
+    fn show_resolver(&self) -> io::Result<()> {
+        let Ok(file) = fs::canonicalize("/etc/resolv.conf") else { return Ok(()) };
+        if file.strip_prefix("/").is_ok_and(|relative| self.path.join(relative).exists()) {
+            return Ok(());
+        }
+        self.show(Path::new("/"), &file)
+    }
+
     fn seal(&self) -> io::Result<()> {
         let root = rustix::fs::open(&self.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         sys::add_mount_attributes(root.as_fd(), libc::MOUNT_ATTR_RDONLY, false)
     }
 }
+
+/// What belongs to the worker must not be below what is shown.
+fn keep_hidden(setup: &Setup) -> Result<(), Failure> {
+    let folder = Path::new(OsStr::from_bytes(&setup.folder));
+    let folder = fs::canonicalize(folder).doing(format!("find {}", folder.display()))?;
+    let root = setup.tool_root.as_deref().map_or(Path::new("/"), |root| Path::new(OsStr::from_bytes(root)));
+    for shown in &setup.shown {
+        let shown = Path::new(OsStr::from_bytes(shown));
+        let source = root.join(shown.strip_prefix("/").unwrap_or(shown));
+        if fs::canonicalize(source).is_ok_and(|shown| folder.starts_with(shown)) {
+            let doing = format!("{HIDE} {} from actions, which see {}", folder.display(), shown.display());
+            return Err(rustix::io::Errno::INVAL).doing(doing);
+        }
+    }
+    Ok(())
+}
+
+/// How the refusal of a folder that would be seen begins.
+pub(super) const HIDE: &str = "hide";
 
 /// A clone of the mounts at and below `source`, made read-only before anybody can see it.
 fn bind_read_only(source: &Path, place: &Path) -> io::Result<()> {

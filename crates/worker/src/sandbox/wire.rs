@@ -109,7 +109,7 @@ pub(super) struct Variable {
 pub(super) struct Reply {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "Outcome", tags = "2, 3, 4")]
+    #[prost(oneof = "Outcome", tags = "2, 3, 4, 5")]
     pub outcome: Option<Outcome>,
 }
 
@@ -121,7 +121,13 @@ pub(super) enum Outcome {
     Ended(Ended),
     #[prost(message, tag = "4")]
     Failed(Failure),
+    #[prost(message, tag = "5")]
+    Begun(Begun),
 }
+
+/// A run with pipes has its ends of them.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct Begun {}
 
 /// Something that was asked of the system and refused.
 #[derive(Clone, PartialEq, Message)]

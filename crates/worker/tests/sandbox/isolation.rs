@@ -13,8 +13,9 @@ use super::support::Bench;
 async fn of_the_machine_only_tools_are_seen() {
     let bench = Bench::new().await;
     let said = bench.sh("look", "ls -A / /var /dev").await;
-    let allowed =
-        ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "build", "dev", "proc", "tmp", "var"];
+    let tools = ["bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt"];
+    // Where the configuration of name servers is a link to `/run`, that one file is there.
+    let allowed = [&tools[..], &["build", "dev", "proc", "tmp", "var", "run"]].concat();
     let (root, rest) = said.split_once("\n\n").unwrap();
     for name in root.lines().skip(1).chain(rest.lines().filter(|line| line.starts_with('/'))) {
         assert!(allowed.contains(&name.trim_matches(['/', ':'])), "{name} is seen: {said}");
@@ -201,4 +202,15 @@ async fn another_root_file_system_is_shown_instead() {
     fs::File::open(stderr).unwrap().read_to_string(&mut said).unwrap();
     assert!(said.contains("/usr/bin/true"), "{said}");
     launcher.stop().await;
+}
+
+#[tokio::test]
+async fn the_data_of_the_worker_is_never_shown() {
+    use gf_worker::sandbox::{Launcher, LauncherError, SandboxConfig};
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let config = SandboxConfig { shown: vec!["/usr".into(), folder.path().into()], ..super::support::config(&data) };
+    let refused = Launcher::start(config).await.map(|(_, report)| report).unwrap_err();
+    assert!(matches!(&refused, LauncherError::Refused { doing, .. } if doing.starts_with("hide ")), "{refused}");
 }

@@ -8,5 +8,6 @@ mod deaths;
 mod isolation;
 mod limits;
 mod outcome;
+mod process;
 mod support;
 mod unprivileged;
