@@ -6,6 +6,7 @@ mod batch;
 mod capabilities;
 mod chunking;
 mod compression;
+mod execution;
 mod functions;
 mod identity;
 mod inlining;
@@ -56,7 +57,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
         capabilities::CASES,
         transport::CASES,
     ];
-    let mut cases: Vec<&'static Case> = MODULES.into_iter().flatten().collect();
+    let mut cases: Vec<&'static Case> = MODULES.into_iter().chain(execution::MODULES).flatten().collect();
     cases.sort_by_key(|case| case.name);
     cases.into_iter()
 }

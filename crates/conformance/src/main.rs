@@ -34,6 +34,12 @@ struct Arguments {
     /// A bearer token that may read but not write, for the case about such callers; empty to send none.
     #[arg(long)]
     read_only_token: Option<String>,
+    /// A property, NAME=VALUE, that the platform of every action requires; may be given several times.
+    #[arg(long, value_parser = property)]
+    platform: Vec<(String, String)>,
+    /// The shell of the workers, which runs the scripts of the cases.
+    #[arg(long, default_value = "/bin/sh")]
+    program: String,
     /// Run only this case, by number or whole name; may be given several times.
     #[arg(long = "case")]
     cases: Vec<String>,
@@ -63,6 +69,11 @@ fn main() -> ExitCode {
     }
 }
 
+fn property(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 fn run(arguments: Arguments) -> anyhow::Result<u8> {
     if arguments.list {
         let mut output = io::stdout().lock();
@@ -79,6 +90,8 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
         token: arguments.token,
         read_only_token: arguments.read_only_token,
         cases: arguments.cases,
+        platform: arguments.platform,
+        program: arguments.program,
         ..Config::new(&arguments.endpoint.unwrap_or_default(), arguments.seed.unwrap_or_else(|| rand::rng().random()))
     };
     let mut report = Report::new(arguments.json)?;
