@@ -42,8 +42,8 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
         None => TempDir::with_prefix("gf-bench-")?,
     };
     let mut lines = Vec::new();
-    let only_index = plan.rows.iter().all(|row| matches!(row.measure, Measure::Index));
-    let gf = if only_index { PathBuf::new() } else { program(plan.gf.as_deref()).await? };
+    let needs_program = |row: &&Row| !matches!(row.measure, Measure::Index | Measure::Scheduler);
+    let gf = if !plan.rows.iter().any(needs_program) { PathBuf::new() } else { program(plan.gf.as_deref()).await? };
     if plan.rows.iter().any(|row| is_call(row)) {
         lines.extend(calls(plan, &gf, &folder.path().join("calls")).await?);
     }
@@ -54,6 +54,10 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
                 lines.extend(start::measure(row, &gf, &folder.path().join(row.name), blobs).await);
             }
             Measure::Index => lines.extend(index(row, folder.path())),
+            Measure::Scheduler => {
+                eprintln!("{} …", row.name);
+                lines.push(line(row, crate::works::scheduler_core(plan.rounds).map_err(|wrong| format!("{wrong:#}"))));
+            }
             _ => {}
         }
     }
@@ -61,7 +65,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
 }
 
 fn is_call(row: &Row) -> bool {
-    !matches!(row.measure, Measure::Start(_) | Measure::Index)
+    !matches!(row.measure, Measure::Start(_) | Measure::Index | Measure::Scheduler)
 }
 
 async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Line>> {
@@ -96,7 +100,7 @@ async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Li
                 lines.push(line(row, compared.map(|compared| compared.p99())));
             }
             Measure::Memory => lines.push(line(row, memory(&product).map_err(|wrong| format!("{wrong:#}")))),
-            Measure::Start(_) | Measure::Index => {}
+            Measure::Start(_) | Measure::Index | Measure::Scheduler => {}
         }
     }
     drop(run);

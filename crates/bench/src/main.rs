@@ -5,7 +5,8 @@
 //! load, on the same connections, from the same client. Floor, product and load are three processes.
 //!
 //! It does not look inside the product: what it knows, it knows through the public edge and `/proc`. Every answer is
-//! checked; a wrong answer fails its row whatever its speed.
+//! checked; a wrong answer fails its row whatever its speed. The rows `index` and `scheduler-core` are the exceptions:
+//! they measure a part of the product alone.
 
 mod compare;
 mod connection;

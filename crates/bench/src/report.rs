@@ -46,6 +46,7 @@ impl Line {
         match self.limit {
             Limit::Share(least) => outcome.ratio.is_some_and(|ratio| ratio >= least),
             Limit::AtMost(most) => outcome.figure <= most,
+            Limit::AtLeast(least) => outcome.figure >= least,
             Limit::None => true,
         }
     }
@@ -63,13 +64,14 @@ impl Line {
         match self.limit {
             Limit::Share(least) => format!(">= {least}"),
             Limit::AtMost(most) => format!("<= {most} {}", self.unit),
+            Limit::AtLeast(least) => format!(">= {least}"),
             Limit::None => String::new(),
         }
     }
 
     fn json(&self) -> serde_json::Value {
         let limit = match self.limit {
-            Limit::Share(limit) | Limit::AtMost(limit) => Some(limit),
+            Limit::Share(limit) | Limit::AtMost(limit) | Limit::AtLeast(limit) => Some(limit),
             Limit::None => None,
         };
         let outcome = self.outcome.as_ref().ok();
@@ -165,6 +167,8 @@ mod tests {
         assert!(!line(Limit::Share(0.6), figures(10.0, None)).passes());
         assert!(line(Limit::AtMost(4.0), figures(4.0, None)).passes());
         assert!(!line(Limit::AtMost(4.0), figures(4.1, None)).passes());
+        assert!(line(Limit::AtLeast(4.0), figures(4.0, None)).passes());
+        assert!(!line(Limit::AtLeast(4.0), figures(3.9, None)).passes());
         assert!(line(Limit::None, figures(4.1, None)).passes());
         assert!(!line(Limit::None, Err("wrong bytes".into())).passes());
     }

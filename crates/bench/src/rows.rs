@@ -12,6 +12,8 @@ pub(crate) enum Limit {
     Share(f64),
     /// The figure itself must not be above this.
     AtMost(f64),
+    /// The figure itself must not be below this.
+    AtLeast(f64),
     /// Shown for scale.
     None,
 }
@@ -31,6 +33,8 @@ pub(crate) enum Measure {
     Start(u64),
     /// The store's index beside an LSM.
     Index,
+    /// The scheduler without a server around it.
+    Scheduler,
 }
 
 /// A row of the table.
@@ -104,6 +108,14 @@ pub(crate) const ROWS: &[Row] = &[
         limit: Limit::AtMost(400.0),
         usual: true,
         measure: Measure::Memory,
+    },
+    Row {
+        name: "scheduler-core",
+        about: "the scheduler alone, 10,000 queued, 1,000 workers",
+        unit: "/s",
+        limit: Limit::AtLeast(200_000.0),
+        usual: true,
+        measure: Measure::Scheduler,
     },
     Row {
         name: "start-1m",

@@ -4,6 +4,7 @@ mod action_cache;
 mod byte_stream;
 mod cas;
 mod mix;
+mod scheduler;
 
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ pub(crate) use action_cache::{GetActionResult, UpdateActionResult};
 pub(crate) use byte_stream::{ByteStreamRead, ByteStreamWrite};
 pub(crate) use cas::{BatchRead, BatchUpdate, FindMissing};
 pub(crate) use mix::Mix;
+pub(crate) use scheduler::measure as scheduler_core;
 
 use crate::connection::Connections;
 use crate::fixture::Fixture;
