@@ -259,7 +259,8 @@ impl Run {
             assert!(report.is_clean(), "{report:?}");
         }
         let on_disk = |(path, bytes): &(std::path::PathBuf, u64)| {
-            let counts = path.components().any(|part| part.as_os_str() == "segments" || part.as_os_str() == "large");
+            let counting = ["segments", "large", "quarantine"];
+            let counts = path.components().any(|part| counting.iter().any(|folder| part.as_os_str() == *folder));
             counts.then_some(*bytes)
         };
         let bytes: u64 = files.files().iter().filter_map(on_disk).sum();

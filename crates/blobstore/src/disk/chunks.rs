@@ -13,7 +13,7 @@ use super::core::{Core, Vacancy, failed};
 use super::index::{IndexKey, Place, Slot};
 use super::read::Part;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
-use super::segments::{Appended, NewRecord, lock, write_lock};
+use super::segments::{Appended, NewRecord, lock, read_lock, write_lock};
 use crate::{Accept, ByteRange, Encoding, NewBlob, OwnerId, StoreError};
 
 /// The parameters of FastCDC that the store splits by; a server tells them to its clients.
@@ -313,9 +313,14 @@ impl Core {
         let bytes = (HEADER_BYTES + payload.len()) as u64;
         let mut reservation = self.reserve(bytes).await?;
         let (owner, digest, now) = (header.owner, header.digest, self.clock.now());
-        let appended =
-            self.segments.append(vec![NewRecord { header, payload }], now).map_err(failed("saving space"))?;
-        reservation.use_bytes(bytes);
+        let appended = {
+            // Who counts what is used must not come between.
+            let _publishing = read_lock(&self.publish);
+            let appended = self.segments.append(vec![NewRecord { header, payload }], now);
+            let appended = appended.map_err(failed("saving space"))?;
+            reservation.use_bytes(bytes);
+            appended
+        };
         let at =
             appended.first().ok_or_else(|| failed("saving space")(std::io::Error::other("nothing was appended")))?;
         let key = IndexKey::blob(&digest);

@@ -57,6 +57,9 @@ impl StoreConfig {
     }
 }
 
+/// What is in quarantine may take this share of the capacity, which it counts against.
+const QUARANTINE_SHARE: u64 = 32;
+
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -297,9 +300,9 @@ impl Core {
                 self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(what, place = ?slot.place, "damaged bytes were found and taken out of the store");
                 if let Place::Large { file, .. } = slot.place {
-                    let moved = self.large.quarantine(file, &self.config.data_dir.join("quarantine"));
-                    if let Err(error) = moved {
-                        tracing::warn!(%error, "the damaged file could not be moved to quarantine");
+                    match self.large.quarantine(file, self.capacity.limit_bytes() / QUARANTINE_SHARE) {
+                        Ok(gone) => self.capacity.sub_used(gone),
+                        Err(error) => tracing::warn!(%error, "the damaged file could not be moved to quarantine"),
                     }
                 }
             }

@@ -37,8 +37,11 @@ pub(crate) struct LargeFiles {
     layer: Arc<dyn FileLayer>,
     directory: PathBuf,
     incoming: PathBuf,
+    quarantine: PathBuf,
     key: RecordKey,
     next: AtomicU64,
+    /// Files that left their folder since the start.
+    removals: AtomicU64,
     next_incoming: AtomicU64,
     hot: Arc<HotBlocks>,
 }
@@ -50,6 +53,7 @@ impl LargeFiles {
         layer: Arc<dyn FileLayer>,
         directory: &Path,
         incoming: &Path,
+        quarantine: &Path,
         key: RecordKey,
         epoch: u32,
     ) -> io::Result<Self> {
@@ -68,8 +72,10 @@ impl LargeFiles {
             layer,
             directory,
             incoming,
+            quarantine: quarantine.to_owned(),
             key,
             next,
+            removals: AtomicU64::new(0),
             next_incoming: AtomicU64::new(0),
             hot: Arc::new(HotBlocks::new(HOT_BYTES)),
         })
@@ -136,8 +142,14 @@ impl LargeFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
             Err(error) => return Err(error),
         };
+        self.removals.fetch_add(1, Ordering::AcqRel);
         self.layer.remove(&path)?;
         Ok(bytes)
+    }
+
+    /// How many files have left their folder since the start.
+    pub(crate) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
     }
 
     /// Makes a file durable.
@@ -157,14 +169,36 @@ impl LargeFiles {
 
     /// Numbers and sizes in bytes of the files in one of the 256 folders.
     pub(crate) fn list(&self, shard: u8) -> io::Result<Vec<(u64, u64)>> {
-        let files = self.layer.list(&self.directory.join(format!("{shard:02x}")))?;
-        Ok(files.into_iter().filter_map(|(name, bytes)| Some((u64::from_str_radix(&name, 16).ok()?, bytes))).collect())
+        Ok(numbered(self.layer.list(&self.directory.join(format!("{shard:02x}")))?))
     }
 
-    /// Moves a file away, out of reach, for a person to look at.
-    pub(crate) fn quarantine(&self, number: u64, directory: &Path) -> io::Result<()> {
-        self.layer.create_directory(directory)?;
-        self.layer.rename(&self.path(number), &directory.join(format!("{number:016x}")))
+    /// Moves a file away, out of reach, for a person to look at. The oldest there go until no more than `limit_bytes` are
+    /// left. Returns how many bytes went.
+    pub(crate) fn quarantine(&self, number: u64, limit_bytes: u64) -> io::Result<u64> {
+        self.layer.create_directory(&self.quarantine)?;
+        self.removals.fetch_add(1, Ordering::AcqRel);
+        self.layer.rename(&self.path(number), &self.quarantine.join(format!("{number:016x}")))?;
+        let mut files = self.quarantined()?;
+        files.sort_unstable();
+        let mut left: u64 = files.iter().map(|(_, bytes)| bytes).sum();
+        let mut gone = 0;
+        for (number, bytes) in files.into_iter().take_while(|(_, bytes)| {
+            let goes = left > limit_bytes;
+            left = left.saturating_sub(*bytes);
+            goes
+        }) {
+            self.layer.remove(&self.quarantine.join(format!("{number:016x}")))?;
+            gone += bytes;
+        }
+        Ok(gone)
+    }
+
+    /// Numbers and sizes in bytes of the files in quarantine.
+    pub(crate) fn quarantined(&self) -> io::Result<Vec<(u64, u64)>> {
+        match self.layer.list(&self.quarantine) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            files => Ok(numbered(files?)),
+        }
     }
 
     /// Opens a file for reading and checks header and table. `key` is what the caller believes it to hold.
@@ -204,6 +238,11 @@ impl LargeFiles {
     fn path(&self, number: u64) -> PathBuf {
         self.folder(number).join(format!("{number:016x}"))
     }
+}
+
+/// Those files of a listing whose names are numbers.
+fn numbered(files: Vec<(String, u64)>) -> Vec<(u64, u64)> {
+    files.into_iter().filter_map(|(name, bytes)| Some((u64::from_str_radix(&name, 16).ok()?, bytes))).collect()
 }
 
 /// A file being written. Dropped before it is kept, it leaves nothing.

@@ -198,7 +198,9 @@ impl Core {
         }
         // The space of a removal is not reserved: it must go through when nothing else does.
         let record = NewRecord { header, payload: &[] };
+        let bytes = record.header.record_bytes();
         self.segments.append(vec![record], self.clock.now()).map_err(failed("recording a removal"))?;
+        self.capacity.add_used(bytes);
         self.segments.sync().map_err(failed("recording a removal"))?;
         let removed = self.index.remove_if(&index_key(key), |_| true);
         Ok(removed.map_err(failed("writing the index"))?.is_some())
