@@ -53,9 +53,14 @@ pub(super) struct Sandbox {
 impl Factory {
     /// Takes this process to where it can make sandboxes: a mount namespace, and unless it is root, a user namespace.
     pub(super) fn prepare(setup: &Setup) -> Result<Self, Failure> {
+        // What is made has the mode that is asked for.
+        rustix::process::umask(Mode::empty());
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let privileged = uid == 0 && sys::unshare(UnshareFlags::NEWNS).is_ok();
-        if !privileged {
+        if privileged {
+            // Inside, groups can be neither seen nor left, and those of root would still count.
+            rustix::thread::set_thread_groups(&[]).doing("leave all groups")?;
+        } else {
             sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).doing("make a user namespace")?;
             fs::write("/proc/self/setgroups", "deny").doing("give up groups")?;
             fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).doing("map the user")?;

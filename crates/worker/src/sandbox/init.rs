@@ -80,7 +80,6 @@ struct Life {
 
 impl Life {
     fn run(self, streams: Streams) -> Result<Ended, Failure> {
-        sys::ignore_broken_pipes();
         if let Some(cgroup) = &self.cgroup {
             cgroup.join().doing("join the control group of the sandbox")?;
         }

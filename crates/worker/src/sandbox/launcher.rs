@@ -98,6 +98,8 @@ impl Launcher {
         let mut socket = UnixStream::from_std(ours).map_err(LauncherError::Start)?;
         let child = std::process::Command::new(&config.program)
             .arg(LAUNCHER_ARGUMENT)
+            // What the worker was told there is nothing for a process next to hostile code.
+            .env_clear()
             .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .spawn()
@@ -268,7 +270,7 @@ fn advice(doing: &str) -> &'static str {
         }
         _ if doing.starts_with(HIDE) => "put the data of the worker elsewhere, or show other folders",
         _ => {
-            "the worker needs user, mount and pid namespaces and Linux 5.12 or newer; in a container, allow mount, \
+            "the worker needs user, mount and pid namespaces and Linux 5.14 or newer; in a container, allow mount, \
              mount_setattr, move_mount, open_tree and pivot_root in the seccomp and AppArmor profiles"
         }
     }

@@ -24,7 +24,7 @@ const READ_BYTES: usize = 64 << 10;
 /// Serves the socket that is the standard input until it ends.
 pub(super) fn serve_stdin() -> ExitCode {
     sys::reset_signals();
-    sys::ignore_broken_pipes();
+    sys::ignore_requests();
     match take_stdin().and_then(serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -97,10 +97,13 @@ pub(super) fn reset_signals() {
     }
 }
 
-/// Ignores SIGPIPE: writing to somebody who is gone is then an error of the write.
-pub(super) fn ignore_broken_pipes() {
-    // SAFETY: SIG_IGN is a valid disposition for SIGPIPE.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+/// Ignores broken pipes, which are then errors of writes, and whoever asks this process group to end: the launcher must
+/// outlive the actions that a worker which was asked the same still waits for.
+pub(super) fn ignore_requests() {
+    for signal in [libc::SIGPIPE, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: SIG_IGN is a valid disposition for each of these.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
 }
 
 /// Blocks SIGCHLD and makes a descriptor that is readable when one came.

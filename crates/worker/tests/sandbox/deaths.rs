@@ -75,3 +75,14 @@ async fn a_launcher_that_is_stopped_leaves_nothing() {
     bench.sh("one", "true").await;
     bench.launcher.stop().await;
 }
+
+#[tokio::test]
+async fn a_launcher_that_is_asked_to_end_goes_on() {
+    let bench = Bench::new().await;
+    let launcher = support::launcher_of(std::process::id(), bench.folder.path());
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT, rustix::process::Signal::HUP] {
+        rustix::process::kill_process(launcher, signal).unwrap();
+    }
+    // A worker that drains still needs it.
+    bench.sh("after", "true").await;
+}

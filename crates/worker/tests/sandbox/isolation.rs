@@ -128,6 +128,10 @@ async fn it_is_nobody() {
     let none = |set: &str| said.contains(&format!("{set}:\t0000000000000000\n"));
     assert!(["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].into_iter().all(none), "{said}");
     assert!(said.contains("NoNewPrivs:\t1\n"), "{said}");
+    if bench.launcher.action_owner().is_some() {
+        // Whoever is not root cannot leave its groups.
+        assert_eq!(bench.sh("groups", "id -G").await, "1000\n");
+    }
 }
 
 #[tokio::test]
