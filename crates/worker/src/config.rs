@@ -151,7 +151,7 @@ fn instruction_set() -> &'static str {
 
 fn machine_memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::try_from(info.totalram).unwrap_or(u64::MAX).saturating_mul(u64::from(info.mem_unit.max(1)))
+    info.totalram.saturating_mul(u64::from(info.mem_unit.max(1)))
 }
 
 #[cfg(test)]
@@ -164,10 +164,12 @@ mod tests {
         let mut config = WorkerConfig::new("w".to_owned(), "/nowhere".into(), server, Token::new("secret"));
         config.properties = vec![("OSFamily".to_owned(), "debian".to_owned()), ("pool".to_owned(), "nix".to_owned())];
         let offered = config.offered_properties();
-        let of = |name: &str| offered.iter().filter(|(is, _)| is == name).map(|(_, value)| value.as_str());
-        assert_eq!(of("OSFamily").collect::<Vec<_>>(), ["debian"]);
-        assert_eq!(of("pool").collect::<Vec<_>>(), ["nix"]);
-        assert_eq!(of("ISA").count(), 1);
+        let of = |name: &str| -> Vec<String> {
+            offered.iter().filter(|(is, _)| is == name).map(|(_, value)| value.clone()).collect()
+        };
+        assert_eq!(of("OSFamily"), ["debian"]);
+        assert_eq!(of("pool"), ["nix"]);
+        assert_eq!(of("ISA").len(), 1);
         assert!(config.memory_bytes > 0 && config.cores > 0);
         assert!(!format!("{config:?}").contains("secret"));
     }

@@ -39,7 +39,7 @@ pub enum ConnectionError {
 
 /// Connects, once or again and again.
 pub(crate) enum Connector {
-    Url(Endpoint),
+    Url(Box<Endpoint>),
     Inherited(Option<UnixStream>),
 }
 
@@ -53,13 +53,13 @@ impl Connector {
                 }
                 let endpoint = settled(endpoint);
                 if endpoint.uri().scheme_str() == Some("http") {
-                    return Ok(Self::Url(endpoint));
+                    return Ok(Self::Url(Box::new(endpoint)));
                 }
                 let tls = match ca_pem {
                     Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
                     None => ClientTlsConfig::new().with_native_roots(),
                 };
-                Ok(Self::Url(endpoint.tls_config(tls).map_err(ConnectionError::Certificates)?))
+                Ok(Self::Url(Box::new(endpoint.tls_config(tls).map_err(ConnectionError::Certificates)?)))
             }
             ServerConnection::Inherited(descriptor) => Ok(Self::Inherited(Some(inherited(descriptor)?))),
         }

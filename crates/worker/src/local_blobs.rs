@@ -273,6 +273,14 @@ impl LocalBlobs {
         true
     }
 
+    /// Takes a blob in that was not fetched.
+    #[cfg(test)]
+    pub(crate) fn put(&self, content: Content, bytes: &[u8]) {
+        let (part, mut file) = self.new_part().unwrap();
+        file.write_all(bytes).unwrap();
+        self.commit(content, &part, &file).unwrap();
+    }
+
     fn scan(&self) -> io::Result<()> {
         let mut state = self.lock();
         for byte in 0..=u8::MAX {
@@ -328,4 +336,60 @@ fn mark(owner: Option<ActionUser>) -> String {
 fn is_whole(folder: &Path, owner: Option<ActionUser>) -> bool {
     let mark = mark(owner);
     !mark.starts_with(' ') && fs::read_to_string(folder.join(MARK)).is_ok_and(|found| found == mark)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn content(bytes: &[u8], is_executable: bool) -> Content {
+        Content { digest: Digest::of(DigestFunction::Blake3, bytes), is_executable }
+    }
+
+    #[test]
+    fn what_is_whole_is_there_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let trash = Trash::open(dir.path().join("trash")).unwrap();
+        let open = |max_bytes| LocalBlobs::open(dir.path().join("cache"), max_bytes, None, &trash).unwrap();
+        let (plain, program, torn) = (content(b"one", false), content(b"one", true), content(b"torn", false));
+        let cache = open(1 << 20);
+        for (content, bytes) in [(plain, b"one"), (program, b"one")] {
+            cache.put(content, bytes);
+        }
+        cache.put(torn, b"torn");
+        fs::write(cache.path(&torn), "to").unwrap();
+        fs::write(dir.path().join("cache/00/what-is-this"), "").unwrap();
+        assert_eq!(fs::metadata(cache.path(&program)).unwrap().permissions().mode() & 0o777, 0o555);
+        assert_eq!(fs::metadata(cache.path(&plain)).unwrap().modified().unwrap(), file_time());
+        drop(cache);
+
+        let cache = open(1 << 20);
+        assert!(cache.lock().files.get(&plain).is_some() && cache.lock().files.get(&program).is_some());
+        assert!(cache.lock().files.get(&torn).is_none() && !cache.path(&torn).exists());
+        assert!(!dir.path().join("cache/00/what-is-this").exists());
+        drop(cache);
+
+        let cache = open(FILE_BYTES + 3);
+        assert_eq!(cache.lock().files.weight(), FILE_BYTES + 3, "a smaller bound counts at once");
+        drop(cache);
+
+        fs::write(dir.path().join("cache").join(MARK), "another boot").unwrap();
+        assert_eq!(open(1 << 20).lock().files.weight(), 0, "nobody knows what is whole");
+    }
+
+    #[test]
+    fn what_is_pinned_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let trash = Trash::open(dir.path().join("trash")).unwrap();
+        let cache = Arc::new(LocalBlobs::open(dir.path().join("cache"), 1, None, &trash).unwrap());
+        let kept = content(b"kept", false);
+        cache.put(kept, b"kept");
+        let mut pins = Pins { cache: Arc::clone(&cache), contents: Vec::new() };
+        let (claim, left) = cache.claim(vec![kept], &mut pins);
+        assert!(claim.mine.is_empty() && left.is_empty());
+        drop(claim);
+        assert!(!cache.trim() && cache.path(&kept).exists());
+        drop(pins);
+        assert!(cache.trim() && !cache.path(&kept).exists());
+    }
 }

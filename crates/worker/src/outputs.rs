@@ -10,6 +10,8 @@ mod view;
 
 pub(crate) use collect::{Asked, Collected, collect};
 pub(crate) use store::store;
+#[cfg(test)]
+pub(crate) use view::Node;
 pub(crate) use view::View;
 
 use gf_reapi::execution::{Command, command::OutputDirectoryFormat};

@@ -111,6 +111,7 @@ struct Running {
 }
 
 /// What happened first.
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 enum Turn {
     Told(Result<Option<ToWorker>, Status>),
     Done(Result<(Id, Finished), JoinError>),
@@ -210,7 +211,9 @@ impl Session<'_> {
                 let progress = Progress { assignment_id: named.clone(), stage: stage as i32 };
                 // It is for people who look: where there is no room, it is not said.
                 let message = from_worker::Message::Progress(progress).into_message();
-                let _ = say.as_ref().map(|say| say.try_send(message));
+                if let Some(say) = &say {
+                    let _ = say.try_send(message);
+                }
             }),
         };
         let workshop = Arc::clone(self.workshop);
@@ -237,7 +240,9 @@ impl Session<'_> {
     fn beat(&self) {
         // With a full queue there is other proof of life.
         let beat = from_worker::Message::Heartbeat(Heartbeat {}).into_message();
-        let _ = self.say.as_ref().map(|say| say.try_send(beat));
+        if let Some(say) = &self.say {
+            let _ = say.try_send(beat);
+        }
     }
 
     /// A connection that is gone takes nothing; its stream says so.
