@@ -107,15 +107,8 @@ fn token(file: Option<&PathBuf>) -> Result<Token, Failure> {
         Some(file) => String::from_utf8_lossy(&read(file)?).into_owned(),
         None => std::env::var_os(TOKEN_VARIABLE).unwrap_or_default().to_string_lossy().into_owned(),
     };
-    match text.trim() {
-        "" => Err(Failure::new(
-            FailureKind::Usage,
-            format!(
-                "a worker needs a token: give --token-file FILE, or put it into the environment variable {TOKEN_VARIABLE}"
-            ),
-        )),
-        token => Ok(Token::new(token)),
-    }
+    // A server that nobody guards takes workers without one; another says that it wants it.
+    Ok(Token::new(text.trim()))
 }
 
 fn read(file: &PathBuf) -> Result<Vec<u8>, Failure> {
