@@ -33,6 +33,8 @@ struct Content {
     durable: Vec<u8>,
     /// Pages of `now` that are not in `durable`.
     unsynced: BTreeSet<usize>,
+    /// Pages of `now` that a sync failed to write: no later sync tries again.
+    dropped: BTreeSet<usize>,
 }
 
 struct Disk {
@@ -41,6 +43,8 @@ struct Disk {
     is_off: bool,
     /// Changes until the power fails by itself.
     changes_left: Option<u64>,
+    /// Syncs of files that fail.
+    syncs_to_fail: u64,
     names: BTreeMap<PathBuf, Node>,
     durable_names: BTreeMap<PathBuf, Node>,
     contents: Vec<Content>,
@@ -55,6 +59,7 @@ impl LossyFiles {
             boot: 1,
             is_off: false,
             changes_left: None,
+            syncs_to_fail: 0,
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             contents: Vec::new(),
@@ -64,6 +69,12 @@ impl LossyFiles {
     /// Lets the power fail in the midst of the change that comes after `changes` more.
     pub fn fail_after(&self, changes: u64) {
         self.disk().changes_left = Some(changes);
+    }
+
+    /// Lets the next `syncs` syncs of files that have something to write fail. As on a real disk, what they were to write
+    /// reads back and is not durable, and a later sync of it succeeds and does nothing.
+    pub fn fail_syncs(&self, syncs: u64) {
+        self.disk().syncs_to_fail = syncs;
     }
 
     /// Whether the power has failed.
@@ -79,7 +90,10 @@ impl LossyFiles {
         disk.names == disk.durable_names
             && disk.names.values().all(|node| match node {
                 Node::Folder => true,
-                Node::File(number) => disk.contents[*number].unsynced.is_empty(),
+                Node::File(number) => {
+                    let content = &disk.contents[*number];
+                    content.unsynced.is_empty() && content.dropped.is_empty()
+                }
             })
     }
 
@@ -97,7 +111,7 @@ impl LossyFiles {
             if let Node::File(number) = node {
                 let bytes = disk.contents[*number].surviving(kept_share, &mut random);
                 *number = contents.len();
-                contents.push(Content { now: bytes.clone(), durable: bytes, unsynced: BTreeSet::new() });
+                contents.push(Content { now: bytes.clone(), durable: bytes, ..Content::default() });
             }
         }
         Self(Arc::new(Mutex::new(Disk {
@@ -105,6 +119,7 @@ impl LossyFiles {
             boot: disk.boot + 1,
             is_off: false,
             changes_left: None,
+            syncs_to_fail: 0,
             durable_names: names.clone(),
             names,
             contents,
@@ -119,6 +134,7 @@ impl LossyFiles {
             change(&mut content.now);
             content.durable = content.now.clone();
             content.unsynced.clear();
+            content.dropped.clear();
         }
     }
 
@@ -219,7 +235,9 @@ impl Content {
             self.now.resize(end, 0);
         }
         self.now[offset..end].copy_from_slice(bytes);
-        self.unsynced.extend(first / PAGE_BYTES..end.div_ceil(PAGE_BYTES));
+        let written = first / PAGE_BYTES..end.div_ceil(PAGE_BYTES);
+        self.dropped.retain(|page| !written.contains(page));
+        self.unsynced.extend(written);
     }
 
     fn resize(&mut self, size: usize) {
@@ -381,7 +399,13 @@ impl StoreFile for LossyFile {
 
     fn sync(&self) -> io::Result<()> {
         self.files.settle(|disk| {
-            disk.contents[self.number].sync();
+            let content = &mut disk.contents[self.number];
+            if disk.syncs_to_fail > 0 && !content.unsynced.is_empty() {
+                disk.syncs_to_fail -= 1;
+                content.dropped.append(&mut content.unsynced);
+                return Err(io::Error::other("a sync was told to fail"));
+            }
+            content.sync();
             Ok(())
         })
     }

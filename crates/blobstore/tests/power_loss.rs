@@ -310,6 +310,36 @@ fn only_what_was_not_synced_is_lost_and_it_reads_as_absent() {
     }
 }
 
+/// The disk fails to keep what it was told to, says so once, and says yes ever after. The store does not believe it.
+#[test]
+fn a_sync_that_failed_is_not_believed_when_it_is_tried_again() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for syncs in 1..6 {
+        let directory = tempfile::tempdir().unwrap();
+        let files = LossyFiles::new(directory.path());
+        let mut run = Run { random: StdRng::seed_from_u64(syncs), told: Told::default(), next_content: 0 };
+        let store = runtime.block_on(open(&files, directory.path())).unwrap();
+        runtime.block_on(async {
+            for _ in 0..10 {
+                run.write_small(&store).await.unwrap();
+                run.upload_large(&store).await.unwrap();
+            }
+        });
+        files.fail_syncs(syncs);
+        let mut refusals = 0;
+        while let Err(error) = store.checkpoint() {
+            refusals += 1;
+            assert!(refusals < 20, "it never becomes durable: {error}");
+        }
+        assert!(refusals > 0);
+        run.told.synced();
+        let files = files.lose_power(syncs);
+        drop(store);
+        let store = runtime.block_on(open(&files, directory.path())).unwrap();
+        runtime.block_on(run.check(&store, &files));
+    }
+}
+
 /// A sync that finds nothing left to do waits for the one that is doing it.
 #[test]
 fn a_sync_returns_only_when_all_is_durable() {

@@ -244,6 +244,53 @@ impl Core {
         segments
     }
 
+    /// Writes again what the disk may have failed to keep.
+    pub(crate) fn write_suspects_again(&self) -> io::Result<()> {
+        for number in self.segments.suspects() {
+            let _one_at_a_time = lock(&self.evicting);
+            if self.settled_segments().contains_key(&number) {
+                self.rewrite(number)?;
+            }
+        }
+        let mut suspects = std::mem::take(&mut *lock(&self.suspect_large));
+        while let Some(number) = suspects.pop() {
+            if let Err(error) = self.write_large_again(number) {
+                suspects.push(number);
+                lock(&self.suspect_large).extend(suspects);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a large file to one of another number, if there is still a blob that needs it.
+    fn write_large_again(&self, number: u64) -> io::Result<()> {
+        let Some((mut writer, header)) = self.large.copy(number)? else { return Ok(()) };
+        let now = self.clock.now();
+        let (key, owner, digest) = (header.index_key(), header.owner, header.digest);
+        let publishing = read_lock(&self.publish);
+        let copy = self.large.take_number();
+        let bytes = writer.finish(copy, owner, digest, header.sequence, now)?;
+        let payload = copy.to_le_bytes();
+        let record_bytes = header.record_bytes() - header.payload_bytes + payload.len() as u64;
+        self.segments.append(vec![NewRecord { header, payload: &payload }], now)?;
+        let file = self.large.keep(writer, copy)?;
+        self.capacity.add_used(bytes + record_bytes);
+        self.must_sync(copy, file);
+        let mut is_needed = false;
+        self.index.change(&key, |present| match present?.place {
+            Place::Large { file, encoding } if file == number => {
+                is_needed = true;
+                present.map(|present| Slot { place: Place::Large { file: copy, encoding }, ..*present })
+            }
+            _ => None,
+        })?;
+        drop(publishing);
+        let unneeded = if is_needed { number } else { copy };
+        self.capacity.sub_used(self.large.remove(unneeded)?);
+        Ok(())
+    }
+
     /// Copies what is live in a sealed segment to the active one, then removes it.
     fn rewrite(&self, number: u32) -> io::Result<()> {
         let is_oldest = self.segments.sizes().keys().next() == Some(&number);
@@ -266,7 +313,7 @@ impl Core {
             Ok(())
         })?;
         // The copies are durable before the index knows them: until then a power cut must find the originals.
-        self.segments.sync()?;
+        self.segments.sync_places(moves.iter().map(|(_, slot)| &slot.place))?;
         for (from, slot) in moves {
             let _publishing = read_lock(&self.publish);
             self.index.change(&slot.key, |present| {

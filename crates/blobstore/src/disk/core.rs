@@ -87,6 +87,8 @@ pub(crate) struct Core {
     pub publish: RwLock<()>,
     /// Large files that are not durable yet.
     pub unsynced_large: Mutex<Vec<(u64, Arc<dyn StoreFile>)>>,
+    /// Large files that the disk may have failed to keep: syncing them failed.
+    pub suspect_large: Mutex<Vec<u64>>,
     /// Large blobs that may share parts with others, to be looked at in a quiet moment.
     pub to_chunk: Mutex<Vec<(OwnerId, Digest)>>,
     /// The first segments that may hold copies which the index does not know yet.

@@ -222,9 +222,9 @@ impl Index {
 
     fn sync_shard(&self, shard: &Mutex<Shard>) -> io::Result<()> {
         // The file is synced outside the lock: a disk that is slow must not hold up look-ups.
-        let Some(file) = lock(shard).take_dirty() else { return Ok(()) };
+        let Some(file) = lock(shard).take_dirty(self.layer.as_ref())? else { return Ok(()) };
         if let Err(error) = file.sync() {
-            lock(shard).mark_dirty();
+            lock(shard).suspect();
             return Err(error);
         }
         let mut shard = lock(shard);
@@ -232,12 +232,12 @@ impl Index {
             return Ok(());
         }
         // It grew meanwhile: what was synced is not the table any more. Once more, and this time nobody may grow it.
-        let Some(file) = shard.take_dirty() else { return Ok(()) };
-        if let Err(error) = file.sync().and_then(|()| shard.settle(self.layer.as_ref(), &file)) {
-            shard.mark_dirty();
+        let Some(file) = shard.take_dirty(self.layer.as_ref())? else { return Ok(()) };
+        if let Err(error) = file.sync() {
+            shard.suspect();
             return Err(error);
         }
-        Ok(())
+        shard.settle(self.layer.as_ref(), &file).map(drop)
     }
 
     /// Slots in the shards loaded so far.

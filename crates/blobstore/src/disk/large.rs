@@ -134,6 +134,30 @@ impl LargeFiles {
         Ok(Arc::clone(&writer.file))
     }
 
+    /// Begins a file with the blocks and the table of another one; `None` when that is gone. The header, which is also
+    /// returned, is still to be written.
+    pub(crate) fn copy(&self, number: u64) -> io::Result<Option<(LargeWriter, RecordHeader)>> {
+        const PIECE_BYTES: u64 = 1 << 20;
+        let file = match self.layer.open(&self.path(number)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let head_at = file.size()?.saturating_sub(HEADER_BYTES as u64);
+        let head = read_all_at(&file, head_at, HEADER_BYTES as u64)?;
+        // Damaged: a reader takes it out.
+        let Some(header) = RecordHeader::decode(self.key, Position::File { number }, &head) else { return Ok(None) };
+        let mut writer = self.create(Encoding::Zstd, header.digest.size_bytes())?;
+        writer.encoding = header.encoding;
+        while writer.end < header.payload_bytes {
+            let piece = read_all_at(&file, writer.end, PIECE_BYTES.min(header.payload_bytes - writer.end))?;
+            writer.file.write_at(&piece, writer.end)?;
+            writer.end += piece.len() as u64;
+        }
+        writer.table = read_all_at(&file, writer.end, head_at.saturating_sub(writer.end))?;
+        Ok(Some((writer, header)))
+    }
+
     /// Removes a file and returns its size in bytes; 0 when there is none.
     pub(crate) fn remove(&self, number: u64) -> io::Result<u64> {
         let path = self.path(number);
@@ -238,6 +262,13 @@ impl LargeFiles {
     fn path(&self, number: u64) -> PathBuf {
         self.folder(number).join(format!("{number:016x}"))
     }
+}
+
+/// Reads exactly so many bytes.
+fn read_all_at(file: &Arc<dyn StoreFile>, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+    let filled = file.read_at(&mut buffer, offset)?;
+    if filled == buffer.len() { Ok(buffer) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Those files of a listing whose names are numbers.

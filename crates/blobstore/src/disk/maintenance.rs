@@ -150,17 +150,28 @@ async fn mend(core: &Core) -> io::Result<()> {
 
 impl Core {
     /// Makes everything acknowledged so far durable.
+    ///
+    /// A sync that failed is not tried again: the system drops what it could not write, and the next sync would succeed
+    /// without it. What was to be made durable is written again, elsewhere.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let _one_at_a_time = lock(&self.syncing);
+        self.write_suspects_again()?;
         let files = std::mem::take(&mut *lock(&self.unsynced_large));
         let folders: BTreeSet<PathBuf> = files.iter().map(|(number, _)| self.large.folder(*number)).collect();
-        let synced = files.iter().try_for_each(|(_, file)| file.sync());
-        let synced = synced.and_then(|()| folders.iter().try_for_each(|folder| self.layer.sync_directory(folder)));
-        if let Err(error) = synced {
-            lock(&self.unsynced_large).extend(files);
-            return Err(error);
+        let mut result = Ok(());
+        for (number, file) in &files {
+            if let Err(error) = file.sync() {
+                lock(&self.suspect_large).push(*number);
+                result = Err(error);
+            }
         }
-        self.segments.sync()
+        let named = folders.iter().try_for_each(|folder| self.layer.sync_directory(folder));
+        if named.is_err() {
+            let files = files.into_iter().filter(|(number, _)| !lock(&self.suspect_large).contains(number));
+            lock(&self.unsynced_large).extend(files.collect::<Vec<_>>());
+        }
+        let appended = self.segments.sync();
+        result.and(named).and(appended)
     }
 
     /// Makes records and index durable and notes how far they agree.

@@ -4,7 +4,7 @@
 //! object elsewhere. A process never appends to a segment of an earlier one: what that left half-written at the end
 //! stays unreferenced. Segment numbers are never used twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,7 +88,10 @@ pub(crate) struct Segments {
     sizes: RwLock<BTreeMap<u32, u64>>,
     open: RwLock<HashMap<u32, Arc<dyn StoreFile>>>,
     /// Sealed since the last sync, and not yet durable.
-    sealed_unsynced: Mutex<Vec<Arc<dyn StoreFile>>>,
+    sealed_unsynced: Mutex<Vec<(u32, Arc<dyn StoreFile>)>>,
+    /// Sealed since syncing them failed. What was written to them may be lost, whatever a later sync says: the system
+    /// reports a failed write once. They are to be copied elsewhere.
+    suspects: Mutex<BTreeSet<u32>>,
     /// One sync at a time: whoever finds nothing left to sync must not return before it is durable.
     syncing: Mutex<()>,
     next_sequence: AtomicU64,
@@ -121,6 +124,7 @@ impl Segments {
             sizes: RwLock::new(sizes),
             open: RwLock::default(),
             sealed_unsynced: Mutex::default(),
+            suspects: Mutex::default(),
             syncing: Mutex::default(),
             next_sequence: AtomicU64::new(first_sequence),
         })
@@ -190,7 +194,7 @@ impl Segments {
         if let Some(file) = active.file.take()
             && std::mem::take(&mut active.unsynced)
         {
-            lock(&self.sealed_unsynced).push(file);
+            lock(&self.sealed_unsynced).push((active.number, file));
         }
         active.number += 1;
         active.bytes = 0;
@@ -204,24 +208,51 @@ impl Segments {
         }
     }
 
-    /// Makes everything appended before this call durable.
+    /// Makes everything appended before this call durable. Fails as long as there are [`Self::suspects`].
     pub(crate) fn sync(&self) -> io::Result<()> {
+        self.sync_sound()?;
+        if lock(&self.suspects).is_empty() { Ok(()) } else { Err(not_durable()) }
+    }
+
+    /// Makes everything appended before this call durable but for what is in [`Self::suspects`].
+    fn sync_sound(&self) -> io::Result<()> {
         let _one_at_a_time = lock(&self.syncing);
         let current = {
             let mut active = self.lock_active();
-            std::mem::take(&mut active.unsynced).then(|| active.file.clone()).flatten()
+            let number = active.number;
+            std::mem::take(&mut active.unsynced).then(|| active.file.clone().map(|file| (number, file))).flatten()
         };
         let mut files = std::mem::take(&mut *lock(&self.sealed_unsynced));
         files.extend(current);
-        while let Some(file) = files.pop() {
+        let mut result = Ok(());
+        for (number, file) in files {
             if let Err(error) = file.sync() {
-                // Not durable after all: the next call tries again.
-                files.push(file);
-                lock(&self.sealed_unsynced).extend(files);
-                return Err(error);
+                self.suspect(number);
+                result = Err(error);
             }
         }
-        Ok(())
+        result
+    }
+
+    /// As [`Self::sync`], for records at these places alone.
+    pub(crate) fn sync_places<'a>(&self, mut places: impl Iterator<Item = &'a Place>) -> io::Result<()> {
+        self.sync_sound()?;
+        let suspects = lock(&self.suspects);
+        let is_suspect = |place: &Place| place.segment().is_some_and(|segment| suspects.contains(&segment));
+        if places.any(is_suspect) { Err(not_durable()) } else { Ok(()) }
+    }
+
+    fn suspect(&self, number: u32) {
+        let mut active = self.lock_active();
+        if active.number == number && active.file.is_some() {
+            self.seal(&mut active);
+        }
+        lock(&self.suspects).insert(number);
+    }
+
+    /// Segments whose records must be copied, since syncing them failed.
+    pub(crate) fn suspects(&self) -> Vec<u32> {
+        lock(&self.suspects).iter().copied().collect()
     }
 
     /// The end of what was appended: the active segment, its size, and the next sequence number.
@@ -252,6 +283,7 @@ impl Segments {
         let bytes = write_lock(&self.sizes).remove(&number).unwrap_or(0);
         write_lock(&self.open).remove(&number);
         self.layer.remove(&self.path(number))?;
+        lock(&self.suspects).remove(&number);
         Ok(bytes)
     }
 
@@ -306,6 +338,10 @@ impl Segments {
     fn lock_active(&self) -> MutexGuard<'_, Active> {
         lock(&self.active)
     }
+}
+
+fn not_durable() -> io::Error {
+    io::Error::other("the disk failed to keep what was written; it is being written again")
 }
 
 /// A panic elsewhere leaves these maps whole: each change is one call.

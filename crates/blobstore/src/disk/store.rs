@@ -304,6 +304,7 @@ async fn open_core(
         counters: Counters::default(),
         publish: std::sync::RwLock::default(),
         unsynced_large: Mutex::default(),
+        suspect_large: Mutex::default(),
         to_chunk: Mutex::default(),
         moving: Mutex::default(),
         syncing: Mutex::default(),

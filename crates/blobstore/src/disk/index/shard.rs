@@ -35,6 +35,8 @@ pub(crate) struct Shard {
     complete: bool,
     distrusted: bool,
     dirty: bool,
+    /// Whether the file may lack changes that were made to it.
+    suspect: bool,
     /// Whether the file still has to take its place.
     grown: bool,
 }
@@ -52,6 +54,7 @@ impl Shard {
             complete: fresh,
             distrusted: false,
             dirty: false,
+            suspect: false,
             grown: false,
         }
     }
@@ -236,12 +239,19 @@ impl Shard {
         Ok(gone)
     }
 
-    /// The file, if it has changes that are not durable; they count as durable from now on.
-    pub(crate) fn take_dirty(&mut self) -> Option<Arc<dyn StoreFile>> {
-        std::mem::take(&mut self.dirty).then(|| self.file.clone()).flatten()
+    /// The file, if it has changes that are not durable; they count as durable from now on. One that may have lost some
+    /// is written anew first.
+    pub(crate) fn take_dirty(&mut self, layer: &dyn FileLayer) -> io::Result<Option<Arc<dyn StoreFile>>> {
+        if self.suspect {
+            let slots: Vec<Slot> = self.slots().collect();
+            self.rewrite(layer, &slots, self.slots.len())?;
+        }
+        Ok(std::mem::take(&mut self.dirty).then(|| self.file.clone()).flatten())
     }
 
-    pub(crate) const fn mark_dirty(&mut self) {
+    /// Remembers that syncing the file failed: what it lost no later sync brings back.
+    pub(crate) const fn suspect(&mut self) {
+        self.suspect = true;
         self.dirty = true;
     }
 
@@ -299,6 +309,7 @@ impl Shard {
         self.removed = 0;
         self.slots = table;
         self.dirty = true;
+        self.suspect = false;
         Ok(())
     }
 }
