@@ -117,8 +117,9 @@ async fn uploaded_and_executed(probe: &mut Probe<'_>) -> Checked {
     let lacking: HashSet<_> = job.inputs.iter().map(|blob| blob.digest).collect();
     let ended = run_without(probe, &job, &Vec::from_iter(lacking)).await?;
     ended.expect_refused("an action without its inputs", &[Code::FailedPrecondition])?;
-    // As a client does: upload what is named, ask again. A server may name what lies below a directory only later.
-    for attempt in 1..=4 {
+    // As a client does: upload what is named, ask again. What lies below a directory is seen only once that is there,
+    // and there are five of them below one another.
+    for attempt in 1..=7 {
         let named = probe.execute(&job).await?;
         if named.status.code() == Code::Ok {
             let said = probe.stdout(&job, named.result()?).await?;
