@@ -325,3 +325,22 @@ async fn a_copy_of_our_own_records_never_becomes_records() {
     assert_eq!(store.find_missing(OWNER, &[carrier.digest]).await.unwrap(), [carrier.digest]);
     assert_eq!(store.get_entry(&entry_key(1)).await.unwrap().unwrap(), "new");
 }
+
+/// A large file describes itself: it is found again without its record.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_are_found_again_when_index_and_segments_are_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = LossyFiles::new(directory.path());
+    let store = open(&files, directory.path()).await;
+    let large = new_blob(noise(1, 300_000));
+    write(&store, &large).await;
+    store.close().unwrap();
+    drop(store);
+    let is_lost = |path: &Path| ["index", "segments"].iter().any(|part| path.starts_with(directory.path().join(part)));
+    for (path, _) in files.files().iter().filter(|(path, _)| is_lost(path)) {
+        gf_blobstore::FileLayer::remove(&files, path).unwrap();
+    }
+    let store = open(&files, directory.path()).await;
+    store.verify(Repair::Yes).await.unwrap();
+    assert!(read(&store, large.digest, Accept::Identity).await.unwrap() == large.bytes);
+}

@@ -93,6 +93,20 @@ async fn a_folder_in_use_of_another_version_or_foreign_is_refused_untouched() {
     assert_eq!(std::fs::read_dir(foreign.path()).unwrap().count(), 1);
 }
 
+/// The last checkpoint says that everything is durable, so nothing may come after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_after_closing_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DiskBlobStore::open(config(&directory)).await.unwrap();
+    let bytes = noise(5, 3_000_000);
+    let digest = Digest::of(DigestFunction::Sha256, &bytes);
+    let mut late = store.upload(OWNER, digest, Encoding::Identity).await.unwrap();
+    late.write(bytes.into()).await.unwrap();
+    store.close().unwrap();
+    assert!(matches!(late.finish().await, Err(gf_blobstore::StoreError::Closed)));
+    assert_eq!(store.find_missing(OWNER, &[digest]).await.unwrap(), [digest]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_store_refuses_writes_within_the_lease_and_evicts_after_it() {
     let directory = tempfile::tempdir().unwrap();

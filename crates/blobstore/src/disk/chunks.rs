@@ -13,7 +13,7 @@ use super::core::{Core, Vacancy, failed};
 use super::index::{IndexKey, Place, Slot};
 use super::read::Part;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
-use super::segments::{Appended, NewRecord, lock, read_lock, write_lock};
+use super::segments::{Appended, NewRecord, lock, write_lock};
 use crate::{Accept, ByteRange, Encoding, NewBlob, OwnerId, StoreError};
 
 /// The parameters of FastCDC that the store splits by; a server tells them to its clients.
@@ -315,7 +315,7 @@ impl Core {
         let (owner, digest, now) = (header.owner, header.digest, self.clock.now());
         let appended = {
             // Who counts what is used must not come between.
-            let _publishing = read_lock(&self.publish);
+            let _publishing = self.publishing()?;
             let appended = self.segments.append(vec![NewRecord { header, payload }], now);
             let appended = appended.map_err(failed("saving space"))?;
             reservation.use_bytes(bytes);

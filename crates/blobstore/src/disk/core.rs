@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use gf_digest::Digest;
@@ -193,6 +193,13 @@ impl Core {
         evicted.map_err(|error| failed("making room")(io::Error::other(error)))?
     }
 
+    /// Held from appending a record until the index knows it. Refused once the store is closed: the last checkpoint would
+    /// not vouch for it.
+    pub(crate) fn publishing(&self) -> Result<RwLockReadGuard<'_, ()>, StoreError> {
+        let publishing = super::segments::read_lock(&self.publish);
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(publishing) }
+    }
+
     /// Appends one record about a blob and points the index to it, unless [`Self::point`] keeps the present slot, which
     /// is then returned.
     pub(crate) fn publish_blob(
@@ -203,7 +210,7 @@ impl Core {
         vacancy: Vacancy,
         place: impl Fn(Appended) -> Place,
     ) -> Result<Option<Slot>, StoreError> {
-        let _publishing = super::segments::read_lock(&self.publish);
+        let _publishing = self.publishing()?;
         let slot = self.append(header, payload, reservation, place)?;
         self.point(slot, vacancy)
     }
@@ -216,7 +223,7 @@ impl Core {
         payload: &[u8],
         reservation: &mut Reservation,
     ) -> Result<(), StoreError> {
-        let _publishing = super::segments::read_lock(&self.publish);
+        let _publishing = self.publishing()?;
         let stays = header.kind == RecordKind::Sharing;
         let slot = self.append(header, payload, reservation, |at| at.plain(Encoding::Identity))?;
         self.index

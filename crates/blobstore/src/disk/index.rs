@@ -240,6 +240,11 @@ impl Index {
         shard.settle(self.layer.as_ref(), &file).map(drop)
     }
 
+    /// Whether there are changes, touches among them, that are not durable.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.shards.iter().any(|shard| lock(shard).is_dirty())
+    }
+
     /// Slots in the shards loaded so far.
     pub(crate) fn len(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
@@ -325,6 +330,11 @@ mod tests {
         for number in 0..1000 {
             index.change(&slot(number, 1).key, |_| Some(slot(number, 1))).unwrap();
         }
+        assert!(index.is_dirty());
+        index.sync().unwrap();
+        assert!(!index.is_dirty());
+        index.lookup(&slot(1, 1).key, |found| Some(*found)).unwrap();
+        assert!(index.is_dirty(), "a touch is a change");
         drop(index);
         let victim = slot(17, 1).key;
         let file = directory.path().join(format!("{:02}.table", victim.shard()));

@@ -3,6 +3,9 @@
 //! A touch is written only when the one on record is older than the grain, so that asking for the same blob a
 //! thousand times costs one write. The promise is kept by counting the grain in: what is on record may be that much
 //! too old.
+//!
+//! A written touch survives a killed process at once, and a power cut after the next checkpoint: what was promised in the
+//! half minute before a power cut may go that much too early, and no earlier.
 
 use std::time::Duration;
 

@@ -92,7 +92,9 @@ fn keep_durable(core: &Core, signal: &Signal) {
     let mut last_end = core.segments.end();
     // Shorter than the window: a write that just missed one sync waits for the next, which itself takes time.
     while !signal.wait(core.config.sync_window / 2) {
-        let checkpoint_due = last_checkpoint.elapsed() >= CHECKPOINT_EVERY && core.segments.end() != last_end;
+        // A store that only serves makes its promises durable too.
+        let is_new = || core.segments.end() != last_end || core.index.is_dirty();
+        let checkpoint_due = last_checkpoint.elapsed() >= CHECKPOINT_EVERY && is_new();
         let result = if checkpoint_due {
             last_checkpoint = Instant::now();
             last_end = core.segments.end();

@@ -257,6 +257,7 @@ impl Core {
                 }
             }
         }
+        report.restored += self.restore_large_files().await?;
         let mut dependents = Vec::new();
         for (number, record) in dependent_records {
             match self.restore(number, &record, false)? {
@@ -299,7 +300,7 @@ impl Core {
     }
 
     /// Gives the index the slot of a record if it has none; with `overwrite`, also if it has an older one. What is
-    /// restored counts as touched now, since its last touch is not known.
+    /// restored counts as touched now: its last touch is not known for certain, and it may have been promised a lease.
     fn restore(&self, segment: u32, record: &Scanned, overwrite: bool) -> io::Result<Restored> {
         let _publishing = read_lock(&self.publish);
         let Some(slot) = self.slot_of(segment, record) else { return Ok(Restored::Left) };
@@ -328,6 +329,32 @@ impl Core {
             restored = if wanted { Restored::Given } else { Restored::Left };
             wanted.then_some(slot)
         })?;
+        Ok(restored)
+    }
+
+    /// Gives the index the large files of earlier runs whose records are lost: they describe themselves.
+    async fn restore_large_files(&self) -> io::Result<u64> {
+        let mut restored = 0;
+        for shard in 0..=u8::MAX {
+            for (number, _) in self.large.list(shard)? {
+                if number >= self.first_of_this_run() {
+                    continue;
+                }
+                let header = match self.large.open_file(number, None).await {
+                    Ok(file) => file.header,
+                    Err(ReadFault::Gone | ReadFault::Damaged) => continue,
+                    Err(ReadFault::Io(error)) => return Err(error),
+                };
+                let key = header.index_key();
+                if self.index.peek(&key)? != Lookup::Unknown || !self.is_whole_file(number, &key).await? {
+                    continue;
+                }
+                let place = Place::Large { file: number, encoding: header.encoding };
+                let size_bytes = header.digest.size_bytes();
+                let slot = Slot { key, place, size_bytes, touched: self.clock.now(), owner: header.owner };
+                restored += u64::from(self.index.put_blob(&slot, |_| Fate::Stays)?.is_none());
+            }
+        }
         Ok(restored)
     }
 

@@ -13,7 +13,7 @@ use super::hashing::Hashing;
 use super::index::{IndexKey, Place, Slot};
 use super::large::LargeWriter;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
-use super::segments::{NewRecord, read_lock};
+use super::segments::NewRecord;
 use super::write::undecodable;
 use super::zstandard::{DecodeError, StreamDecoder};
 use crate::{Encoding, NewBlob, OwnerId, StoreError, Upload};
@@ -112,7 +112,7 @@ impl Core {
         let (_, _, sequence) = self.segments.end();
         let encoding = writer.encoding();
         writer.end().map_err(failed("finishing a file"))?;
-        let publishing = read_lock(&self.publish);
+        let publishing = self.publishing()?;
         // Taken while publishing: what a checkpoint sees as numbered it also sees in the index.
         let number = self.large.take_number();
         let finished = writer.finish(number, owner, *digest, sequence, now);

@@ -161,6 +161,11 @@ impl Core {
         Ok(hasher.finish())
     }
 
+    /// The number of the first large file that this run could write.
+    pub(crate) fn first_of_this_run(&self) -> u64 {
+        u64::from(self.epoch) << 32
+    }
+
     /// Removes large files of earlier runs that no slot points to.
     pub(crate) fn remove_orphans(&self) -> io::Result<u64> {
         let mut known = std::collections::HashSet::new();
@@ -171,7 +176,7 @@ impl Core {
                 }
             })?;
         }
-        let first_of_this_run = u64::from(self.epoch) << 32;
+        let first_of_this_run = self.first_of_this_run();
         let mut removed = 0;
         for shard in 0..=u8::MAX {
             for (number, _) in self.large.list(shard)? {

@@ -9,7 +9,7 @@ use super::capacity::Reservation;
 use super::core::{Core, Vacancy, failed};
 use super::index::{IndexKey, Slot};
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
-use super::segments::{NewRecord, read_lock};
+use super::segments::NewRecord;
 use super::zstandard::{self, DecodeError};
 use crate::{Encoding, EntryKey, NewBlob, OwnerId, StoreError};
 
@@ -97,7 +97,10 @@ impl Core {
             return;
         }
         let now = self.clock.now();
-        let publishing = read_lock(&self.publish);
+        let publishing = match self.publishing() {
+            Ok(publishing) => publishing,
+            Err(error) => return refuse_all(results, missing.iter().map(|(at, _, _)| *at), error),
+        };
         let records = missing.iter().map(|(_, blob, _)| NewRecord {
             header: RecordHeader::blob(RecordKind::Blob, owner, blob.digest, blob.encoding),
             payload: &blob.payload,
@@ -192,7 +195,7 @@ impl Core {
 
     pub(crate) async fn remove_entry(self: &Arc<Self>, key: &EntryKey) -> Result<bool, StoreError> {
         let header = RecordHeader::entry(RecordKind::EntryRemoved, key);
-        let _publishing = read_lock(&self.publish);
+        let _publishing = self.publishing()?;
         if self.known(self.index.peek(&index_key(key)))?.is_none() {
             return Ok(false);
         }

@@ -249,6 +249,10 @@ impl Shard {
         Ok(std::mem::take(&mut self.dirty).then(|| self.file.clone()).flatten())
     }
 
+    pub(crate) const fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
     /// Remembers that syncing the file failed: what it lost no later sync brings back.
     pub(crate) const fn suspect(&mut self) {
         self.suspect = true;
