@@ -131,7 +131,8 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Reads an entry and extends its life; `None` when there is none.
     async fn get_entry(&self, key: &EntryKey) -> Result<Option<Bytes>, StoreError>;
 
-    /// Writes or replaces an entry, as durable as [`Self::write_batch`].
+    /// Writes or replaces an entry, as durable as [`Self::write_batch`]. A value that a power cut takes within the window
+    /// can take the one that it replaced along: the key is then absent, which is a miss, or has the older value.
     async fn put_entry(&self, key: &EntryKey, value: Bytes) -> Result<(), StoreError>;
 
     /// Removes an entry; whether there was one. A removed entry stays removed after a crash.
