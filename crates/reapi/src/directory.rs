@@ -8,7 +8,9 @@ use crate::execution::Directory;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DirectoryError {
     /// A name that would lead elsewhere, or nowhere.
-    #[error("{0:?} cannot be the name of an entry: it must not be empty, `.`, `..`, longer than 255 bytes, or hold `/` or NUL")]
+    #[error(
+        "{0:?} cannot be the name of an entry: it must not be empty, `.`, `..`, longer than 255 bytes, or hold `/` or NUL"
+    )]
     Name(String),
     /// One of the lists is not sorted.
     #[error("{1:?} does not come after {0:?}: entries must be sorted by name")]
