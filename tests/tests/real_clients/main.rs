@@ -8,6 +8,7 @@ mod bazel;
 mod bazel4;
 mod buildbox;
 mod ccache;
+mod eviction;
 mod readme;
 mod remote_execution;
 mod secured;
