@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use gf_blobstore::BlobStore;
 use gf_digest::Digest;
-use gf_tenancy::{Access, Authorized, Execute};
+use gf_tenancy::{Access, Authorized, Execute, Operate};
 use thiserror::Error;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
@@ -34,12 +34,15 @@ use crate::{ActionCache, Inlining};
 
 pub use answer::{Answer, Assignment, Ended, Order, Progress, Stage, Verdict};
 use desk::Desk;
+pub use desk::overview::{Inspection, Overview, RunningAction};
 pub use watch::{Attachment, OperationName, Reports, Watch};
 
 /// Actions that are read and checked at one time: each may hold a few megabytes.
 const MAX_ADMISSIONS: usize = 32;
 /// Operations that live at one time, ended ones that are remembered included.
 const MAX_OPERATIONS: usize = 200_000;
+/// Workers that are here at one time.
+const MAX_WORKERS: usize = 4096;
 /// How long stopping waits for results that are being stored.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -86,6 +89,11 @@ pub struct Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("more than {MAX_OPERATIONS} operations are waiting or were not yet forgotten; try again later")]
 pub struct TooManyOperations;
+
+/// Why a worker was not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{MAX_WORKERS} workers are here already; try again later")]
+pub struct TooManyWorkers;
 
 /// All operations and workers of a server. Cheap to clone.
 #[derive(Clone)]
@@ -175,7 +183,7 @@ impl Operations {
 
     /// The operations of the grant's instance, by name, from the one after `after`.
     #[must_use]
-    pub fn list(&self, grant: &Authorized<Execute>, after: Option<&str>, max: usize) -> Vec<OperationName> {
+    pub fn list(&self, grant: &Authorized<Execute>, after: Option<&OperationName>, max: usize) -> Vec<OperationName> {
         self.desk().list(grant, after, max)
     }
 
@@ -200,6 +208,20 @@ impl Operations {
         self.desk().snapshot(now)
     }
 
+    /// All queues and workers, and which actions run on them, whosever they are.
+    #[must_use]
+    pub fn overview(&self, _: &Authorized<Operate>) -> Overview {
+        let now = self.now();
+        self.desk().overview(now)
+    }
+
+    /// Everything about an operation of any tenant; `None` when it is not known, or not any more.
+    #[must_use]
+    pub fn inspect(&self, _: &Authorized<Operate>, name: &OperationName) -> Option<Inspection> {
+        let now = self.now();
+        self.desk().inspect(name, now)
+    }
+
     /// How many executions ended since the start, by the word of their [`Verdict`].
     #[must_use]
     pub fn ends(&self) -> BTreeMap<&'static str, u64> {
@@ -207,10 +229,15 @@ impl Operations {
     }
 
     /// A worker came. It is gone when the attachment is dropped.
-    #[must_use]
-    pub fn attach(&self, offer: Offer) -> Attachment {
-        let (id, orders, hang_up) = self.act(|desk, at| desk.attach(offer, at));
-        Attachment::new(self.clone(), id, orders, hang_up)
+    ///
+    /// # Errors
+    /// [`TooManyWorkers`].
+    pub fn attach(&self, offer: Offer) -> Result<Attachment, TooManyWorkers> {
+        let (id, orders, hang_up) = self.act(|desk, at| match desk.workers() {
+            0..MAX_WORKERS => Ok(desk.attach(offer, at)),
+            _ => Err(TooManyWorkers),
+        })?;
+        Ok(Attachment::new(self.clone(), id, orders, hang_up))
     }
 
     fn worker_said(&self, event: Event) {

@@ -75,6 +75,13 @@ pub fn grpc_methods() -> impl Iterator<Item = String> {
     reapi::paths()
 }
 
+/// What somebody else says is kept and repeated up to a length.
+fn cut(mut text: String, max_bytes: usize) -> String {
+    let boundary = (0..=max_bytes.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(boundary.unwrap_or_default());
+    text
+}
+
 /// All edges, gRPC and HTTP, as one router without a fallback: `/{*path}`, which belongs to the HTTP cache, takes what
 /// no other route does. Must be called within a Tokio runtime.
 pub fn router(state: EdgeState) -> axum::Router {

@@ -1,5 +1,6 @@
 //! How executions go and end, in terms of the domain: edges put them into the words of their protocol.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -119,6 +120,29 @@ impl Verdict {
             Self::GivenUp { .. } => "given_up",
             Self::QueueFull => "queue_full",
             Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    /// What a client is told of it, in a sentence that says what to do where something can be done.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Completed => f.write_str("the process ran to its end"),
+            Self::TimedOut => f.write_str("the process was ended because its time was over"),
+            Self::LimitReached => f.write_str("the process was ended for a limit of its own"),
+            Self::Missing(digests) => match digests.as_slice() {
+                [one] => write!(f, "the blob {one} must be uploaded first"),
+                several => write!(f, "{} blobs must be uploaded first", several.len()),
+            },
+            Self::Invalid(reason) | Self::Unfit(reason) | Self::Unavailable(reason) => f.write_str(reason),
+            Self::NoWorker(reason) => reason.fmt(f),
+            Self::Cancelled => f.write_str("the operation was cancelled"),
+            Self::GivenUp { attempts, last } => {
+                let last = if last.is_empty() { "the worker was lost" } else { last };
+                write!(f, "given up after {attempts} attempts on workers; the last one: {last}")
+            }
+            Self::QueueFull => f.write_str("too many actions are waiting; try again later"),
         }
     }
 }

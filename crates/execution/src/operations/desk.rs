@@ -2,14 +2,18 @@
 //! out. Everything here happens under one lock and takes no time.
 
 mod effects;
+pub(super) mod overview;
+mod remembered;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use gf_digest::Digest;
 use gf_tenancy::{Authorized, Execute, Loan};
+use remembered::Remembered;
+use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,8 +30,6 @@ use crate::scheduler::{
 
 /// What a worker may be told before it takes notice: far more than it can have assignments.
 const MAX_ORDERS: usize = 4096;
-/// Ends that are remembered for clients that come back; older ones are forgotten first.
-const MAX_REMEMBERED: usize = 4096;
 /// How often an execution is run again because what a worker said to have stored is not here.
 const MAX_INCOMPLETE: u32 = 2;
 /// Leases are looked at so often, if nothing else happens.
@@ -45,7 +47,7 @@ pub(super) struct Desk {
     settling: HashMap<MergeKey, ExecutionId>,
     /// An answer while the scheduler is asked what becomes of it.
     answer: Option<(AssignmentId, Answer)>,
-    ended: VecDeque<(Now, OperationName)>,
+    remembered: Remembered,
     follow_up: Vec<Settlement>,
     /// How executions ended since the start, by the word for it.
     ends: BTreeMap<&'static str, u64>,
@@ -91,6 +93,7 @@ struct Execution {
 }
 
 struct Attempt {
+    worker: WorkerId,
     assignment: AssignmentId,
     /// What the worker was lent; revoked when the attempt is over.
     _loan: Loan,
@@ -115,7 +118,7 @@ impl Desk {
             running: HashMap::new(),
             settling: HashMap::new(),
             answer: None,
-            ended: VecDeque::new(),
+            remembered: Remembered::default(),
             follow_up: Vec::new(),
             ends: BTreeMap::new(),
             next_execution: 0,
@@ -171,11 +174,16 @@ impl Desk {
         Some((operation.action, operation.progress.borrow().clone()))
     }
 
-    pub(super) fn list(&self, grant: &Authorized<Execute>, after: Option<&str>, max: usize) -> Vec<OperationName> {
-        let after = after.and_then(OperationName::parse).map(|(name, _)| name);
-        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+    pub(super) fn list(&self, grant: &Authorized<Execute>, after: Option<&OperationName>, max: usize) -> Vec<OperationName> {
+        // The names of one instance stand together: what others have is not walked through.
+        let prefix = OperationName::prefix(grant.instance());
+        let begin = match after {
+            Some(after) if *after > prefix => Bound::Excluded(after.clone()),
+            _ => Bound::Included(prefix.clone()),
+        };
         let following = self.operations.range((begin, Bound::Unbounded));
-        following.filter(|(_, operation)| operation.is_of(grant)).map(|(name, _)| name.clone()).take(max).collect()
+        let of_instance = following.take_while(|(name, _)| name.as_str().starts_with(prefix.as_str()));
+        of_instance.filter(|(_, operation)| operation.is_of(grant)).map(|(name, _)| name.clone()).take(max).collect()
     }
 
     /// Ends an operation because somebody wants that; whether it is known.
@@ -279,6 +287,10 @@ impl Desk {
         }
     }
 
+    pub(super) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
     /// A worker came.
     pub(super) fn attach(&mut self, offer: Offer, at: At<'_>) -> (WorkerId, mpsc::Receiver<Order>, CancellationToken) {
         self.next_worker += 1;
@@ -294,11 +306,7 @@ impl Desk {
     pub(super) fn answer(&mut self, worker: WorkerId, assignment: AssignmentId, answer: Answer, at: At<'_>) {
         let outcome = match &answer {
             Answer::WorkerFailed(reason) => {
-                tracing::warn!(%worker, %assignment, %reason, "a worker failed");
-                let execution = self.running.get(&assignment).and_then(|id| self.executions.get_mut(id));
-                if let Some(execution) = execution {
-                    execution.last_failure.clone_from(reason);
-                }
+                self.note_failure(worker, assignment, reason);
                 Outcome::WorkerFailed
             }
             Answer::Cancelled => Outcome::Cancelled,
@@ -307,6 +315,16 @@ impl Desk {
         self.answer = Some((assignment, answer));
         self.happen(Event::Finished { worker, assignment, outcome }, at);
         self.answer = None;
+    }
+
+    /// What a worker says of an assignment that is not its own is not repeated, to nobody.
+    fn note_failure(&mut self, worker: WorkerId, assignment: AssignmentId, reason: &str) {
+        let execution = self.running.get(&assignment).and_then(|id| self.executions.get_mut(id));
+        let is_its_own = |attempt: &Attempt| attempt.worker == worker && attempt.assignment == assignment;
+        if let Some(execution) = execution.filter(|execution| execution.attempt.as_ref().is_some_and(is_its_own)) {
+            tracing::warn!(%worker, %assignment, reason, "a worker failed");
+            reason.clone_into(&mut execution.last_failure);
+        }
     }
 
     /// Something happens to the scheduler; what it decides is carried out.
@@ -356,11 +374,12 @@ impl Desk {
     pub(super) fn end(&mut self, name: &OperationName, ended: Ended, at: At<'_>) {
         let Some(operation) = self.operations.get_mut(name).filter(|operation| !operation.is_over()) else { return };
         operation.execution = None;
+        let bytes = ended.result.as_ref().map_or(0, Message::encoded_len) + ended.message.len();
         operation.progress.send_modify(|progress| {
             progress.enter(Stage::Completed);
             progress.ended = Some(Arc::new(ended));
         });
-        self.ended.push_back((at.now, name.clone()));
+        self.remembered.add(at.now, name.clone(), bytes);
         self.forget_ended(at.now);
     }
 
@@ -389,13 +408,8 @@ impl Desk {
     }
 
     fn forget_ended(&mut self, now: Now) {
-        while let Some((ended, name)) = self.ended.front() {
-            let is_old = now.0.saturating_sub(ended.0) >= self.config.retention;
-            if !is_old && self.ended.len() <= MAX_REMEMBERED {
-                return;
-            }
-            self.operations.remove(name);
-            self.ended.pop_front();
+        while let Some(name) = self.remembered.take(now, self.config.retention) {
+            self.operations.remove(&name);
         }
     }
 

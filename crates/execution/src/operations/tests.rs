@@ -79,7 +79,7 @@ impl Setting {
 
     fn worker(&self) -> Attachment {
         let capacity = Resources { milli_cores: 2000, memory_bytes: 4 << 30 };
-        self.operations.attach(Offer { name: "worker".into(), properties: Vec::new(), capacity })
+        self.operations.attach(Offer { name: "worker".into(), properties: Vec::new(), capacity }).unwrap()
     }
 }
 

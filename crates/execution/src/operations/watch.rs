@@ -20,10 +20,14 @@ const OPERATIONS: &str = "operations";
 
 impl OperationName {
     pub(super) fn new(instance: &InstanceName) -> Self {
-        let random = Uuid::new_v4();
+        Self(format!("{}{}", Self::prefix(instance), Uuid::new_v4()).into())
+    }
+
+    /// What all names in an instance begin with, and sort behind.
+    pub(super) fn prefix(instance: &InstanceName) -> Self {
         Self(match instance.as_str() {
-            "" => format!("{OPERATIONS}/{random}").into(),
-            instance => format!("{instance}/{OPERATIONS}/{random}").into(),
+            "" => format!("{OPERATIONS}/").into(),
+            instance => format!("{instance}/{OPERATIONS}/").into(),
         })
     }
 

@@ -18,7 +18,7 @@ use axum::http::{HeaderMap, Method as HttpMethod, Request, Response, StatusCode,
 use axum::response::IntoResponse;
 use tonic::{Code, Status};
 
-pub(super) use fields::are_few;
+pub(super) use fields::{Lists, are_few};
 pub(super) use inbound::{Messages, Room};
 pub(super) use outbound::{Frames, encode, frame, put_header, stream, unary};
 

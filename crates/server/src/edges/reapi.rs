@@ -32,7 +32,7 @@ use tonic::{Code, Status};
 use tower::Service;
 
 use super::credentials::credential;
-use super::grpc::{self, Caller, Messages, Room};
+use super::grpc::{self, Caller, Lists, Messages, Room};
 use super::{Services, workers};
 use crate::metrics::{Call, Method};
 use status::IntoStatus;
@@ -141,7 +141,7 @@ impl Service<Request<Body>> for Reapi {
         if let Err(status) = edge.admit(&caller, permission(method)) {
             return Box::pin(async move { Ok(conclude(call, Err(status))) });
         }
-        let messages = Messages::new(body, MAX_MESSAGE_BYTES, nested_list(method), edge.room.clone());
+        let messages = Messages::new(body, MAX_MESSAGE_BYTES, lists(method), edge.room.clone());
         route(method, Exchange { edge, caller, messages, call })
     }
 }
@@ -211,13 +211,22 @@ const fn permission(method: Method) -> PermissionName {
     }
 }
 
-/// The field of a method's message that holds lists of its own: the action result of an update.
-const fn nested_list(method: Method) -> Option<u32> {
+/// Where lists may stand in a method's messages.
+const fn lists(method: Method) -> Lists {
     match method {
-        Method::UpdateActionResult => Some(3),
-        _ => None,
+        Method::UpdateActionResult => Lists::with(&[(3, RESULT_LISTS)]),
+        Method::Attach => workers::LISTS,
+        _ => Lists::FLAT,
     }
 }
+
+/// Where lists stand in an `ActionResult`: files and symbolic links have properties, and the metadata have more of
+/// their own.
+pub(super) const RESULT_LISTS: Lists = {
+    const FILE: Lists = Lists::only_within(&[(7, Lists::FLAT)]);
+    const SYMLINK: Lists = Lists::only_within(&[(4, Lists::FLAT)]);
+    Lists::with(&[(2, FILE), (9, Lists::FLAT), (10, SYMLINK), (11, SYMLINK), (12, SYMLINK)])
+};
 
 fn route(method: Method, exchange: Exchange) -> Answer {
     match method {

@@ -71,7 +71,7 @@ impl Desk {
             credential: loan.credential().clone(),
             queued: execution.queued,
         };
-        execution.attempt = Some(Attempt { assignment, _loan: loan });
+        execution.attempt = Some(Attempt { worker, assignment, _loan: loan });
         self.running.insert(assignment, id);
         // An execution that went straight to a worker was queued for a moment, too.
         self.enter(id, Stage::Queued);

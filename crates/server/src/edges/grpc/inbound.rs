@@ -11,7 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use super::{HEADER_BYTES, fields};
+use super::HEADER_BYTES;
+use super::fields::{self, Lists};
 
 /// How long a call that takes one message waits for it.
 const ONLY_MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -46,8 +47,7 @@ impl Room {
 pub(in crate::edges) struct Messages {
     body: Body,
     limit: usize,
-    /// The field that holds a message with lists of its own.
-    nested_list: Option<u32>,
+    lists: Lists,
     room: Room,
     held: Option<OwnedSemaphorePermit>,
     /// What came and is not yet taken.
@@ -55,15 +55,15 @@ pub(in crate::edges) struct Messages {
 }
 
 impl Messages {
-    pub(in crate::edges) const fn new(body: Body, limit: usize, nested_list: Option<u32>, room: Room) -> Self {
-        Self { body, limit, nested_list, room, held: None, pending: Bytes::new() }
+    pub(in crate::edges) const fn new(body: Body, limit: usize, lists: Lists, room: Room) -> Self {
+        Self { body, limit, lists, room, held: None, pending: Bytes::new() }
     }
 
     /// The next message; `None` when the caller closed its side.
     pub(in crate::edges) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
         self.held = None;
         let Some(bytes) = self.next_bytes().await? else { return Ok(None) };
-        if !fields::are_few(&bytes, self.nested_list) {
+        if !fields::are_few(&bytes, self.lists) {
             return Err(Status::invalid_argument("the message has too many entries for its size"));
         }
         let decoded = M::decode(bytes);
@@ -175,7 +175,7 @@ mod tests {
     fn in_pieces(bytes: &[u8], piece: usize) -> Messages {
         let pieces: Vec<_> =
             bytes.chunks(piece).map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece))).collect();
-        Messages::new(Body::from_stream(stream::iter(pieces)), 1 << 20, None, Room::new(1 << 20))
+        Messages::new(Body::from_stream(stream::iter(pieces)), 1 << 20, Lists::FLAT, Room::new(1 << 20))
     }
 
     #[tokio::test]
@@ -213,7 +213,7 @@ mod tests {
         let send = || {
             let halves: Vec<_> = framed(&large).chunks(400 << 10).map(Bytes::copy_from_slice).collect();
             let body = Body::from_stream(stream::iter(halves.into_iter().map(Ok::<_, std::io::Error>)));
-            Messages::new(body, 1 << 20, None, room.clone())
+            Messages::new(body, 1 << 20, Lists::FLAT, room.clone())
         };
         let (mut first, mut second, mut third) = (send(), send(), send());
         assert!(first.only::<WriteRequest>().await.unwrap() == large);

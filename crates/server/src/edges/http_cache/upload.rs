@@ -20,6 +20,7 @@ use super::HttpEdge;
 use super::grpc;
 use super::problem::Problem;
 use super::target::{Half, Target};
+use crate::edges::reapi::RESULT_LISTS;
 
 /// The largest body that is held in memory.
 const MAX_BUFFERED_BYTES: usize = 64 << 20;
@@ -117,7 +118,7 @@ async fn put_result(
 
 /// The action result that these bytes are, if they are one and nothing else.
 fn action_result(bytes: &Bytes) -> Option<ActionResult> {
-    if bytes.len() > MAX_RESULT_BYTES || !grpc::are_few(bytes, None) {
+    if bytes.len() > MAX_RESULT_BYTES || !grpc::are_few(bytes, RESULT_LISTS) {
         return None;
     }
     let result = ActionResult::decode(bytes.clone()).ok()?;

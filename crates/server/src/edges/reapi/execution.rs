@@ -23,11 +23,14 @@ use tonic::{Code, Status};
 
 use super::status::{IntoStatus, missing_blobs};
 use super::{Caller, Edge, grpc};
+use crate::edges::cut;
 
 /// Where clients say what a call belongs to.
 const REQUEST_METADATA: &str = "build.bazel.remote.execution.v2.requestmetadata-bin";
 /// The name of an invocation is a UUID; what is longer is cut.
 const MAX_INVOCATION_BYTES: usize = 128;
+/// An unknown name is repeated up to this length.
+const MAX_SHOWN_NAME_BYTES: usize = 512;
 
 /// The stages of one operation, from the first one on.
 pub(super) async fn execute(edge: Arc<Edge>, caller: Caller, request: ExecuteRequest) -> Result<grpc::Frames, Status> {
@@ -76,6 +79,8 @@ pub(super) fn authorize(
 }
 
 pub(super) fn unknown(name: &str) -> Status {
+    // It becomes a header, and nobody has a name this long.
+    let name = cut(name.to_owned(), MAX_SHOWN_NAME_BYTES);
     Status::not_found(format!(
         "the operation {name:?} is not known here; operations are forgotten a few minutes after their end, and when \
          the server restarts: execute the action again"
@@ -88,10 +93,7 @@ fn invocation(headers: &HeaderMap) -> String {
     // Peers write it with and without padding.
     let bytes = BASE64_STANDARD.decode(header).or_else(|_| BASE64_STANDARD_NO_PAD.decode(header));
     let metadata = bytes.ok().and_then(|bytes| RequestMetadata::decode(bytes.as_slice()).ok()).unwrap_or_default();
-    let mut invocation = metadata.tool_invocation_id;
-    let cut = (0..=MAX_INVOCATION_BYTES.min(invocation.len())).rev().find(|at| invocation.is_char_boundary(*at));
-    invocation.truncate(cut.unwrap_or_default());
-    invocation
+    cut(metadata.tool_invocation_id, MAX_INVOCATION_BYTES)
 }
 
 /// What a client is told of an operation, until it ends or the server does.
@@ -178,23 +180,19 @@ fn response(ended: &Ended, function: DigestFunction) -> ExecuteResponse {
 
 /// What clients act upon: whether they try again, upload what is missing, or give up.
 fn status(verdict: &Verdict, message: &str, function: DigestFunction) -> rpc::Status {
-    let (code, text) = match verdict {
+    let code = match verdict {
         // A process that was ended for a limit of its own is one that failed: the result tells its exit code, the
         // message why.
-        Verdict::Completed | Verdict::LimitReached => (Code::Ok, String::new()),
-        Verdict::TimedOut => (Code::DeadlineExceeded, message.to_owned()),
+        Verdict::Completed | Verdict::LimitReached => return rpc::Status::default(),
         Verdict::Missing(digests) => return missing_blobs(digests, function),
-        Verdict::Invalid(reason) => (Code::InvalidArgument, reason.clone()),
-        Verdict::Unfit(reason) => (Code::FailedPrecondition, reason.clone()),
-        Verdict::NoWorker(reason) => (Code::FailedPrecondition, reason.to_string()),
-        Verdict::Cancelled => (Code::Cancelled, "the operation was cancelled".to_owned()),
-        Verdict::GivenUp { attempts, last } => {
-            let last = if last.is_empty() { "the worker was lost" } else { last };
-            (Code::Unavailable, format!("given up after {attempts} attempts on workers; the last one: {last}"))
-        }
-        Verdict::QueueFull => (Code::ResourceExhausted, "too many actions are waiting; try again later".to_owned()),
-        Verdict::Unavailable(reason) => (Code::Unavailable, reason.clone()),
+        Verdict::TimedOut => Code::DeadlineExceeded,
+        Verdict::Invalid(_) => Code::InvalidArgument,
+        Verdict::Unfit(_) | Verdict::NoWorker(_) => Code::FailedPrecondition,
+        Verdict::Cancelled => Code::Cancelled,
+        Verdict::GivenUp { .. } | Verdict::Unavailable(_) => Code::Unavailable,
+        Verdict::QueueFull => Code::ResourceExhausted,
     };
+    let text = if *verdict == Verdict::TimedOut { message.to_owned() } else { verdict.to_string() };
     rpc::Status { code: code as i32, message: text, details: Vec::new() }
 }
 

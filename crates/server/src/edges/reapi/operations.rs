@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gf_digest::InstanceName;
-use gf_execution::operations::{Progress, Stage};
+use gf_execution::operations::{OperationName, Progress, Stage};
 use gf_reapi::longrunning::{
     CancelOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse, Operation,
     WaitOperationRequest,
@@ -46,9 +46,16 @@ pub(super) async fn list(
         Ok(size) => size.min(MAX_PAGE),
         Err(_) => return Err(Status::invalid_argument("page_size is negative")),
     };
-    let after = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
+    let after = match request.page_token.as_str() {
+        "" => None,
+        // A token is the last name of the page before.
+        token => match OperationName::parse(token) {
+            Some((name, of)) if of == instance => Some(name),
+            _ => return Err(Status::invalid_argument("page_token is none that this server gave")),
+        },
+    };
     let operations = &edge.state.operations;
-    let names = operations.list(&grant, after, size);
+    let names = operations.list(&grant, after.as_ref(), size);
     let next_page_token = match names.last() {
         Some(last) if names.len() == size => last.as_str().to_owned(),
         _ => String::new(),
@@ -73,8 +80,9 @@ pub(super) async fn wait(edge: Arc<Edge>, caller: Caller, request: WaitOperation
     let operations = &edge.state.operations;
     let mut watch = operations.wait(&grant, &name).ok_or_else(|| unknown(&request.name))?;
     let longest = request.timeout.and_then(|timeout| Duration::try_from(timeout).ok()).unwrap_or(MAX_WAIT);
-    // Whatever is the case at the end of the wait is the answer.
-    let _ = timeout(longest.min(MAX_WAIT), async { while watch.next().await.is_some() {} }).await;
+    // Whatever is the case at the end of the wait is the answer. A server that stops waits for nobody.
+    let over = timeout(longest.min(MAX_WAIT), async { while watch.next().await.is_some() {} });
+    let _ = edge.state.stopping.run_until_cancelled(over).await;
     let (action, progress) = operations.look(&grant, &name).ok_or_else(|| unknown(&request.name))?;
     Ok(operation(&name, action, stage(&progress), progress.ended.as_deref()))
 }
