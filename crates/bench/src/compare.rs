@@ -1,4 +1,4 @@
-//! Runs the rows that were asked for: floor and product in alternating rounds, then memory, start-up and index.
+//! Runs the rows that were asked for: floor and product in alternating rounds, then memory, execution, start-up and index.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,10 +8,11 @@ use tempfile::TempDir;
 
 use crate::connection::{Connections, Side};
 use crate::data::sha256_bytes_per_second;
+use crate::execution::Bench;
 use crate::fixture::Fixture;
 use crate::load::{Round, as_float, median};
 use crate::process::{Paused, Server, processor_time, program};
-use crate::report::{Line, Outcome};
+use crate::report::{Absent, Line, Outcome};
 use crate::rows::{HIT_ROW, Limit, Measure, Row};
 use crate::start;
 use crate::works::{Portion, Work};
@@ -56,7 +57,12 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
             Measure::Index => lines.extend(index(row, folder.path())),
             Measure::Scheduler => {
                 eprintln!("{} …", row.name);
-                lines.push(line(row, crate::works::scheduler_core(plan.rounds).map_err(|wrong| format!("{wrong:#}"))));
+                lines.push(line(row, crate::works::scheduler_core(plan.rounds)));
+            }
+            Measure::Execution(execution) => {
+                eprintln!("{} …", row.name);
+                let bench = Bench { gf: &gf, folder: folder.path(), rounds: plan.rounds, amount: plan.amount };
+                lines.extend(execution.measure(row, &bench).await);
             }
             _ => {}
         }
@@ -65,7 +71,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
 }
 
 fn is_call(row: &Row) -> bool {
-    !matches!(row.measure, Measure::Start(_) | Measure::Index | Measure::Scheduler)
+    !matches!(row.measure, Measure::Start(_) | Measure::Index | Measure::Scheduler | Measure::Execution(_))
 }
 
 async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Line>> {
@@ -99,15 +105,15 @@ async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Li
                 let compared = hits.clone().unwrap_or_else(|| Err("no rounds".into()));
                 lines.push(line(row, compared.map(|compared| compared.p99())));
             }
-            Measure::Memory => lines.push(line(row, memory(&product).map_err(|wrong| format!("{wrong:#}")))),
-            Measure::Start(_) | Measure::Index | Measure::Scheduler => {}
+            Measure::Memory => lines.push(line(row, memory(&product))),
+            Measure::Start(_) | Measure::Index | Measure::Scheduler | Measure::Execution(_) => {}
         }
     }
     drop(run);
     floor.kill().await?;
     if let Err(wrong) = product.stop().await {
         let (work, about) = ("stop".into(), "stop after all of that".into());
-        lines.push(Line { work, about, unit: "", limit: Limit::None, outcome: Err(format!("{wrong:#}")) });
+        lines.push(Line { work, about, unit: "", limit: Limit::None, outcome: Err(wrong.into()) });
     }
     Ok(lines)
 }
@@ -244,7 +250,9 @@ fn latency(timed: &[Timed], of: fn(&Round) -> Duration) -> Duration {
     Duration::from_secs_f64(middle(timed, |timed| of(&timed.round).as_secs_f64()))
 }
 
-fn line(row: &Row, outcome: Result<Outcome, String>) -> Line {
+/// The line of a row that has one.
+pub(crate) fn line(row: &Row, outcome: Result<Outcome, impl Into<Absent>>) -> Line {
+    let outcome = outcome.map_err(Into::into);
     Line { work: row.name.into(), about: row.about.into(), unit: row.unit, limit: row.limit, outcome }
 }
 
@@ -261,5 +269,5 @@ fn index(row: &Row, folder: &Path) -> Vec<Line> {
 #[cfg(not(feature = "index-comparison"))]
 fn index(row: &Row, _: &Path) -> Vec<Line> {
     let how = "built without the LSM: run `cargo run --release -p gf-bench --features index-comparison -- index`";
-    vec![line(row, Err(how.into()))]
+    vec![line(row, Err::<Outcome, String>(how.into()))]
 }

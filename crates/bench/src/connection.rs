@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use bazel_remote_apis::build::bazel::remote::execution::v2 as rex;
 use bazel_remote_apis::google::bytestream as bs;
+use bazel_remote_apis::google::longrunning::Operation;
 use futures::{Stream, stream};
 use prost::Message;
 use tonic::client::Grpc;
@@ -113,7 +114,20 @@ impl Connection {
 
     /// `ByteStream.Read`; the caller takes the pieces.
     pub(crate) async fn read(&self, request: Arc<bs::ReadRequest>) -> Result<Streaming<bs::ReadResponse>, Status> {
-        let path = PathAndQuery::from_static("/google.bytestream.ByteStream/Read");
+        self.streaming("/google.bytestream.ByteStream/Read", request).await
+    }
+
+    /// `Execute`; the caller takes what is said about the operation.
+    pub(crate) async fn execute(&self, request: Arc<rex::ExecuteRequest>) -> Result<Streaming<Operation>, Status> {
+        self.streaming("/build.bazel.remote.execution.v2.Execution/Execute", request).await
+    }
+
+    async fn streaming<M, R>(&self, path: &'static str, request: Arc<M>) -> Result<Streaming<R>, Status>
+    where
+        M: Message + 'static,
+        R: Message + Default + 'static,
+    {
+        let path = PathAndQuery::from_static(path);
         let mut grpc = self.ready().await?;
         let answer = grpc.server_streaming(Request::new(request), path, SharedCodec::default()).await?;
         Ok(answer.into_inner())

@@ -89,7 +89,7 @@ fn lines<I: Index>(row: &Row, index: anyhow::Result<I>) -> Vec<Line> {
             let figure = |figure| Ok(Outcome { figure, ..Outcome::default() });
             ["insert", "hit", "miss"].into_iter().zip(speeds).map(|(what, speed)| line(what, figure(speed))).collect()
         }
-        Err(wrong) => vec![line("insert", Err(format!("{wrong:#}")))],
+        Err(wrong) => vec![line("insert", Err(wrong.into()))],
     }
 }
 

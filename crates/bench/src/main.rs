@@ -6,11 +6,13 @@
 //!
 //! It does not look inside the product: what it knows, it knows through the public edge and `/proc`. Every answer is
 //! checked; a wrong answer fails its row whatever its speed. The rows `index` and `scheduler-core` are the exceptions:
-//! they measure a part of the product alone.
+//! they measure a part of the product alone. The floor of `execute-trivial` is another: it makes the product's sandboxes
+//! without the product.
 
 mod compare;
 mod connection;
 mod data;
+mod execution;
 mod fixture;
 mod floor;
 #[cfg(feature = "index-comparison")]
@@ -65,6 +67,9 @@ enum Command {
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
+    /// Makes sandboxes for /bin/true, one after the other or some at once, and says how many seconds that took.
+    #[command(hide = true)]
+    Sandboxes(execution::sandboxes::Sandboxes),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +83,11 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    if let Some(Command::Sandboxes(sandboxes)) = &arguments.command {
+        // Before there is a second thread.
+        sandboxes.run()?;
+        return Ok(ExitCode::SUCCESS);
+    }
     // Two workers on both sides: the load and the server under it share the machine in the same way.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     if let Some(Command::Floor { listen }) = arguments.command {

@@ -52,8 +52,13 @@ impl Server {
     /// Starts `gf serve` over `data_dir`. All is as it comes, but that there is room for what the rows upload: without
     /// being told, the store leaves part of a disk to others.
     pub(crate) async fn product(gf: &Path, data_dir: &Path) -> anyhow::Result<Self> {
+        Self::product_with(gf, data_dir, "").await
+    }
+
+    /// The same, told something more in its configuration.
+    pub(crate) async fn product_with(gf: &Path, data_dir: &Path, more: &str) -> anyhow::Result<Self> {
         let config = data_dir.with_extension("toml");
-        std::fs::write(&config, CONFIG).with_context(|| format!("write {}", config.display()))?;
+        std::fs::write(&config, format!("{CONFIG}{more}")).with_context(|| format!("write {}", config.display()))?;
         let mut command = Command::new(gf);
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(config).arg("--data-dir").arg(data_dir);
         Self::start(command).await.with_context(|| format!("start {} serve", gf.display()))

@@ -20,8 +20,36 @@ pub(crate) struct Line {
     pub(crate) unit: &'static str,
     /// What it must reach.
     pub(crate) limit: Limit,
-    /// What came of it; an error when an answer was wrong or there was none.
-    pub(crate) outcome: Result<Outcome, String>,
+    /// What came of it.
+    pub(crate) outcome: Result<Outcome, Absent>,
+}
+
+/// Why a line has no figure.
+#[derive(Clone, Debug)]
+pub(crate) enum Absent {
+    /// An answer was wrong, or there was none.
+    Wrong(String),
+    /// This machine lacks what the row needs. A row that was skipped has not passed.
+    Skipped(String),
+}
+
+impl Absent {
+    fn reason(&self) -> &String {
+        let (Self::Wrong(reason) | Self::Skipped(reason)) = self;
+        reason
+    }
+}
+
+impl From<String> for Absent {
+    fn from(wrong: String) -> Self {
+        Self::Wrong(wrong)
+    }
+}
+
+impl From<anyhow::Error> for Absent {
+    fn from(wrong: anyhow::Error) -> Self {
+        Self::Wrong(format!("{wrong:#}"))
+    }
 }
 
 /// The figures of a line.
@@ -45,6 +73,7 @@ impl Line {
         let Ok(outcome) = &self.outcome else { return false };
         match self.limit {
             Limit::Share(least) => outcome.ratio.is_some_and(|ratio| ratio >= least),
+            Limit::Times(most) => outcome.ratio.is_some_and(|ratio| ratio <= most),
             Limit::AtMost(most) => outcome.figure <= most,
             Limit::AtLeast(least) => outcome.figure >= least,
             Limit::None => true,
@@ -53,7 +82,8 @@ impl Line {
 
     fn verdict(&self) -> &'static str {
         match (&self.outcome, self.limit) {
-            (Err(_), _) => "wrong",
+            (Err(Absent::Wrong(_)), _) => "wrong",
+            (Err(Absent::Skipped(_)), _) => "skipped",
             (Ok(_), Limit::None) => "-",
             (Ok(_), _) if self.passes() => "pass",
             (Ok(_), _) => "under",
@@ -63,6 +93,7 @@ impl Line {
     fn limit_for_people(&self) -> String {
         match self.limit {
             Limit::Share(least) => format!(">= {least}"),
+            Limit::Times(most) => format!("<= {most}"),
             Limit::AtMost(most) => format!("<= {most} {}", self.unit),
             Limit::AtLeast(least) => format!(">= {least}"),
             Limit::None => String::new(),
@@ -71,7 +102,7 @@ impl Line {
 
     fn json(&self) -> serde_json::Value {
         let limit = match self.limit {
-            Limit::Share(limit) | Limit::AtMost(limit) | Limit::AtLeast(limit) => Some(limit),
+            Limit::Share(limit) | Limit::Times(limit) | Limit::AtMost(limit) | Limit::AtLeast(limit) => Some(limit),
             Limit::None => None,
         };
         let outcome = self.outcome.as_ref().ok();
@@ -88,7 +119,7 @@ impl Line {
             "verdict": self.verdict(),
             "detail": match &self.outcome {
                 Ok(outcome) => &outcome.note,
-                Err(wrong) => wrong,
+                Err(absent) => absent.reason(),
             },
         })
     }
@@ -106,9 +137,9 @@ fn table(lines: &[Line]) -> String {
         "row", "work", "product", "floor", "unit", "ratio", "limit", "p50 ms", "p99 ms"
     );
     for line in lines {
-        let (outcome, wrong) = match &line.outcome {
+        let (outcome, absent) = match &line.outcome {
             Ok(outcome) => (outcome.clone(), None),
-            Err(wrong) => (Outcome { figure: f64::NAN, ..Outcome::default() }, Some(wrong)),
+            Err(absent) => (Outcome { figure: f64::NAN, ..Outcome::default() }, Some(absent)),
         };
         let milliseconds = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
         let _ = write!(
@@ -125,7 +156,7 @@ fn table(lines: &[Line]) -> String {
             outcome.latency.map(|(_, p99)| milliseconds(p99)).unwrap_or_default(),
             line.verdict()
         );
-        let note = wrong.unwrap_or(&outcome.note);
+        let note = absent.map_or(&outcome.note, Absent::reason);
         if !note.is_empty() {
             let _ = write!(text, "\n    {note}");
         }
@@ -152,11 +183,11 @@ pub(crate) fn write_json(path: &Path, lines: &[Line]) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn line(limit: Limit, outcome: Result<Outcome, String>) -> Line {
+    fn line(limit: Limit, outcome: Result<Outcome, Absent>) -> Line {
         Line { work: "mix".into(), about: "a mix".into(), unit: "/s", limit, outcome }
     }
 
-    fn figures(figure: f64, ratio: Option<f64>) -> Result<Outcome, String> {
+    fn figures(figure: f64, ratio: Option<f64>) -> Result<Outcome, Absent> {
         Ok(Outcome { figure, ratio, ..Outcome::default() })
     }
 
@@ -165,12 +196,15 @@ mod tests {
         assert!(line(Limit::Share(0.6), figures(10.0, Some(0.6))).passes());
         assert!(!line(Limit::Share(0.6), figures(10.0, Some(0.599))).passes());
         assert!(!line(Limit::Share(0.6), figures(10.0, None)).passes());
+        assert!(line(Limit::Times(1.25), figures(10.0, Some(1.25))).passes());
+        assert!(!line(Limit::Times(1.25), figures(10.0, Some(1.26))).passes());
+        assert!(!line(Limit::Times(1.25), figures(10.0, None)).passes());
         assert!(line(Limit::AtMost(4.0), figures(4.0, None)).passes());
         assert!(!line(Limit::AtMost(4.0), figures(4.1, None)).passes());
         assert!(line(Limit::AtLeast(4.0), figures(4.0, None)).passes());
         assert!(!line(Limit::AtLeast(4.0), figures(3.9, None)).passes());
         assert!(line(Limit::None, figures(4.1, None)).passes());
-        assert!(!line(Limit::None, Err("wrong bytes".into())).passes());
+        assert!(!line(Limit::None, Err(Absent::Wrong("wrong bytes".into()))).passes());
     }
 
     #[test]
@@ -182,14 +216,22 @@ mod tests {
         assert_eq!(good["limit"], 0.6);
         assert_eq!(good["ratio"], 0.7);
         assert_eq!(good["verdict"], "pass");
-        let bad = line(Limit::AtMost(4.0), Err("wrong bytes".into())).json();
+        let bad = line(Limit::AtMost(4.0), Err(Absent::Wrong("wrong bytes".into()))).json();
         assert_eq!((&bad["verdict"], &bad["detail"]), (&"wrong".into(), &"wrong bytes".into()));
         assert!(bad["figure"].is_null());
     }
 
     #[test]
+    fn a_row_that_was_skipped_says_so_and_has_not_passed() {
+        let skipped = line(Limit::None, Err(Absent::Skipped("no chroot".into())));
+        assert!(!skipped.passes());
+        assert_eq!((&skipped.json()["verdict"], &skipped.json()["detail"]), (&"skipped".into(), &"no chroot".into()));
+        assert!(table(&[skipped]).ends_with("skipped\n    no chroot"));
+    }
+
+    #[test]
     fn the_table_names_what_was_wrong() {
-        let text = table(&[line(Limit::Share(0.6), Err("wrong bytes".into()))]);
+        let text = table(&[line(Limit::Share(0.6), Err(Absent::Wrong("wrong bytes".into())))]);
         assert!(text.contains("wrong bytes") && text.contains(">= 0.6"), "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! The table: which rows there are, what each must reach, and which of them are asked for.
 
+use crate::execution::Execution;
 use crate::works::{
     BatchRead, BatchUpdate, ByteStreamRead, ByteStreamWrite, FindMissing, GetActionResult, Mix, UpdateActionResult,
     Work,
@@ -10,6 +11,8 @@ use crate::works::{
 pub(crate) enum Limit {
     /// The product must do at least this share of the reference.
     Share(f64),
+    /// The product may take at most so many times what its reference takes.
+    Times(f64),
     /// The figure itself must not be above this.
     AtMost(f64),
     /// The figure itself must not be below this.
@@ -35,6 +38,8 @@ pub(crate) enum Measure {
     Index,
     /// The scheduler without a server around it.
     Scheduler,
+    /// Actions, by servers and workers of the row's own.
+    Execution(Execution),
 }
 
 /// A row of the table.
@@ -65,6 +70,16 @@ const fn work(
     work: fn() -> Box<dyn Work>,
 ) -> Row {
     Row { name, about, unit, limit: Limit::Share(share), usual: true, measure: Measure::Work(work) }
+}
+
+const fn execution(
+    name: &'static str,
+    about: &'static str,
+    unit: &'static str,
+    limit: Limit,
+    execution: Execution,
+) -> Row {
+    Row { name, about, unit, limit, usual: true, measure: Measure::Execution(execution) }
 }
 
 /// All rows, in the order in which they are measured.
@@ -117,6 +132,21 @@ pub(crate) const ROWS: &[Row] = &[
         usual: true,
         measure: Measure::Scheduler,
     },
+    execution("execute-trivial", "/bin/true through Execute, uncached, 16 clients", "/s", Limit::Share(0.4), {
+        Execution::Trivial
+    }),
+    execution("execute-latency", "  the same, 1 client: half of the calls", "ms", Limit::AtMost(15.0), {
+        Execution::Latency
+    }),
+    execution("input-root-again", "10,000 inputs in 1,000 folders, one file changed", "ms", Limit::AtMost(30.0), {
+        Execution::InputRootAgain
+    }),
+    execution("input-root-cold", "  the same on a worker that has nothing yet", "s", Limit::AtMost(1.5), {
+        Execution::InputRootCold
+    }),
+    execution("cpp-workspace", "300 C++ compilations by Bazel, beside its own sandbox", "s", Limit::Times(1.25), {
+        Execution::CppWorkspace
+    }),
     Row {
         name: "start-1m",
         about: "start with 1 million blobs",

@@ -37,7 +37,7 @@ pub(crate) async fn measure(row: &Row, gf: &Path, data_dir: &Path, blobs: u64) -
     };
     let found = match run(gf, data_dir, blobs).await {
         Ok(found) => found,
-        Err(wrong) => return vec![line("", row.about.into(), row.unit, row.limit, Err(format!("{wrong:#}")))],
+        Err(wrong) => return vec![line("", row.about.into(), row.unit, row.limit, Err(wrong.into()))],
     };
     let each = |figure: f64, note: String| Ok(Outcome { figure, note, ..Outcome::default() });
     let starts: Vec<String> = found.starts.iter().map(|start| format!("{:.3}", start.as_secs_f64())).collect();
