@@ -25,10 +25,15 @@ use thiserror::Error;
 pub use command::NODE_PROPERTIES;
 
 use crate::content::{owner, read_whole};
+use crate::encoded::count_fields;
 use crate::scheduler::{Platform, Resources};
 
 /// The encoded bytes of an action, and of a command: an environment and the arguments of one process.
 const MAX_MESSAGE_BYTES: u64 = 4 << 20;
+
+/// Arguments, variables, outputs and properties of one command; a variable is a message of its own.
+const MAX_COMMAND_FIELDS: usize = 500_000;
+const COMMAND_DEPTH: u32 = 2;
 
 /// Why an action is not run.
 #[derive(Debug, Error)]
@@ -77,7 +82,6 @@ impl Default for Timeouts {
 #[derive(Clone, Debug)]
 pub(crate) struct ReadAction {
     pub(crate) digest: Digest,
-    encoded: Bytes,
     message: Action,
 }
 
@@ -86,10 +90,8 @@ pub(crate) struct ReadAction {
 pub(crate) struct CheckedAction {
     /// The action; its function is that of all digests around it.
     pub(crate) digest: Digest,
-    /// The encoded `Action`, as it is stored.
-    pub(crate) action: Bytes,
-    /// The encoded `Command`, as it is stored.
-    pub(crate) command: Bytes,
+    /// Its command.
+    pub(crate) command: Digest,
     /// What the worker must have.
     pub(crate) platform: Arc<Platform>,
     /// What it takes of a worker.
@@ -99,7 +101,6 @@ pub(crate) struct CheckedAction {
     /// Whether its result must not be kept, nor shared with others who want the same now.
     pub(crate) do_not_cache: bool,
     input_root: Digest,
-    command_digest: Digest,
 }
 
 impl ReadAction {
@@ -113,9 +114,9 @@ impl ReadAction {
         digest: Digest,
     ) -> Result<Self, ActionError> {
         let encoded = read_message(store, grant, "action", digest).await?;
-        let message = Action::decode(encoded.clone())
+        let message = Action::decode(encoded)
             .map_err(|error| ActionError::Invalid(format!("the blob {digest} is no Action: {error}")))?;
-        Ok(Self { digest, encoded, message })
+        Ok(Self { digest, message })
     }
 
     pub(crate) const fn do_not_cache(&self) -> bool {
@@ -154,20 +155,21 @@ impl ReadAction {
             None if missing.is_empty() => return Err(ActionError::Missing(vec![command_digest])),
             _ => return Err(ActionError::Missing(missing)),
         };
-        let message = Command::decode(command.clone())
+        if count_fields(&command, COMMAND_DEPTH) > MAX_COMMAND_FIELDS {
+            return Err(ActionError::invalid("the command has too many arguments, variables and outputs"));
+        }
+        let message = Command::decode(command)
             .map_err(|error| ActionError::Invalid(format!("the blob {command_digest} is no Command: {error}")))?;
         command::check(&message)?;
         let (platform, demand) = platform::read(&self.message, &message)?;
         Ok(CheckedAction {
             digest: self.digest,
-            action: self.encoded,
-            command,
+            command: command_digest,
             platform: Arc::new(platform),
             demand,
             timeout,
             do_not_cache: self.message.do_not_cache,
             input_root,
-            command_digest,
         })
     }
 }
@@ -178,13 +180,16 @@ impl CheckedAction {
     /// # Errors
     /// [`ActionError`].
     pub(crate) async fn renew(&self, store: &dyn BlobStore, grant: &Authorized<Execute>) -> Result<(), ActionError> {
-        let named = [self.digest, self.command_digest];
+        let named = [self.digest, self.command];
         inputs::find_missing(store, owner(grant), self.input_root, &named).await.map(drop)
     }
 }
 
 /// Reads a small message that is a blob.
-async fn read_message(
+///
+/// # Errors
+/// [`ActionError`].
+pub(crate) async fn read_message(
     store: &dyn BlobStore,
     grant: &Authorized<Execute>,
     what: &str,

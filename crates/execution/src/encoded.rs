@@ -52,6 +52,13 @@ pub(crate) fn entries(directory: &[u8], function: DigestFunction) -> impl Iterat
     })
 }
 
+/// How many fields of bytes a message has, and those that it contains as far as `depth`: what decoding it would build.
+/// Fields that hold text are looked into as well, where they read as messages; they count for little.
+pub(crate) fn count_fields(message: &[u8], depth: u32) -> usize {
+    let fields = Fields(message).map_while(Result::ok);
+    fields.map(|(_, value)| 1 + if depth > 1 { count_fields(value, depth - 1) } else { 0 }).sum()
+}
+
 /// The encoded directories of an encoded `Tree`.
 pub(crate) fn directories(tree: &[u8]) -> impl Iterator<Item = Result<&[u8], Malformed>> {
     Fields(tree).filter_map(|field| match field {

@@ -13,6 +13,7 @@ mod admission;
 mod answer;
 mod desk;
 mod settlement;
+mod time;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ use gf_blobstore::BlobStore;
 use gf_digest::Digest;
 use gf_tenancy::{Access, Authorized, Execute, Operate};
 use thiserror::Error;
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,13 +33,12 @@ use crate::actions::Timeouts;
 use crate::scheduler::{AssignmentId, Event, Explanation, Now, Offer, RunStage, SchedulerConfig, Snapshot, WorkerId};
 use crate::{ActionCache, Inlining};
 
+use admission::Gate;
 pub use answer::{Answer, Assignment, Ended, Order, Progress, Stage, Verdict};
 use desk::Desk;
 pub use desk::overview::{Inspection, Overview, RunningAction};
 pub use watch::{Attachment, OperationName, Reports, Watch};
 
-/// Actions that are read and checked at one time: each may hold a few megabytes.
-const MAX_ADMISSIONS: usize = 32;
 /// Operations that live at one time, ended ones that are remembered included.
 const MAX_OPERATIONS: usize = 200_000;
 /// Workers that are here at one time.
@@ -108,7 +108,7 @@ struct Inner {
     desk: Mutex<Desk>,
     /// When something is due may have changed.
     changed: Notify,
-    admissions: Semaphore,
+    gate: Gate,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -130,11 +130,12 @@ impl Operations {
             origin: Instant::now(),
             desk: Mutex::new(Desk::new(config)),
             changed: Notify::new(),
-            admissions: Semaphore::new(MAX_ADMISSIONS),
+            gate: Gate::new(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }));
         operations.0.tasks.spawn(operations.clone().keep_time());
+        operations.0.tasks.spawn(operations.clone().keep_leases());
         operations
     }
 
@@ -268,36 +269,12 @@ impl Operations {
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
-        // What a panic left half done is no worse than what a lost worker leaves: timeouts clear it.
+        // Nothing at the desk panics on outside data; should it, the others are still served.
         self.0.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn now(&self) -> Now {
         Now(self.0.origin.elapsed())
-    }
-
-    /// Lets time pass for the scheduler, and leases again what executions need.
-    async fn keep_time(self) {
-        loop {
-            let now = self.now();
-            let wake_at = self.desk().wake_at(now);
-            let pause = sleep(wake_at.0.saturating_sub(now.0));
-            tokio::select! {
-                () = self.0.stopping.cancelled() => return,
-                () = self.0.changed.notified() => continue,
-                () = pause => {}
-            }
-            self.act(|desk, at| desk.happen(Event::Tick, at));
-            let renewals = self.desk().due_renewals(self.now());
-            for (action, grant) in renewals {
-                let inner = Arc::clone(&self.0);
-                self.0.tasks.spawn(async move {
-                    if let Err(error) = action.renew(&*inner.store, &grant).await {
-                        tracing::warn!(action = %action.digest, %error, "the inputs of an action could not be leased again");
-                    }
-                });
-            }
-        }
     }
 }
 

@@ -19,12 +19,15 @@ pub enum DirectoryError {
     #[error("{0:?} is the name of two entries")]
     Duplicate(String),
     /// A link that leads nowhere.
-    #[error("the symbolic link {0:?} has no target, or one with NUL in it")]
+    #[error("the symbolic link {0:?} has no target, one with NUL in it, or one of more than 4095 bytes")]
     Target(String),
 }
 
 /// The longest name that Linux file systems take, in bytes.
 const MAX_NAME_BYTES: usize = 255;
+
+/// The longest target that Linux takes, in bytes.
+const MAX_TARGET_BYTES: usize = 4095;
 
 /// Checks names, their order, and that each occurs once. Digests are not looked at.
 ///
@@ -38,7 +41,7 @@ pub fn check_directory(directory: &Directory) -> Result<(), DirectoryError> {
         check_list(list)?;
     }
     for link in &directory.symlinks {
-        if link.target.is_empty() || link.target.contains('\0') {
+        if link.target.is_empty() || link.target.len() > MAX_TARGET_BYTES || link.target.contains('\0') {
             return Err(DirectoryError::Target(link.name.clone()));
         }
     }
@@ -119,7 +122,7 @@ mod tests {
         assert_eq!(check(&["a"], &["a"], &[]), twice);
         assert_eq!(check(&["a"], &[], &[("a", "t")]), twice);
         assert_eq!(check(&[], &["a", "b"], &[("a", "t")]), twice);
-        for target in ["", "a\0b"] {
+        for target in ["", "a\0b", &"x".repeat(4096)] {
             assert_eq!(check(&[], &[], &[("l", target)]), Err(DirectoryError::Target("l".to_owned())));
         }
     }

@@ -20,6 +20,9 @@ const MAX_DIGESTS: usize = 1_000_000;
 /// The encoded bytes of one Tree or Directory.
 const MAX_TREE_BYTES: u64 = 32 << 20;
 
+/// The encoded bytes of all Trees of one result.
+const MAX_TREES_BYTES: u64 = 512 << 20;
+
 /// What a result names itself, and where to look for the rest.
 #[derive(Debug, Default)]
 pub(super) struct Named {
@@ -102,7 +105,13 @@ async fn expand(store: &dyn BlobStore, owner: OwnerId, named: Named) -> Result<V
     for digest in &named.digests {
         closure.add(*digest)?;
     }
-    for tree in named.trees {
+    let mut seen = HashSet::new();
+    let mut tree_bytes: u64 = 0;
+    for tree in named.trees.into_iter().filter(|tree| seen.insert(*tree)) {
+        tree_bytes = tree_bytes.saturating_add(tree.size_bytes());
+        if tree_bytes > MAX_TREES_BYTES {
+            return Err(ActionCacheError::Invalid(format!("its output directories have over {MAX_TREES_BYTES} bytes")));
+        }
         let bytes = read(store, owner, tree).await?;
         for directory in directories(&bytes) {
             let directory = directory.map_err(|error| malformed(tree, &error))?;
@@ -113,8 +122,8 @@ async fn expand(store: &dyn BlobStore, owner: OwnerId, named: Named) -> Result<V
             }
         }
     }
-    let mut waiting = named.roots;
-    let mut entered: HashSet<Digest> = waiting.iter().copied().collect();
+    let mut entered: HashSet<Digest> = named.roots.into_iter().collect();
+    let mut waiting: Vec<Digest> = entered.iter().copied().collect();
     while let Some(digest) = waiting.pop() {
         let bytes = read(store, owner, digest).await?;
         for entry in entries(&bytes, digest.function()) {

@@ -1,5 +1,7 @@
 //! Contents within a result: taken out when it is stored, put in when a reader asks.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use gf_blobstore::{Accept, BlobStore, Encoding, NewBlob, OwnerId};
 use gf_digest::{Digest, DigestFunction};
@@ -92,14 +94,15 @@ pub(super) async fn put_contents(
 /// The places for contents that were asked for, each with the digest of what belongs there.
 fn slots<'a>(
     result: &'a mut ActionResult,
-    inlining: &Inlining,
+    inlining: &'a Inlining,
 ) -> impl Iterator<Item = (Option<&'a WireDigest>, &'a mut Bytes)> {
     let stdout = inlining.stdout.then_some((result.stdout_digest.as_ref(), &mut result.stdout_raw));
     let stderr = inlining.stderr.then_some((result.stderr_digest.as_ref(), &mut result.stderr_raw));
+    let asked: HashSet<&str> = inlining.output_files.iter().map(String::as_str).collect();
     let files = result
         .output_files
         .iter_mut()
-        .filter(|file| inlining.output_files.contains(&file.path))
+        .filter(move |file| asked.contains(file.path.as_str()))
         .map(|file| (file.digest.as_ref(), &mut file.contents));
     stdout.into_iter().chain(stderr).chain(files)
 }

@@ -10,13 +10,16 @@ use gf_reapi::execution::Directory;
 use prost::Message;
 
 use super::ActionError;
-use crate::encoded::{Entry, entries};
+use crate::encoded::{Entry, count_fields, entries};
 
 /// Distinct directories below one root, and distinct files.
 const MAX_DIRECTORIES: usize = 500_000;
 const MAX_FILES: usize = 2_000_000;
-/// One encoded directory.
-const MAX_DIRECTORY_BYTES: u64 = 32 << 20;
+/// One encoded directory, and what is in it: decoded, an entry of two bytes would take two hundred.
+const MAX_DIRECTORY_BYTES: u64 = 16 << 20;
+const MAX_DIRECTORY_FIELDS: usize = 500_000;
+/// A directory, its nodes, their properties, and each of these.
+const DIRECTORY_DEPTH: u32 = 4;
 /// Directories read from the store at once, and their bytes.
 const MAX_BATCH_COUNT: usize = 256;
 const MAX_BATCH_BYTES: u64 = 4 << 20;
@@ -46,11 +49,14 @@ pub(super) async fn find_missing(
             }
         }
     }
-    let asked: Vec<Digest> = named.iter().copied().chain(walk.files).collect();
-    for some in asked.chunks(MAX_ASKED) {
-        missing.extend(store.find_missing(owner, some).await?);
+    let mut asked = named.iter().copied().chain(walk.files);
+    loop {
+        let some: Vec<Digest> = asked.by_ref().take(MAX_ASKED).collect();
+        if some.is_empty() {
+            return Ok(missing);
+        }
+        missing.extend(store.find_missing(owner, &some).await?);
     }
-    Ok(missing)
 }
 
 struct Walk {
@@ -83,6 +89,9 @@ impl Walk {
 
     fn enter(&mut self, digest: Digest, bytes: &Bytes) -> Result<(), ActionError> {
         let malformed = |reason: String| ActionError::Invalid(format!("the input directory {digest}: {reason}"));
+        if count_fields(bytes, DIRECTORY_DEPTH) > MAX_DIRECTORY_FIELDS {
+            return Err(malformed("it has too many entries".to_owned()));
+        }
         let directory = Directory::decode(bytes.clone()).map_err(|error| malformed(error.to_string()))?;
         check_directory(&directory).map_err(|error| malformed(error.to_string()))?;
         for entry in entries(bytes, digest.function()) {

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use gf_digest::{Digest, InstanceName};
 use gf_reapi::execution::ActionResult;
-use gf_tenancy::Secret;
+use gf_tenancy::{Authorized, Execute, Secret};
+use prost::Message;
 
 use crate::scheduler::{AssignmentId, NoWorker, Resources};
 
@@ -44,10 +45,10 @@ impl Progress {
     pub(super) fn enter(&mut self, stage: Stage) -> bool {
         let is_new = self.stages.last() != Some(&stage);
         if is_new {
-            if self.stages.len() == Self::MAX_STAGES {
-                self.stages.pop();
+            // The end is always told; what is left out are returns to the queue.
+            if self.stages.len() < Self::MAX_STAGES || stage == Stage::Completed {
+                self.stages.push(stage);
             }
-            self.stages.push(stage);
         }
         is_new
     }
@@ -67,6 +68,17 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// What it takes to remember it, roughly.
+    pub(super) fn size_bytes(&self) -> usize {
+        let verdict = match &self.verdict {
+            Verdict::Missing(digests) => digests.len() * size_of::<Digest>(),
+            Verdict::Invalid(text) | Verdict::Unfit(text) | Verdict::Unavailable(text) => text.len(),
+            Verdict::GivenUp { last, .. } => last.len(),
+            _ => 0,
+        };
+        self.result.as_ref().map_or(0, Message::encoded_len) + self.message.len() + verdict
+    }
+
     pub(super) fn without_result(verdict: Verdict) -> Self {
         Self { verdict, result: None, is_cached: false, message: String::new() }
     }
@@ -169,6 +181,10 @@ pub struct Assignment {
     pub action: Bytes,
     /// The encoded `Command`, as it is stored.
     pub command: Bytes,
+    /// Where the command is.
+    pub(super) command_digest: Digest,
+    /// Whose it is.
+    pub(super) grant: Authorized<Execute>,
     /// From the start of the process to its end.
     pub timeout: Duration,
     /// What is counted for it.
@@ -192,8 +208,10 @@ pub enum Answer {
     Missing(Vec<Digest>),
     /// It can never be run as it is.
     Invalid(String),
-    /// What it met or left cannot be.
-    Unfit(String),
+    /// What it met or left cannot be; with what it had written.
+    Unfit(ActionResult, String),
+    /// The store failed before the worker was told.
+    Unavailable(String),
     /// The worker failed; another may succeed.
     WorkerFailed(String),
     /// The worker ended it because it was told to.

@@ -8,15 +8,15 @@ mod remembered;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use gf_digest::Digest;
-use gf_tenancy::{Authorized, Execute, Loan};
+use gf_tenancy::{Authorized, Execute, Loan, TenantId};
 use remembered::Remembered;
-use prost::Message;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::admission::tenant_walks;
 use super::answer::{Answer, Ended, Order, Progress, Stage, Verdict};
 use super::settlement::Settlement;
 use super::{At, OperationName, OperationsConfig, Request};
@@ -32,9 +32,6 @@ use crate::scheduler::{
 const MAX_ORDERS: usize = 4096;
 /// How often an execution is run again because what a worker said to have stored is not here.
 const MAX_INCOMPLETE: u32 = 2;
-/// Leases are looked at so often, if nothing else happens.
-const ROUND: Duration = Duration::from_secs(60);
-
 pub(super) struct Desk {
     config: OperationsConfig,
     scheduler: Scheduler,
@@ -51,6 +48,8 @@ pub(super) struct Desk {
     follow_up: Vec<Settlement>,
     /// How executions ended since the start, by the word for it.
     ends: BTreeMap<&'static str, u64>,
+    /// The room that each tenant has for walks through input roots; as many as there are tenants.
+    walks: HashMap<TenantId, Arc<Semaphore>>,
     next_execution: u64,
     next_worker: u64,
 }
@@ -85,6 +84,8 @@ struct Execution {
     submission: Submission,
     operations: Vec<OperationName>,
     attempt: Option<Attempt>,
+    /// It was answered, and its result is on the way to those who wait.
+    is_settling: bool,
     queued: SystemTime,
     leased: Now,
     /// How often its outputs were not here though they should have been.
@@ -104,6 +105,9 @@ struct Link {
     hang_up: CancellationToken,
 }
 
+/// An execution whose inputs are to be leased again.
+pub(super) type Renewal = (ExecutionId, Arc<CheckedAction>, Authorized<Execute>);
+
 /// An operation whose result is here: its name, its action, who wants it and with which contents in it.
 pub(super) type Waiting = ((OperationName, Digest), Authorized<Execute>, Inlining);
 
@@ -121,6 +125,7 @@ impl Desk {
             remembered: Remembered::default(),
             follow_up: Vec::new(),
             ends: BTreeMap::new(),
+            walks: HashMap::new(),
             next_execution: 0,
             next_worker: 0,
         }
@@ -174,7 +179,12 @@ impl Desk {
         Some((operation.action, operation.progress.borrow().clone()))
     }
 
-    pub(super) fn list(&self, grant: &Authorized<Execute>, after: Option<&OperationName>, max: usize) -> Vec<OperationName> {
+    pub(super) fn list(
+        &self,
+        grant: &Authorized<Execute>,
+        after: Option<&OperationName>,
+        max: usize,
+    ) -> Vec<OperationName> {
         // The names of one instance stand together: what others have is not walked through.
         let prefix = OperationName::prefix(grant.instance());
         let begin = match after {
@@ -198,7 +208,7 @@ impl Desk {
         if let Some(execution) = execution
             && let Some(shared) = self.executions.get_mut(&execution)
         {
-            if shared.operations.len() == 1 && self.settling.values().all(|settling| *settling != execution) {
+            if shared.operations.len() == 1 && !shared.is_settling {
                 self.happen(Event::Cancel(execution), at);
                 return true;
             }
@@ -253,6 +263,7 @@ impl Desk {
             submission,
             operations: vec![name.clone()],
             attempt: None,
+            is_settling: false,
             queued: SystemTime::now(),
             leased: at.now,
             incomplete: 0,
@@ -285,6 +296,10 @@ impl Desk {
         for _ in 1..waiters {
             self.happen(Event::WaiterJoined(id), at);
         }
+    }
+
+    pub(super) fn walks_of(&mut self, grant: &Authorized<Execute>) -> Arc<Semaphore> {
+        Arc::clone(self.walks.entry(grant.tenant().id()).or_insert_with(tenant_walks))
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -343,20 +358,35 @@ impl Desk {
     pub(super) fn take_waiting(&mut self, id: ExecutionId, _at: At<'_>) -> Vec<Waiting> {
         let Some(execution) = self.executions.get_mut(&id) else { return Vec::new() };
         let names = std::mem::take(&mut execution.operations);
-        if names.is_empty() {
-            self.forget(id);
-        }
         let waiting = |name: OperationName| {
             let operation = self.operations.get(&name)?;
             Some(((name, operation.action), operation.grant.clone(), operation.inlining.clone()))
         };
-        names.into_iter().filter_map(waiting).collect()
+        let waiting: Vec<Waiting> = names.into_iter().filter_map(waiting).collect();
+        if waiting.is_empty() {
+            self.forget(id);
+        }
+        waiting
+    }
+
+    /// An execution that is settling ends without a result.
+    pub(super) fn give_up(&mut self, id: ExecutionId, reason: &str, at: At<'_>) {
+        let ended = Ended::without_result(Verdict::Unavailable(reason.to_owned()));
+        for name in self.forget(id).map(|execution| execution.operations).unwrap_or_default() {
+            self.end(&name, ended.clone(), at);
+        }
+    }
+
+    /// Whether somebody waits for an operation that is not over.
+    pub(super) fn is_wanted(&self, name: &OperationName) -> bool {
+        self.operations.get(name).is_some_and(|operation| operation.waiters > 0 && !operation.is_over())
     }
 
     /// What an execution left is not all here: it is run again, a few times.
     pub(super) fn run_again(&mut self, id: ExecutionId, at: At<'_>) {
         let Some(mut execution) = self.forget(id) else { return };
         execution.incomplete += 1;
+        execution.is_settling = false;
         if execution.incomplete > MAX_INCOMPLETE {
             let lost = "outputs were lost each time after the action was run";
             let ended = Ended::without_result(Verdict::Unavailable(lost.to_owned()));
@@ -374,7 +404,8 @@ impl Desk {
     pub(super) fn end(&mut self, name: &OperationName, ended: Ended, at: At<'_>) {
         let Some(operation) = self.operations.get_mut(name).filter(|operation| !operation.is_over()) else { return };
         operation.execution = None;
-        let bytes = ended.result.as_ref().map_or(0, Message::encoded_len) + ended.message.len();
+        operation.inlining = Inlining::NONE;
+        let bytes = ended.size_bytes();
         operation.progress.send_modify(|progress| {
             progress.enter(Stage::Completed);
             progress.ended = Some(Arc::new(ended));
@@ -383,24 +414,25 @@ impl Desk {
         self.forget_ended(at.now);
     }
 
-    /// When something is due: never in the past, never long from now.
-    pub(super) fn wake_at(&self, now: Now) -> Now {
-        let round = Now(now.0 + ROUND);
-        self.scheduler.wake_at().unwrap_or(round).min(round)
+    /// When the scheduler wants to know the time.
+    pub(super) fn wake_at(&self) -> Option<Now> {
+        self.scheduler.wake_at()
     }
 
-    /// Executions whose inputs should be leased again, which they count as from now on.
-    pub(super) fn due_renewals(&mut self, now: Now) -> Vec<(Arc<CheckedAction>, Authorized<Execute>)> {
+    /// Executions whose inputs should be leased again.
+    pub(super) fn due_renewals(&mut self, now: Now) -> Vec<Renewal> {
         self.forget_ended(now);
         let due = self.config.lease / 3;
-        let mut renewals = Vec::new();
-        for execution in self.executions.values_mut() {
-            if now.0.saturating_sub(execution.leased.0) >= due {
-                execution.leased = now;
-                renewals.push((Arc::clone(&execution.action), execution.grant.clone()));
-            }
+        let is_due = |execution: &Execution| now.0.saturating_sub(execution.leased.0) >= due;
+        let due = self.executions.iter().filter(|(_, execution)| is_due(execution));
+        due.map(|(id, execution)| (*id, Arc::clone(&execution.action), execution.grant.clone())).collect()
+    }
+
+    /// The inputs of an execution were leased.
+    pub(super) fn renewed(&mut self, id: ExecutionId, now: Now) {
+        if let Some(execution) = self.executions.get_mut(&id) {
+            execution.leased = now;
         }
-        renewals
     }
 
     pub(super) fn take_follow_up(&mut self) -> Vec<Settlement> {

@@ -230,7 +230,8 @@ async fn operations_are_known_to_their_instance_only() {
     assert!(!setting.operations.cancel(&setting.grant("acme"), &name));
     assert!(setting.operations.list(&setting.grant("acme"), None, 10).is_empty());
 
-    assert_eq!(setting.operations.list(&setting.grant(""), None, 10), [name.clone()]);
+    assert_eq!(setting.operations.list(&setting.grant(""), None, 10), std::slice::from_ref(&name));
+    assert!(setting.operations.list(&setting.grant(""), Some(&name), 10).is_empty());
     assert!(setting.operations.explain(&setting.grant(""), &name).is_some());
     assert!(setting.operations.cancel(&setting.grant(""), &name));
     assert_eq!(end(watch).await.1.verdict, Verdict::Cancelled);
@@ -238,6 +239,48 @@ async fn operations_are_known_to_their_instance_only() {
     // Whoever comes back still learns how it ended.
     let again = setting.operations.wait(&setting.grant(""), &name).unwrap();
     assert_eq!(end(again).await.1.verdict, Verdict::Cancelled);
+}
+
+#[tokio::test]
+async fn operators_see_what_runs_whosever_it_is() {
+    let setting = Setting::new();
+    let acme = InstanceName::new("acme").unwrap();
+    let operator = setting.access.authorize::<Operate>(Principal::Anonymous, &acme).unwrap();
+    let mut worker = setting.worker();
+    let action = setting.action("a", false).await;
+    let watch = setting.execute(action);
+    assignment(&mut worker).await;
+
+    let overview = setting.operations.overview(&operator);
+    let run = overview.snapshot.workers[0].running[0].execution.unwrap();
+    let running = &overview.running[&run];
+    assert_eq!((running.action, running.tenant.to_string()), (action, "default".to_owned()));
+    assert_eq!(running.operation.as_ref(), Some(watch.name()));
+    let found = setting.operations.inspect(&operator, watch.name()).unwrap();
+    assert!(found.action == action && found.explanation.is_some() && found.progress.ended.is_none());
+
+    let name = watch.name().clone();
+    assert!(setting.operations.cancel(&setting.grant(""), &name));
+    let found = setting.operations.inspect(&operator, &name).unwrap();
+    assert!(found.explanation.is_none() && found.progress.ended.unwrap().verdict == Verdict::Cancelled);
+    assert!(setting.operations.inspect(&operator, &OperationName::new(&acme)).is_none());
+}
+
+#[tokio::test]
+async fn a_worker_puts_no_words_into_the_mouth_of_another() {
+    let setting = Setting::with(OperationsConfig {
+        scheduler: SchedulerConfig { max_attempts: 1, ..SchedulerConfig::default() },
+        ..OperationsConfig::default()
+    });
+    let mut worker = setting.worker();
+    let action = setting.action("a", false).await;
+    let watch = setting.execute(action);
+    let given = assignment(&mut worker).await;
+    let liar = setting.worker();
+    liar.reports().answered(given.id, Answer::WorkerFailed("a lie".to_owned()));
+    drop(worker);
+    let (_, ended) = end(watch).await;
+    assert_eq!(ended.verdict, Verdict::GivenUp { attempts: 1, last: String::new() });
 }
 
 #[tokio::test(start_paused = true)]

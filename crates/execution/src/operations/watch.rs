@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Operations;
-use super::answer::{Answer, Order, Progress};
+use super::answer::{Answer, Assignment, Order, Progress};
+use crate::actions::{ActionError, read_message};
 use crate::scheduler::{AssignmentId, Event, RunStage, WorkerId};
 
 /// The name of an operation: `<instance>/operations/<random>`, or without the first part for the empty instance.
@@ -104,6 +105,8 @@ pub struct Attachment {
     operations: Operations,
     id: WorkerId,
     orders: mpsc::Receiver<Order>,
+    /// Taken from `orders`, and not complete yet.
+    in_hand: Option<Box<Assignment>>,
     hang_up: CancellationToken,
 }
 
@@ -114,7 +117,7 @@ impl Attachment {
         orders: mpsc::Receiver<Order>,
         hang_up: CancellationToken,
     ) -> Self {
-        Self { operations, id, orders, hang_up }
+        Self { operations, id, orders, in_hand: None, hang_up }
     }
 
     /// The worker, until this is dropped.
@@ -124,13 +127,58 @@ impl Attachment {
     }
 
     /// What the worker is to be told next; `None` when the stream is to be closed, because the worker was given up
-    /// or the server stops.
+    /// or the server stops. May be dropped while it waits: nothing is lost then.
     pub async fn next_order(&mut self) -> Option<Order> {
-        tokio::select! {
-            biased;
-            () = self.hang_up.cancelled() => None,
-            () = self.operations.0.stopping.cancelled() => None,
-            order = self.orders.recv() => order,
+        loop {
+            let (stopping, hang_up) = (self.operations.0.stopping.clone(), self.hang_up.clone());
+            if self.in_hand.is_some() {
+                tokio::select! {
+                    biased;
+                    () = hang_up.cancelled() => return None,
+                    () = stopping.cancelled() => return None,
+                    read = self.complete() => match read {
+                        Ok(()) => return self.in_hand.take().map(Order::Assign),
+                        Err(answer) => self.refuse(answer),
+                    },
+                }
+                continue;
+            }
+            let order = tokio::select! {
+                biased;
+                () = hang_up.cancelled() => return None,
+                () = stopping.cancelled() => return None,
+                order = self.orders.recv() => order?,
+            };
+            match order {
+                Order::Assign(assignment) => self.in_hand = Some(assignment),
+                Order::Withdraw(_) => return Some(order),
+            }
+        }
+    }
+
+    /// Reads what is sent along with an assignment. Until then it is not held: much may wait.
+    async fn complete(&mut self) -> Result<(), Answer> {
+        let Some(assignment) = &mut self.in_hand else { return Ok(()) };
+        let store = &*self.operations.0.store;
+        let read = async {
+            let action = read_message(store, &assignment.grant, "action", assignment.digest).await?;
+            let command = read_message(store, &assignment.grant, "command", assignment.command_digest).await?;
+            Ok::<_, ActionError>((action, command))
+        };
+        let (action, command) = read.await.map_err(|error| match error {
+            ActionError::Missing(digests) => Answer::Missing(digests),
+            ActionError::Invalid(reason) => Answer::Invalid(reason),
+            ActionError::Store(error) => Answer::Unavailable(error.to_string()),
+        })?;
+        assignment.action = action;
+        assignment.command = command;
+        Ok(())
+    }
+
+    /// Answers in place of the worker, which was not told.
+    fn refuse(&mut self, answer: Answer) {
+        if let Some(assignment) = self.in_hand.take() {
+            self.operations.worker_answered(self.id, assignment.id, answer);
         }
     }
 

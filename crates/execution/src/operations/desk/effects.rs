@@ -2,11 +2,23 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use gf_reapi::execution::ActionResult;
+
 use super::{Attempt, Desk};
 use crate::operations::At;
 use crate::operations::answer::{Answer, Assignment, Ended, Order, Stage, Verdict};
 use crate::operations::settlement::Settlement;
 use crate::scheduler::{AssignmentId, Effect, End, ExecutionId, WorkerId};
+
+/// What was ended for a limit did not succeed, whatever it made of that itself.
+fn failed(mut result: ActionResult) -> ActionResult {
+    const KILLED: i32 = 137;
+    if result.exit_code == 0 {
+        result.exit_code = KILLED;
+    }
+    result
+}
 
 impl Desk {
     pub(super) fn perform(&mut self, effect: Effect, at: At<'_>) {
@@ -64,8 +76,10 @@ impl Desk {
             id: assignment,
             instance: execution.grant.instance().clone(),
             digest: action.digest,
-            action: action.action.clone(),
-            command: action.command.clone(),
+            action: Bytes::new(),
+            command: Bytes::new(),
+            command_digest: action.command,
+            grant: execution.grant.clone(),
             timeout: action.timeout,
             demand: action.demand,
             credential: loan.credential().clone(),
@@ -109,19 +123,20 @@ impl Desk {
         let (verdict, result, message) = match answer {
             Answer::Completed(result) => (Verdict::Completed, result, String::new()),
             Answer::TimedOut(result, message) => (Verdict::TimedOut, result, message),
-            Answer::LimitReached(result, message) => (Verdict::LimitReached, result, message),
+            Answer::LimitReached(result, message) => (Verdict::LimitReached, failed(result), message),
+            Answer::Unfit(result, reason) => (Verdict::Unfit(reason), result, String::new()),
             Answer::Missing(digests) => return self.end_all(id, &Ended::without_result(Verdict::Missing(digests)), at),
             Answer::Invalid(reason) => return self.end_all(id, &Ended::without_result(Verdict::Invalid(reason)), at),
-            Answer::Unfit(reason) => return self.end_all(id, &Ended::without_result(Verdict::Unfit(reason)), at),
-            // Neither is an answer for the client: the scheduler does not complete an execution with one.
-            Answer::WorkerFailed(reason) => {
+            // A failed worker is no answer for the client: the scheduler does not complete an execution with one.
+            Answer::Unavailable(reason) | Answer::WorkerFailed(reason) => {
                 return self.end_all(id, &Ended::without_result(Verdict::Unavailable(reason)), at);
             }
             Answer::Cancelled => return self.end_all(id, &Ended::without_result(Verdict::Cancelled), at),
         };
         self.end_attempt(id);
         self.count(&verdict);
-        let Some(execution) = self.executions.get(&id) else { return };
+        let Some(execution) = self.executions.get_mut(&id) else { return };
+        execution.is_settling = true;
         if let Some(key) = &execution.submission.merge {
             self.settling.insert(key.clone(), id);
         }

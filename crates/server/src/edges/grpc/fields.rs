@@ -6,8 +6,8 @@
 use bytes::Buf;
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-/// So many fields are always allowed.
-const FREE: usize = 1024;
+/// So many fields are always allowed: entries may be short, such as links.
+const FREE: usize = 16 * 1024;
 
 /// Beyond them, one for so many bytes.
 const BYTES_A_FIELD: usize = 48;

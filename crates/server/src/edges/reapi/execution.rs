@@ -32,6 +32,9 @@ const MAX_INVOCATION_BYTES: usize = 128;
 /// An unknown name is repeated up to this length.
 const MAX_SHOWN_NAME_BYTES: usize = 512;
 
+/// Files that a client may want within a result, which is remembered for as long as the operation is.
+const MAX_INLINED_FILES: usize = 1000;
+
 /// The stages of one operation, from the first one on.
 pub(super) async fn execute(edge: Arc<Edge>, caller: Caller, request: ExecuteRequest) -> Result<grpc::Frames, Status> {
     let grant = edge.authorize::<Execute>(&caller, &request.instance_name)?;
@@ -46,7 +49,7 @@ pub(super) async fn execute(edge: Arc<Edge>, caller: Caller, request: ExecuteReq
         inlining: Inlining {
             stdout: request.inline_stdout,
             stderr: request.inline_stderr,
-            output_files: request.inline_output_files,
+            output_files: request.inline_output_files.into_iter().take(MAX_INLINED_FILES).collect(),
         },
     };
     let watch = edge.state.operations.execute(grant, wanted);

@@ -70,6 +70,9 @@ fn of_kind(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
     Status::new(code, error.to_string())
 }
 
+/// Missing blobs in one answer: more would not fit a message, and a client is told the rest when it asks again.
+const MAX_VIOLATIONS: usize = 20_000;
+
 /// These blobs must be uploaded first: the form that clients act upon.
 pub(super) fn missing_blobs(digests: &[Digest], function: DigestFunction) -> rpc::Status {
     let violation = |digest: &Digest| rpc::precondition_failure::Violation {
@@ -77,7 +80,8 @@ pub(super) fn missing_blobs(digests: &[Digest], function: DigestFunction) -> rpc
         subject: subject(digest, function),
         description: String::new(),
     };
-    let failure = rpc::PreconditionFailure { violations: digests.iter().map(violation).collect() };
+    let named = digests.iter().take(MAX_VIOLATIONS);
+    let failure = rpc::PreconditionFailure { violations: named.map(violation).collect() };
     let detail = prost_types::Any { type_url: rpc::PreconditionFailure::type_url(), value: failure.encode_to_vec() };
     let message = match digests {
         [one] => format!("the blob {one} must be uploaded first"),

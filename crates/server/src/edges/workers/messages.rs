@@ -3,6 +3,7 @@
 use gf_digest::{Digest, DigestFunction};
 use gf_execution::operations::{Answer, Assignment, Order};
 use gf_execution::scheduler::{AssignmentId, Offer, Property, Resources, RunStage};
+use gf_reapi::execution::ActionResult;
 use gf_reapi::worker::{self, finished, progress, to_worker};
 use gf_reapi::{WireDigest, rpc};
 use prost::Message;
@@ -120,7 +121,7 @@ pub(super) fn answer(finished: worker::Finished) -> Answer {
             Answer::TimedOut(result.unwrap_or_default(), text)
         }
         (Ok(finished::Verdict::Ended), result) => Answer::LimitReached(result.unwrap_or_default(), text),
-        (Ok(finished::Verdict::Refused), _) => refusal(code, &status, text),
+        (Ok(finished::Verdict::Refused), result) => refusal(code, &status, result.unwrap_or_default(), text),
         (Ok(finished::Verdict::Cancelled), _) => Answer::Cancelled,
         (Ok(finished::Verdict::WorkerFailed), _) => Answer::WorkerFailed(text),
         (Ok(finished::Verdict::Completed | finished::Verdict::Unknown) | Err(_), _) => {
@@ -129,12 +130,13 @@ pub(super) fn answer(finished: worker::Finished) -> Answer {
     }
 }
 
-fn refusal(code: Code, status: &rpc::Status, text: String) -> Answer {
+fn refusal(code: Code, status: &rpc::Status, result: ActionResult, text: String) -> Answer {
     let missing = missing(status);
     match code {
         Code::FailedPrecondition if !missing.is_empty() => Answer::Missing(missing),
         Code::InvalidArgument => Answer::Invalid(text),
-        _ => Answer::Unfit(text),
+        // What the logs say is wanted most when the outputs are not as they should be.
+        _ => Answer::Unfit(result, text),
     }
 }
 
@@ -160,7 +162,7 @@ fn subject(subject: &str) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use gf_reapi::execution::{ActionResult, OutputFile};
+    use gf_reapi::execution::OutputFile;
     use gf_reapi::worker::{Finished, FromWorker, Hello, from_worker};
     use prost::Name;
 

@@ -1,0 +1,62 @@
+//! What happens because time passes.
+
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::Operations;
+use crate::scheduler::{Event, Now};
+
+/// Without anything due, the time is looked at so often.
+const ROUND: Duration = Duration::from_secs(60);
+/// The shortest time between two ticks: something that is always due must not keep a processor busy.
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl Operations {
+    /// Tells the scheduler the time when it wants to know. However often something changes meanwhile, what is due is
+    /// done: it is looked at before each wait, and the end of a round does not move.
+    pub(super) async fn keep_time(self) {
+        let mut round = Now(self.now().0 + ROUND);
+        loop {
+            let now = self.now();
+            let wake_at = self.desk().wake_at().map_or(round, |wake_at| wake_at.min(round));
+            if wake_at <= now {
+                self.act(|desk, at| desk.happen(Event::Tick, at));
+                round = Now(now.0 + ROUND);
+                sleep(PAUSE).await;
+                continue;
+            }
+            tokio::select! {
+                () = self.0.stopping.cancelled() => return,
+                () = self.0.changed.notified() => {}
+                () = sleep(wake_at.0.saturating_sub(now.0)) => {}
+            }
+        }
+    }
+
+    /// Leases again what executions need, one after the other: each reads all directories of an input root.
+    pub(super) async fn keep_leases(self) {
+        let mut rounds = interval((self.0.config.lease / 12).clamp(Duration::from_secs(1), ROUND));
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if self.0.stopping.run_until_cancelled(rounds.tick()).await.is_none() {
+                return;
+            }
+            let due = self.desk().due_renewals(self.now());
+            for (id, action, grant) in due {
+                let Some(renewed) = self.0.stopping.run_until_cancelled(action.renew(&*self.0.store, &grant)).await
+                else {
+                    return;
+                };
+                match renewed {
+                    Ok(()) => {
+                        let now = self.now();
+                        self.desk().renewed(id, now);
+                    }
+                    // Tried again in the next round, which comes long before the lease ends.
+                    Err(error) => tracing::warn!(action = %action.digest, %error, "inputs could not be leased again"),
+                }
+            }
+        }
+    }
+}
