@@ -25,7 +25,7 @@ use gf_digest::Digest;
 use gf_tenancy::{Access, Authorized, Execute, Operate};
 use thiserror::Error;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +43,8 @@ pub use watch::{Attachment, OperationName, Reports, Watch};
 const MAX_OPERATIONS: usize = 200_000;
 /// Workers that are here at one time.
 const MAX_WORKERS: usize = 4096;
+/// How often it is looked whether something still runs.
+const QUIET_POLL: Duration = Duration::from_millis(20);
 /// How long stopping waits for results that are being stored.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -137,6 +139,17 @@ impl Operations {
         operations.0.tasks.spawn(operations.clone().keep_time());
         operations.0.tasks.spawn(operations.clone().keep_leases());
         operations
+    }
+
+    /// Waits until nothing runs on workers, at most for so long.
+    pub async fn quiet(&self, longest: Duration) {
+        let ended = async {
+            while self.desk().running() > 0 {
+                sleep(QUIET_POLL).await;
+            }
+        };
+        // What runs longer is run again by whoever wants it.
+        let _ = timeout(longest, ended).await;
     }
 
     /// Ends all tasks. What runs on workers is theirs to end: their streams are closed.

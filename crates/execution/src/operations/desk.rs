@@ -298,6 +298,10 @@ impl Desk {
         }
     }
 
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+
     pub(super) fn walks_of(&mut self, grant: &Authorized<Execute>) -> Arc<Semaphore> {
         Arc::clone(self.walks.entry(grant.tenant().id()).or_insert_with(tenant_walks))
     }
