@@ -22,13 +22,14 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::builtin_worker::{Blueprint, BuiltinWorker};
+use crate::builtin_worker::{Blueprint, BuiltinWorker, Condition};
 use crate::capacity::Background;
 use crate::config::{Config, ExecutionSettings, StoreSettings};
 use crate::edges::{self, EdgeState, Limits};
 use crate::health::{self, Readiness};
 use crate::listen::{Connections, Drained, Listener, TlsError};
 use crate::metrics::{self, EdgeMetrics};
+use crate::operator::report::OwnWorker;
 use crate::operator::{self, Operator};
 
 /// Why the server did not start. Each says what to do about it.
@@ -122,6 +123,8 @@ impl App {
 
         let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
         let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));
+        let operations = start_operations(&blobs, &access, &settings, execution);
+        let own_worker = Condition::default();
         let operator = Operator {
             access: Arc::clone(&access),
             instance,
@@ -131,10 +134,11 @@ impl App {
             began,
             maintenance: Arc::new(Semaphore::new(1)),
             background: background.clone(),
+            operations: operations.clone(),
+            own_worker: own_worker.clone(),
         };
         let limits = Limits { max_blob_size_bytes: settings.max_blob_size_bytes, ..Limits::default() };
         let stopping = CancellationToken::new();
-        let operations = start_operations(&blobs, &access, &settings, execution);
         let edges = EdgeState {
             access: Arc::clone(&access),
             store: blobs,
@@ -157,6 +161,7 @@ impl App {
             settings,
             access,
             connections: connections.clone(),
+            condition: own_worker,
         });
         let worker = blueprint.and_then(start_worker);
         Ok(Self { address, scheme, stopping, connections, worker, operations, background, store })
@@ -185,7 +190,10 @@ impl App {
                 worker.stop().await;
             }
         };
-        let (drained, ()) = tokio::join!(self.connections.drain(deadline), stop_worker);
+        // A connection that is draining takes no new calls, and what runs has its outputs still to store.
+        let began = Instant::now();
+        tokio::join!(self.operations.quiet(deadline / 2), stop_worker);
+        let drained = self.connections.drain(deadline.saturating_sub(began.elapsed())).await;
         if drained == Drained::Cut {
             tracing::warn!("requests were cut off at the deadline of the drain");
         }
@@ -210,9 +218,12 @@ fn start_operations(
 
 /// Without a worker of its own a server still serves the cache, and other workers.
 fn start_worker(blueprint: Blueprint) -> Option<BuiltinWorker> {
-    BuiltinWorker::start(blueprint)
-        .inspect_err(|error| tracing::warn!(%error, "the worker inside the server cannot be kept running"))
-        .ok()
+    let condition = blueprint.condition.clone();
+    let failed = |error: &io::Error| {
+        tracing::warn!(%error, "the worker inside the server cannot be kept running");
+        condition.set(OwnWorker::GivenUp { reason: error.to_string() });
+    };
+    BuiltinWorker::start(blueprint).inspect_err(failed).ok()
 }
 
 fn bind(address: SocketAddr, tls: Option<Arc<rustls::ServerConfig>>) -> Result<Listener, StartError> {

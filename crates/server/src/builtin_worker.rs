@@ -5,8 +5,11 @@
 //! pause. Deliberately absent: what a worker does, and what the two say to each other.
 //!
 //! What always holds: there is at most one such process; its credential ends with it. It ends before the server does,
-//! or by the end of its connection when the server is killed. A worker that cannot run never keeps the server from
+//! and is killed by the system when the server is. A worker that cannot run never keeps the server from
 //! serving the cache.
+
+mod condition;
+mod last_words;
 
 use std::ffi::OsString;
 use std::io;
@@ -28,6 +31,9 @@ use tokio::time::timeout;
 
 use crate::config::{Network, WorkerSettings};
 use crate::listen::Connections;
+use crate::operator::report::OwnWorker;
+pub(crate) use condition::Condition;
+use last_words::LastWords;
 
 /// From the end of a worker to the next one; twice as long each time, ...
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -64,6 +70,8 @@ pub(crate) struct Blueprint {
     pub(crate) access: Arc<Access>,
     /// Who serves its connection.
     pub(crate) connections: Connections,
+    /// Where to write down what becomes of it.
+    pub(crate) condition: Condition,
 }
 
 impl BuiltinWorker {
@@ -116,6 +124,12 @@ enum WorkerStartError {
     Watch(io::Error),
 }
 
+/// How a worker ended, and why as far as it said so.
+struct Ended {
+    status: ExitStatus,
+    reason: String,
+}
+
 struct Supervisor {
     blueprint: Blueprint,
     runtime: Handle,
@@ -132,22 +146,25 @@ impl Supervisor {
                 return;
             }
             pause = if began.elapsed() < HEALTHY_LIFE { pause } else { FIRST_PAUSE };
-            match ended {
-                Ok(status) if status.code().is_some_and(|code| HOPELESS.contains(&code)) => {
+            let reason = match ended {
+                Ok(Ended { status, reason }) if status.code().is_some_and(|code| HOPELESS.contains(&code)) => {
                     tracing::warn!(
-                        %status,
-                        "no actions run on this machine: its worker says above why it cannot; the cache is served all \
-                         the same, and `gf worker` attaches others"
+                        reason,
+                        "no actions run on this machine: its worker cannot; the cache is served all the same, and \
+                         `gf worker` attaches others"
                     );
-                    return;
+                    return self.blueprint.condition.set(OwnWorker::GivenUp { reason });
                 }
-                Ok(status) => {
-                    tracing::warn!(%status, ?pause, "the worker inside the server ended; the next one follows")
+                Ok(Ended { reason, .. }) => {
+                    tracing::warn!(reason, ?pause, "the worker inside the server ended; the next one follows");
+                    reason
                 }
                 Err(error) => {
-                    tracing::warn!(%error, ?pause, "the worker inside the server does not start; trying again")
+                    tracing::warn!(%error, ?pause, "the worker inside the server does not start; trying again");
+                    error.to_string()
                 }
-            }
+            };
+            self.blueprint.condition.set(OwnWorker::Restarting { reason });
             if self.control.sleep(pause) {
                 return;
             }
@@ -156,7 +173,7 @@ impl Supervisor {
     }
 
     /// Runs one worker to its end.
-    fn run_once(&self) -> Result<ExitStatus, WorkerStartError> {
+    fn run_once(&self) -> Result<Ended, WorkerStartError> {
         let Blueprint { program, access, connections, .. } = &self.blueprint;
         let credential = access.lend_attachment()?;
         let (ours, theirs) = UnixStream::pair().map_err(WorkerStartError::Connection)?;
@@ -165,20 +182,31 @@ impl Supervisor {
             .command(&credential, theirs)
             .spawn()
             .map_err(|source| WorkerStartError::Spawn { program: program.clone(), source })?;
-        match self.attend(&mut child, ours, connections) {
-            Ok(()) => {}
+        let last_words = match self.attend(&mut child, ours, connections) {
+            Ok(last_words) => last_words,
             Err(error) => {
                 let _ended_already = child.kill();
                 let _unwatched = child.wait();
+                self.control.release();
                 return Err(error);
             }
-        }
+        };
+        self.blueprint.condition.set(OwnWorker::Running);
         let status = child.wait().map_err(WorkerStartError::Watch);
         self.control.release();
-        status
+        let status = status?;
+        let reason = last_words.and_then(LastWords::verdict).unwrap_or_else(|| format!("it ended with {status}"));
+        Ok(Ended { status, reason })
     }
 
-    fn attend(&self, child: &mut Child, ours: UnixStream, connections: &Connections) -> Result<(), WorkerStartError> {
+    fn attend(
+        &self,
+        child: &mut Child,
+        ours: UnixStream,
+        connections: &Connections,
+    ) -> Result<Option<LastWords>, WorkerStartError> {
+        // First, so that it never waits for a reader.
+        let last_words = child.stderr.take().map(LastWords::of).transpose().map_err(WorkerStartError::Watch)?;
         // Unlike its number, this never names another process, so it may be used when the child has ended.
         let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
         self.control.hold(process.map_err(|error| WorkerStartError::Watch(error.into()))?);
@@ -186,7 +214,7 @@ impl Supervisor {
         ours.set_nonblocking(true).map_err(WorkerStartError::Connection)?;
         let ours = tokio::net::UnixStream::from_std(ours).map_err(WorkerStartError::Connection)?;
         connections.serve_stream(ours);
-        Ok(())
+        Ok(last_words)
     }
 }
 
@@ -202,6 +230,7 @@ impl Blueprint {
             .env("GF_WORKER_TOKEN", credential.credential().expose())
             .stdin(OwnedFd::from(connection))
             .stdout(Stdio::null())
+            .stderr(Stdio::piped())
             // Ctrl-C is for the server, which tells its worker.
             .process_group(0);
         command

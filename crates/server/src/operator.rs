@@ -1,10 +1,12 @@
-//! What the operator of the server asks and does: its state, and the maintenance of its store.
+//! What the operator of the server asks and does: its state, what is run, and the maintenance of its store.
 //!
 //! Functions that take [`Authorized`] are the service; `routes` is REST over them, and nothing more. Deliberately
 //! absent: configuration, which is a file.
 //!
 //! What always holds: one maintenance at a time, also when its caller has gone; a second one is told so.
 
+mod advice;
+mod execution;
 pub mod report;
 mod routes;
 
@@ -12,17 +14,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gf_blobstore::{CollectionReport, DiskBlobStore, OpenError, Repair, StoreError, StoreStats, VerifyReport};
+use gf_blobstore::{
+    CollectionReport, DiskBlobStore, OpenError, Repair, ScrubStats, StoreError, StoreStats, VerifyReport,
+};
 use gf_digest::InstanceName;
+use gf_execution::Operations;
 use gf_tenancy::{Access, Authorized, Operate};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::{blob_store_config, store_folder};
+use crate::builtin_worker::Condition;
 use crate::capacity::Background;
 use crate::config::StoreSettings;
 use crate::health::Readiness;
-use report::{GcRequest, GcResult, Repaired, Status, StoreStatus, VerifyRequest, VerifyResult};
+use report::{GcRequest, GcResult, Repaired, ScrubStatus, Status, StoreStatus, VerifyRequest, VerifyResult};
 pub(crate) use routes::router;
 
 /// Why maintenance did not happen.
@@ -59,6 +65,8 @@ pub(crate) struct Operator {
     pub(crate) began: Instant,
     pub(crate) maintenance: Arc<Semaphore>,
     pub(crate) background: Background,
+    pub(crate) operations: Operations,
+    pub(crate) own_worker: Condition,
 }
 
 impl Operator {
@@ -71,6 +79,7 @@ impl Operator {
             not_ready,
             tenants,
             store: self.store_stats(operator).await?,
+            execution: Some(self.execution_summary(operator)),
         })
     }
 
@@ -165,7 +174,13 @@ fn store_status(stats: &StoreStats, settings: &StoreSettings) -> StoreStatus {
         evicted_bytes: stats.evicted_bytes,
         youngest_evicted_age_seconds: stats.youngest_evicted_age_s,
         quarantined_blobs: stats.quarantined,
+        scrub: Some(scrub_status(&stats.scrub)),
     }
+}
+
+const fn scrub_status(stats: &ScrubStats) -> ScrubStatus {
+    let ScrubStats { passes, last_pass_age_s, blobs, bytes, entries, damaged, unreadable } = *stats;
+    ScrubStatus { passes, last_pass_age_seconds: last_pass_age_s, blobs, bytes, entries, damaged, unreadable }
 }
 
 fn verify_result(report: VerifyReport) -> VerifyResult {
@@ -203,6 +218,8 @@ mod tests {
     use std::task::{Context, Waker};
     use std::time::Duration;
 
+    use gf_blobstore::BlobStore;
+    use gf_execution::{ActionCache, OperationsConfig};
     use gf_tenancy::{AccessConfig, TenantConfig, TenantName};
 
     use super::*;
@@ -213,8 +230,13 @@ mod tests {
         let instance = InstanceName::new("").unwrap();
         let tenant = TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance.clone()] };
         let access = AccessConfig { tenants: vec![tenant], token: None, anonymous_read: false };
+        let access = Arc::new(Access::new(access).unwrap());
+        let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
+        let cache = ActionCache::new(Arc::clone(&blobs));
         Operator {
-            access: Arc::new(Access::new(access).unwrap()),
+            operations: Operations::start(blobs, cache, Arc::clone(&access), OperationsConfig::default()),
+            own_worker: Condition::default(),
+            access,
             instance,
             readiness: Readiness::new(Arc::clone(&store) as Arc<dyn gf_blobstore::BlobStore>, data_dir),
             background: Background::start(&store, data_dir, &settings).await,

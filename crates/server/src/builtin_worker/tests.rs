@@ -20,6 +20,7 @@ struct Case {
     dir: TempDir,
     access: Arc<Access>,
     worker: BuiltinWorker,
+    condition: Condition,
 }
 
 impl Case {
@@ -40,14 +41,16 @@ impl Case {
             network: Network::OnRequest,
             ..WorkerSettings::default()
         };
+        let condition = Condition::default();
         let worker = BuiltinWorker::start(Blueprint {
             program,
             data_dir: dir.path().to_owned(),
             settings,
             access: Arc::clone(&access),
             connections: listener.serve(router),
+            condition: condition.clone(),
         });
-        Self { dir, access, worker: worker.unwrap() }
+        Self { dir, access, worker: worker.unwrap(), condition }
     }
 
     /// What the script wrote to a file, once `is_enough`.
@@ -96,9 +99,30 @@ async fn a_worker_is_told_what_it_needs_and_is_served() {
 
 #[tokio::test]
 async fn a_worker_that_ends_is_followed_by_another_unless_that_is_hopeless() {
-    let mut case = Case::start("echo run >>$dir/runs; test $(wc -l <$dir/runs) -lt 3 || exit 3; kill -KILL $$");
+    let mut case = Case::start(
+        "echo run >>$dir/runs; test $(wc -l <$dir/runs) -lt 3 || { echo gf: there are no namespaces >&2; exit 3; }; kill -KILL $$",
+    );
     timeout(PATIENCE, &mut case.worker.ended).await.unwrap().unwrap();
     assert_eq!(fs::read_to_string(case.dir.path().join("runs")).unwrap(), "run\n".repeat(3));
+    assert_eq!(case.condition.get(), OwnWorker::GivenUp { reason: "there are no namespaces".to_owned() });
+}
+
+#[tokio::test]
+async fn while_it_is_away_it_is_known_why() {
+    let case =
+        Case::start("echo 'INFO at work' >&2; test -e $dir/again && exec cat <&0; touch $dir/again; kill -KILL $$");
+    let deadline = Instant::now() + PATIENCE;
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        assert!(Instant::now() < deadline, "{seen:?}");
+        match case.condition.get() {
+            OwnWorker::Restarting { reason } if seen.is_empty() => seen.push(reason),
+            OwnWorker::Running if seen.len() == 1 => seen.push("running".to_owned()),
+            _ => sleep(Duration::from_millis(5)).await,
+        }
+    }
+    assert!(seen[0].contains("signal: 9"), "{seen:?}");
+    case.worker.stop().await;
 }
 
 #[tokio::test]

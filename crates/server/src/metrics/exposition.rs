@@ -174,6 +174,29 @@ impl Collector for StoreCollector {
             let name = "store_youngest_evicted_age";
             encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&age)?;
         }
+        self.scrub(&mut encoder)
+    }
+}
+
+impl StoreCollector {
+    /// These count over the life of the store, not since the start.
+    fn scrub(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let scrub = &self.0.scrub;
+        let totals = [
+            ("store_scrub_passes", "Times that everything was read back", None, scrub.passes),
+            ("store_scrubbed_blobs", "Blobs read back and hashed to their digest", None, scrub.blobs),
+            ("store_scrubbed", "Bytes of blobs read back and hashed", Some(&Unit::Bytes), scrub.bytes),
+            ("store_scrubbed_entries", "Entries and grants that matched their check", None, scrub.entries),
+            ("store_scrub_damaged", "Blobs and entries that the scrub found damaged", None, scrub.damaged),
+            ("store_scrub_unreadable", "Times that the disk failed to read for the scrub", None, scrub.unreadable),
+        ];
+        for (name, help, unit, value) in totals {
+            counter(&mut encoder.encode_descriptor(name, help, unit, MetricType::Counter)?, value)?;
+        }
+        if let Some(age) = scrub.last_pass_age_s {
+            let (name, help) = ("store_scrub_last_pass_age", "Since everything was last read back to its end");
+            encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&age)?;
+        }
         Ok(())
     }
 }
@@ -182,20 +205,37 @@ impl Collector for StoreCollector {
 mod tests {
     use std::time::Duration;
 
+    use gf_blobstore::{BlobStore, ScrubStats};
+    use gf_execution::scheduler::{Offer, Resources};
+    use gf_execution::{ActionCache, OperationsConfig};
+    use gf_tenancy::{Access, AccessConfig};
+    use gf_testkit::MemoryBlobStore;
     use tonic::Code;
 
     use super::*;
     use crate::metrics::Lookup;
 
-    #[test]
-    fn counts_are_shown() {
+    fn operations() -> Operations {
+        let access = AccessConfig { tenants: Vec::new(), token: None, anonymous_read: false };
+        let store: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::default());
+        let cache = ActionCache::new(Arc::clone(&store));
+        Operations::start(store, cache, Arc::new(Access::new(access).unwrap()), OperationsConfig::default())
+    }
+
+    #[tokio::test]
+    async fn counts_are_shown() {
         let edges = Arc::new(EdgeMetrics::default());
         edges.cas_lookup(90, 10);
         edges.action_cache_lookup(Lookup::Hit);
         edges.bytes_in(5);
         edges.observe(Method::GetActionResult, Duration::from_micros(70), Code::NotFound);
-        let store = StoreStats { capacity_bytes: 1000, leased_bytes: 400, evicted: 3, ..StoreStats::default() };
-        let text = encode(&edges, store).unwrap();
+        let scrub = ScrubStats { passes: 2, last_pass_age_s: Some(60), bytes: 7, ..ScrubStats::default() };
+        let store = StoreStats { capacity_bytes: 1000, leased_bytes: 400, evicted: 3, scrub, ..StoreStats::default() };
+        let operations = operations();
+        let capacity = Resources { milli_cores: 2500, memory_bytes: 1 << 30 };
+        let offer = Offer { name: "worker".into(), properties: Vec::new(), capacity };
+        let _worker = operations.attach(offer).unwrap();
+        let text = encode(&edges, store, operations).unwrap();
         for line in [
             r#"gf_cache_lookups_total{kind="cas",result="hit"} 90"#,
             r#"gf_cache_lookups_total{kind="cas",result="miss"} 10"#,
@@ -207,6 +247,12 @@ mod tests {
             "gf_store_capacity_bytes 1000",
             "gf_store_leased_bytes 400",
             "gf_store_evicted_blobs_total 3",
+            "gf_store_scrub_passes_total 2",
+            "gf_store_scrubbed_bytes_total 7",
+            "gf_store_scrub_last_pass_age_seconds 60",
+            "gf_workers 1",
+            "gf_executions_queued 0",
+            r#"gf_worker_cores{state="free"} 2.5"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "`{line}` is not in\n{text}");

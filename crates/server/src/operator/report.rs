@@ -1,6 +1,13 @@
 //! What `/api/v1/` says, as JSON. The `gf` commands read these too, so a field is only ever added.
 
+mod execution;
+
 use serde::{Deserialize, Serialize};
+
+pub use execution::{
+    ActionReport, AheadReport, EndReport, ExecutionReport, ExecutionSummary, ExplanationReport, MatchingReport,
+    OperationReport, OwnWorker, PropertyReport, QueueReport, RunReport, ScarceReport, SituationReport, WorkerReport,
+};
 
 /// `GET /api/v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +23,9 @@ pub struct Status {
     pub tenants: Vec<String>,
     /// The store.
     pub store: StoreStatus,
+    /// Remote execution; absent from servers that had none to tell of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<ExecutionSummary>,
 }
 
 /// `GET /api/v1/store/stats`.
@@ -48,6 +58,29 @@ pub struct StoreStatus {
     pub youngest_evicted_age_seconds: Option<u64>,
     /// Blobs found damaged and set aside since the start.
     pub quarantined_blobs: u64,
+    /// What was read back to find damage; absent from servers that did not tell of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubStatus>,
+}
+
+/// What was read back to find damage, in the life of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubStatus {
+    /// Times that everything was read.
+    pub passes: u64,
+    /// Since the last of them ended; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_pass_age_seconds: Option<u64>,
+    /// Blobs whose bytes were hashed to their digest.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Entries and grants whose bytes matched their check.
+    pub entries: u64,
+    /// Blobs and entries that were found damaged and taken out.
+    pub damaged: u64,
+    /// Times that the disk failed to read a blob or an entry.
+    pub unreadable: u64,
 }
 
 /// The body of `POST /api/v1/store/verify`.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -14,16 +14,23 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use gf_tenancy::{Authorized, Denied, Operate};
 
-use super::report::{GcRequest, GcResult, Problem, Status, StoreStatus, VerifyRequest, VerifyResult};
+use super::report::{
+    ExecutionReport, GcRequest, GcResult, OperationReport, Problem, Status, StoreStatus, VerifyRequest, VerifyResult,
+};
 use super::{OperateError, Operator};
 use crate::edges::credentials::credential;
 
+const UNKNOWN_OPERATION: &str = "no such operation is known here: names look like operations/<uuid> or \
+                                 <instance>/operations/<uuid>; operations are forgotten a few minutes after their end, \
+                                 and when the server restarts";
 const MAX_BODY_BYTES: usize = 64 << 10;
 
-/// `/api/v1/status` and `/api/v1/store/…`.
+/// `/api/v1/status`, `/api/v1/execution`, `/api/v1/operations/…` and `/api/v1/store/…`.
 pub(crate) fn router(operator: Arc<Operator>) -> Router {
     Router::new()
         .route("/api/v1/status", get(status))
+        .route("/api/v1/execution", get(execution))
+        .route("/api/v1/operations/{*name}", get(operation))
         .route("/api/v1/store/stats", get(store_stats))
         .route("/api/v1/store/verify", post(verify))
         .route("/api/v1/store/gc", post(collect_garbage))
@@ -35,6 +42,18 @@ type Answer<T> = Result<Json<T>, ApiError>;
 
 async fn status(State(operator): State<Arc<Operator>>, Allowed(who): Allowed) -> Answer<Status> {
     Ok(Json(operator.status(&who).await?))
+}
+
+async fn execution(State(operator): State<Arc<Operator>>, Allowed(who): Allowed) -> Answer<ExecutionReport> {
+    Ok(Json(operator.execution(&who)))
+}
+
+async fn operation(
+    State(operator): State<Arc<Operator>>,
+    Allowed(who): Allowed,
+    Path(name): Path<String>,
+) -> Answer<OperationReport> {
+    operator.operation(&who, &name).map(Json).ok_or(ApiError::UnknownOperation)
 }
 
 async fn store_stats(State(operator): State<Arc<Operator>>, Allowed(who): Allowed) -> Answer<StoreStatus> {
@@ -74,6 +93,7 @@ impl FromRequestParts<Arc<Operator>> for Allowed {
 enum ApiError {
     Denied(Denied),
     Body(JsonRejection),
+    UnknownOperation,
     Operate(OperateError),
 }
 
@@ -105,6 +125,7 @@ impl IntoResponse for ApiError {
             }
             Self::Denied(denied) => (StatusCode::FORBIDDEN, denied.to_string()),
             Self::Body(rejection) => (rejection.status(), rejection.body_text()),
+            Self::UnknownOperation => (StatusCode::NOT_FOUND, UNKNOWN_OPERATION.to_owned()),
             Self::Operate(OperateError::Busy) => (StatusCode::CONFLICT, OperateError::Busy.to_string()),
             Self::Operate(error) => {
                 tracing::error!(%error, "maintenance failed");
