@@ -162,12 +162,12 @@ impl Scheduler {
             self.merges.insert(key.clone(), id);
         }
         self.executions.insert(id, execution);
-        // Where others wait there is no room.
         let is_new_lane = self.queues.lane(lane).is_none();
         if is_new_lane && self.prospect(lane) == Prospect::None {
             let end = End::NoWorker(self.why_no_worker(lane));
             self.complete(id, end, effects);
-        } else if is_new_lane && self.place(id, effects) {
+        } else if self.place(id, effects) {
+            // Where others wait there may be room all the same: they avoid the worker, or it did not look at them.
         } else if self.queues.queued() >= self.config.max_queued {
             self.complete(id, End::QueueFull, effects);
         } else {

@@ -1,15 +1,17 @@
 //! Who gets what: an execution looks for a worker, or a worker with room looks for an execution.
 //!
-//! What always holds between two events: no execution at the head of its tenant's lane waits while a worker that it may
-//! have has room for it.
+//! What always holds between two events: nothing waits while a worker that it may have has room for it. A worker is
+//! looked at whenever it gets room or may take what it might not before, an execution whenever it comes to wait; so
+//! whatever takes away a cause of waiting must leave the worker hungry. The one exception is [`LANES_LOOKED_AT`].
 
 use super::executions::{Assignment, Execution, State, Wishes};
+use super::queue::Lane;
 use super::timers::Due;
 use super::workers::Worker;
 use super::{AssignmentId, Effect, ExecutionId, Now, Payer, Resources, RunStage, Scheduler, WorkerId};
 
-/// How many lanes of a tenant a worker with room looks at. A tenant that asks for more different things at once waits
-/// until its oldest are served; others do not wait for it.
+/// How many lanes of a tenant that it can serve when idle a worker with room looks at. A tenant that asks for more
+/// different things at once waits until its oldest are served; others do not wait for it, and no worker is idle for it.
 const LANES_LOOKED_AT: usize = 256;
 
 /// After so many times the patience the oldest executions go before the turns of invocations.
@@ -26,11 +28,30 @@ enum Pick {
 impl Scheduler {
     /// Gives it to a worker that has room, if there is one.
     pub(super) fn place(&mut self, id: ExecutionId, effects: &mut Vec<Effect>) -> bool {
-        let Some(worker) = self.executions.get(&id).and_then(|execution| self.roomiest(execution)) else {
-            return false;
-        };
+        let execution = self.executions.get(&id).filter(|execution| self.may_have_room(execution.lane));
+        let Some(worker) = execution.and_then(|execution| self.roomiest(execution)) else { return false };
         self.assign(id, worker, effects);
         true
+    }
+
+    /// Whether any worker may have room, found in no time: mostly none has.
+    fn may_have_room(&self, lane: Lane) -> bool {
+        let mut classes = self.platforms.classes(lane.platform).filter_map(|class| self.fleet.class(class));
+        classes.any(|class| class.may_have_room(&lane.demand))
+    }
+
+    /// Something that waits and a worker that should have it, which is never so between two events unless a tenant asks
+    /// for more different things than [`LANES_LOOKED_AT`]. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn overlooked(&self) -> Option<(ExecutionId, WorkerId)> {
+        let has_room = |lane: Lane| {
+            let mut classes = self.platforms.classes(lane.platform).filter_map(|class| self.fleet.class(class));
+            classes.any(|class| class.roomiest(&lane.demand, None).is_some())
+        };
+        let lanes = self.queues.lanes().filter(|(lane, _)| has_room(*lane));
+        let mut waiting = lanes.flat_map(|(_, waiting)| waiting.executions());
+        waiting.find_map(|id| Some((id, self.roomiest(self.executions.get(&id)?)?)))
     }
 
     fn roomiest(&self, execution: &Execution) -> Option<WorkerId> {
@@ -73,24 +94,28 @@ impl Scheduler {
     }
 
     fn pick_of(&self, payer: Payer, id: WorkerId, worker: &Worker) -> Option<Pick> {
-        for lane in self.queues.lanes_of(payer).take(LANES_LOOKED_AT) {
-            if !lane.demand.fits(&worker.capacity) || !self.platforms.is_matched(lane.platform, worker.class) {
-                continue;
-            }
-            let head = self.queues.lane(lane)?.head(payer, self.late())?;
-            let execution = self.executions.get(&head)?;
-            let wishes = execution.wishes();
-            if wishes.avoided() == Some(id) {
-                continue;
-            }
+        let lanes = self.queues.lanes_of(payer).filter(|lane| {
+            lane.demand.fits(&worker.capacity) && self.platforms.is_matched(lane.platform, worker.class)
+        });
+        for lane in lanes.take(LANES_LOOKED_AT) {
+            let Some((next, execution)) = self.next_in(lane, payer, id) else { continue };
             if lane.demand.fits(&worker.free) {
-                return Some(Pick::Take(head));
+                return Some(Pick::Take(next));
             }
-            if wishes.reserved.is_none() && self.now.since(execution.enqueued) >= self.config.patience {
-                return Some(Pick::Reserve(head));
+            let waited = self.now.since(execution.enqueued);
+            if execution.wishes().reserved.is_none() && waited >= self.config.patience {
+                return Some(Pick::Reserve(next));
             }
         }
         None
+    }
+
+    /// The tenant's next in the lane of those that do not avoid the worker. Only the worker's failures of the last
+    /// [`AVOIDED_FOR`](super::AVOIDED_FOR) are passed over.
+    fn next_in(&self, lane: Lane, payer: Payer, worker: WorkerId) -> Option<(ExecutionId, &Execution)> {
+        let in_turn = self.queues.lane(lane)?.in_turn(payer, self.late());
+        let mut known = in_turn.filter_map(|id| Some((id, self.executions.get(&id)?)));
+        known.find(|(_, execution)| execution.wishes().avoided() != Some(worker))
     }
 
     /// What came before waited for too long.
@@ -139,8 +164,9 @@ impl Scheduler {
         let Some(execution) = self.executions.get(&id) else { return };
         let State::Queued(wishes) = execution.state else { return };
         let (lane, ticket) = (execution.lane, execution.ticket(id));
-        if let Some((_, until)) = wishes.avoids {
+        if let Some((worker, until)) = wishes.avoids {
             self.timers.unset(Some(until), Due::Forgiven(id));
+            self.hungry.insert(worker);
         }
         if let Some(worker) = wishes.reserved {
             self.unreserve(worker);

@@ -106,11 +106,6 @@ impl<K: Copy + Ord + Hash> FairOrder<K> {
         }
     }
 
-    /// Who is served next.
-    pub(super) fn first(&self) -> Option<&K> {
-        self.waiting.first().map(|(_, _, key)| key)
-    }
-
     /// Those that wait, in the order in which they are served.
     pub(super) fn iter(&self) -> impl Iterator<Item = &K> {
         self.waiting.iter().map(|(_, _, key)| key)

@@ -75,12 +75,12 @@ impl Group {
         self.ages.first().map(|(enqueued, _, _)| aged(*enqueued, priority, step))
     }
 
-    fn head(&self, late: Option<Now>) -> Option<ExecutionId> {
-        let (enqueued, _, oldest) = self.ages.first()?;
-        if self.oldest_is_next && late.is_some_and(|late| *enqueued <= late) {
-            return Some(*oldest);
-        }
-        self.invocations.get(self.order.first()?)?.first().map(|(_, _, execution)| *execution)
+    /// The one whose turn it is, then those whose turn it is if none before them can be served.
+    fn in_turn(&self, late: Option<Now>) -> impl Iterator<Item = ExecutionId> {
+        let is_late = |place: &&Place| self.oldest_is_next && late.is_some_and(|late| place.0 <= late);
+        let oldest = self.ages.first().filter(is_late);
+        let lines = self.order.iter().filter_map(|invocation| self.invocations.get(invocation));
+        oldest.into_iter().chain(lines.flatten()).map(|(_, _, execution)| *execution)
     }
 
     fn insert(&mut self, ticket: &Ticket) {
@@ -130,8 +130,9 @@ impl Backlog {
         done
     }
 
-    fn head(&self, late: Option<Now>) -> Option<ExecutionId> {
-        self.groups.get(&self.order.first()?.1)?.head(late)
+    fn in_turn(&self, late: Option<Now>) -> impl Iterator<Item = ExecutionId> {
+        let groups = self.order.iter().filter_map(|(_, priority)| self.groups.get(priority));
+        groups.flat_map(move |group| group.in_turn(late))
     }
 }
 
@@ -160,9 +161,10 @@ impl Waiting {
         self.tenants.get(&payer).map_or(0, |backlog| backlog.queued)
     }
 
-    /// What the tenant would run next. What came before `late` waited for too long.
-    pub(super) fn head(&self, payer: Payer, late: Option<Now>) -> Option<ExecutionId> {
-        self.tenants.get(&payer)?.head(late)
+    /// What the tenant would run next, and what instead if that cannot be; an execution may be named twice. What came
+    /// before `late` waited for too long.
+    pub(super) fn in_turn(&self, payer: Payer, late: Option<Now>) -> impl Iterator<Item = ExecutionId> {
+        self.tenants.get(&payer).into_iter().flat_map(move |backlog| backlog.in_turn(late))
     }
 
     /// All that waits here, oldest first within a tenant's priority.

@@ -1,6 +1,7 @@
 //! The scheduler, event by event.
 
 mod explaining;
+mod failing;
 mod lifecycle;
 mod prospects;
 mod sharing;

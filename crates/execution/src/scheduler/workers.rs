@@ -140,6 +140,11 @@ impl Class {
         }
     }
 
+    /// Whether any worker may have room for it; the cores decide that.
+    pub(super) fn may_have_room(&self, demand: &Resources) -> bool {
+        self.open.last().is_some_and(|(free, _)| demand.milli_cores <= free.milli_cores)
+    }
+
     /// The least loaded worker with room for it, but for one.
     pub(super) fn roomiest(&self, demand: &Resources, but: Option<WorkerId>) -> Option<(Resources, WorkerId)> {
         let enough_cores = self.open.iter().rev().take_while(|(free, _)| demand.milli_cores <= free.milli_cores);

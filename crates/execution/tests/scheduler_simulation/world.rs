@@ -162,6 +162,7 @@ impl World {
             self.model.perform(&effect, self.now);
             self.follow(&effect);
         }
+        assert_eq!(self.scheduler.overlooked(), None, "it waits and the worker has room for it");
     }
 
     /// What the others do about an effect.

@@ -191,6 +191,44 @@ fn a_large_demand_has_a_worker_kept_free() {
     assert_eq!(end.len(), 4, "the small ones go on");
 }
 
+/// What is too large for a small worker does not keep it from what is not, neither of the same tenant nor of others.
+#[test]
+fn odd_demands_that_wait_for_a_large_worker_leave_the_small_one_its_work() {
+    let mut play = Play::new();
+    let (small, _) = play.worker(1, 1, &[]);
+    let (_, first) = play.submit(job());
+    play.worker(2, 16, &[]);
+    play.submit(Submission { demand: cores(16), ..job() });
+    for number in 0..300 {
+        let demand = Resources { milli_cores: 10_000 + number, memory_bytes: 1 << 30 };
+        play.submit(Submission { demand, ..by(1, "odd") });
+    }
+    play.pass(secs(1));
+    let (mine, _) = play.submit(by(1, "plain"));
+    let (theirs, _) = play.submit(by(2, "plain"));
+    assert_eq!(play.serve(small, &first, 4)[1..], [mine, theirs]);
+    assert_eq!(play.scheduler.overlooked(), None);
+}
+
+/// A worker that serves one of very many kinds of demand looks at a bounded number of them, and others pass.
+#[test]
+fn a_tenant_with_very_many_kinds_of_demand_is_alone_in_waiting_for_them() {
+    let mut play = Play::new();
+    play.worker(1, 8, &[]);
+    play.submit(Submission { demand: cores(4), ..job() });
+    for number in 0..300 {
+        let demand = Resources { milli_cores: 5000 + number, memory_bytes: 1 << 30 };
+        play.submit(Submission { demand, ..by(1, "odd") });
+    }
+    play.pass(secs(1));
+    let (_, effects) = play.submit(Submission { demand: cores(4), ..job() });
+    let (_, assignment, _) = assigned(&effects)[0];
+    play.submit(Submission { demand: cores(4), ..job() });
+    play.finish(WorkerId(1), assignment, Outcome::Answered);
+    let (theirs, effects) = play.submit(Submission { demand: cores(4), ..by(2, "plain") });
+    assert_eq!(assigned(&effects)[0].2, theirs, "in the same line as one that was not looked at");
+}
+
 #[test]
 fn what_was_kept_free_is_given_up_with_its_cause() {
     let mut play = Play::new();
@@ -236,7 +274,7 @@ mod order {
                     0 => order.join(&other),
                     1 => order.leave(&other),
                     _ => {
-                        let next = *order.first().unwrap();
+                        let next = *order.iter().next().unwrap();
                         order.charge(&next, cost * UNIT);
                         first += if next == 100 { cost } else { 0 };
                         second += if next == 101 { cost } else { 0 };
