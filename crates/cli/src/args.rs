@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
-/// A self-hosted build platform: one server for Bazel's remote cache and its relatives.
+/// A self-hosted build platform: one server that keeps what builds made, and runs what they ask for.
 ///
-/// Start with `gf serve`, then point a build at it:
+/// Start with `gf serve`, then point a build at it. To share what was built:
 ///     bazel build --remote_cache=grpc://127.0.0.1:8980 //...
+/// To run the actions there, too:
+///     bazel build --remote_executor=grpc://127.0.0.1:8980 --jobs=50 //...
 #[derive(Debug, Parser)]
 #[command(name = "gf", version, verbatim_doc_comment, disable_help_subcommand = true)]
 pub(crate) struct Args {
@@ -23,7 +25,13 @@ pub(crate) enum Command {
     /// Run actions for a server until SIGTERM or Ctrl-C
     Worker(WorkerArgs),
     /// Say whether a server is ready, and how full it is; exits 3 when it is not ready
-    Status(StatusArgs),
+    Status(QuestionArgs),
+    /// Show the workers of a server, and what they run
+    Workers(QuestionArgs),
+    /// Show what waits for workers, and for how long
+    Queue(QuestionArgs),
+    /// Say why an operation waits, or how it ended; exits 3 when it is not known
+    Why(WhyArgs),
     /// Look into the store of a server, and mend it
     Store {
         #[command(subcommand)]
@@ -137,8 +145,26 @@ pub(crate) struct ServerArgs {
     pub(crate) ca: Option<PathBuf>,
 }
 
+/// A question that names nothing but the server.
 #[derive(Debug, ClapArgs)]
-pub(crate) struct StatusArgs {
+pub(crate) struct QuestionArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Print the same facts for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say why an operation waits, or how it ended; exits 3 when it is not known.
+///
+/// Its name is what the server told the client: operations/<uuid>, or <instance>/operations/<uuid>. `gf workers`
+/// shows the names of those that run; they are forgotten a few minutes after their end.
+#[derive(Debug, ClapArgs)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct WhyArgs {
+    /// The operation
+    #[arg(value_name = "OPERATION")]
+    pub(crate) operation: String,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
     /// Print the same facts for programs
@@ -148,21 +174,12 @@ pub(crate) struct StatusArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Say how full the store is, and what it evicted
-    Stats(StoreStatsArgs),
+    /// Say how full the store is, what it evicted, and what was read back
+    Stats(QuestionArgs),
     /// Read every blob and compare it with its digest; exits 3 when something is damaged
     Verify(StoreVerifyArgs),
     /// Give back space that nothing uses
     Gc(StoreGcArgs),
-}
-
-#[derive(Debug, ClapArgs)]
-pub(crate) struct StoreStatsArgs {
-    #[command(flatten)]
-    pub(crate) server: ServerArgs,
-    /// Print the same facts for programs
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// Read every blob and compare it with its digest; exits 3 when something is damaged.

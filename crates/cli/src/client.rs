@@ -101,6 +101,7 @@ impl Client {
             (StatusCode::UNAUTHORIZED, _) => {
                 Failure::failed(format!("{} wants a token: put it into the environment variable GF_TOKEN", self.server))
             }
+            (StatusCode::NOT_FOUND, Ok(problem)) => Failure::new(FailureKind::NotSo, problem.error),
             (_, Ok(problem)) => Failure::failed(problem.error),
             (_, Err(_)) => self.not_ours(status),
         })

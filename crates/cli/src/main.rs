@@ -6,11 +6,13 @@
 mod args;
 mod client;
 mod config_command;
+mod execution_command;
 mod failure;
 mod output;
 mod serve;
 mod status_command;
 mod store_command;
+mod table;
 mod worker;
 
 use std::process::ExitCode;
@@ -28,6 +30,9 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Worker(args) => worker::run(args),
         Command::Status(args) => status_command::run(args),
+        Command::Workers(args) => execution_command::workers(args),
+        Command::Queue(args) => execution_command::queue(args),
+        Command::Why(args) => execution_command::why(args),
         Command::Store { command } => store_command::run(command),
         Command::Config { command: ConfigCommand::Check(args) } => config_command::check(&args),
     };

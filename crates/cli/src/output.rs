@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::time::Duration;
 
+use gf_server::config::show_duration;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -18,6 +20,33 @@ impl From<bool> for Format {
     fn from(json: bool) -> Self {
         if json { Self::Json } else { Self::Text }
     }
+}
+
+/// A name that others chose, as it may stand on a terminal: control characters are written out.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars()
+        .flat_map(|character| match character.is_control() {
+            true => character.escape_default().collect::<Vec<char>>(),
+            false => vec![character],
+        })
+        .collect()
+}
+
+/// A time in its largest unit, which says enough.
+pub(crate) fn show_age(seconds: u64) -> String {
+    let seconds = match seconds {
+        0..60 => seconds,
+        60..3600 => seconds - seconds % 60,
+        3600..86_400 => seconds - seconds % 3600,
+        _ => seconds - seconds % 86_400,
+    };
+    show_duration(Duration::from_secs(seconds))
+}
+
+/// Cores, of thousandths.
+pub(crate) fn show_cores(milli_cores: u64) -> String {
+    let (whole, rest) = (milli_cores / 1000, milli_cores % 1000);
+    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:03}").trim_end_matches('0').to_owned() }
 }
 
 /// Says something on standard error. Nobody reads it any more: then there is nobody to tell.

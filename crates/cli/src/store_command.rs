@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use gf_server::config::{show_duration, show_size};
-use gf_server::operator::report::{GcRequest, GcResult, StoreStatus, VerifyRequest, VerifyResult};
+use gf_server::operator::report::{GcRequest, GcResult, ScrubStatus, StoreStatus, VerifyRequest, VerifyResult};
 
-use crate::args::{StoreCommand, StoreGcArgs, StoreStatsArgs, StoreVerifyArgs};
+use crate::args::{QuestionArgs, StoreCommand, StoreGcArgs, StoreVerifyArgs};
 use crate::client::Client;
 use crate::failure::{Failure, FailureKind};
-use crate::output::{Format, print};
+use crate::output::{Format, print, show_age};
 
 pub(crate) fn run(command: StoreCommand) -> Result<(), Failure> {
     match command {
@@ -18,7 +18,7 @@ pub(crate) fn run(command: StoreCommand) -> Result<(), Failure> {
     }
 }
 
-fn stats(args: StoreStatsArgs) -> Result<(), Failure> {
+fn stats(args: QuestionArgs) -> Result<(), Failure> {
     let stats: StoreStatus = Client::new(args.server)?.get("/api/v1/store/stats")?;
     print(Format::from(args.json), &stats, show_stats)
 }
@@ -62,6 +62,7 @@ pub(crate) fn show_stats(stats: &StoreStatus) -> String {
         "space     {} of {} used ({percent} %), {} under lease, {} reserved, {} free on the disk\n\
          blobs     {} keys known, {} saved by sharing, {} quarantined\n\
          evicted   {evicted}\n\
+         {}\
          promises  kept for {} after use; safe against power loss after {}",
         show_size(used_bytes),
         show_size(capacity_bytes),
@@ -71,9 +72,24 @@ pub(crate) fn show_stats(stats: &StoreStatus) -> String {
         stats.keys,
         show_size(stats.deduplicated_bytes),
         stats.quarantined_blobs,
+        stats.scrub.as_ref().map(show_scrub).unwrap_or_default(),
         show_duration(Duration::from_secs(stats.lease_seconds)),
         show_duration(Duration::from_millis(stats.sync_window_ms)),
     )
+}
+
+fn show_scrub(scrub: &ScrubStatus) -> String {
+    let ScrubStatus { last_pass_age_seconds, blobs, bytes, damaged, unreadable, .. } = *scrub;
+    let last = match last_pass_age_seconds {
+        Some(age) => format!("everything was last read back {} ago", show_age(age)),
+        None => "not everything was read back yet".to_owned(),
+    };
+    let bytes = show_size(bytes);
+    let mut line = format!("scrub     {last}; {blobs} blobs of {bytes} so far, {damaged} damaged");
+    if unreadable > 0 {
+        line += &format!("; the disk failed to read {unreadable} times");
+    }
+    line + "\n"
 }
 
 fn show_verify(result: &VerifyResult) -> String {

@@ -1,10 +1,11 @@
 //! `gf worker`: attach to a server and run its actions, until a signal.
 //!
-//! Exit codes tell whoever keeps it running: 2 and 3 mean that trying again as it is does not help.
+//! Exit codes tell whoever keeps it running: 2 and 3 mean that trying again as it is does not help. The worker inside a
+//! server ends with it: the system kills it when the server is gone, however that came.
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use std::time::Duration;
 use gf_server::config::Environment;
 use gf_server::telemetry::{self, LogConfig};
 use gf_worker::{NetworkPolicy, ServerConnection, Token, WorkerConfig, WorkerError};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +75,9 @@ fn config(args: WorkerArgs) -> Result<WorkerConfig, Failure> {
     let token = token(args.token_file.as_ref())?;
     let is_inside = args.inherited_connection.is_some();
     let server = if is_inside {
-        ServerConnection::Inherited(standard_input()?)
+        let connection = standard_input()?;
+        end_with_server(connection.as_fd())?;
+        ServerConnection::Inherited(connection)
     } else {
         let ca_pem = args.ca.as_ref().map(read).transpose()?;
         ServerConnection::Url { url: args.server, ca_pem }
@@ -100,6 +105,18 @@ fn config(args: WorkerArgs) -> Result<WorkerConfig, Failure> {
 fn standard_input() -> Result<OwnedFd, Failure> {
     let input = io::stdin().as_fd().try_clone_to_owned();
     input.map_err(|error| Failure::new(FailureKind::Usage, format!("the inherited connection is not there: {error}")))
+}
+
+/// Asks the system to kill this process when the server ends: its connection ends then too, but actions would be let
+/// run to their end for nobody.
+fn end_with_server(connection: BorrowedFd<'_>) -> Result<(), Failure> {
+    let failed =
+        |error| Failure::failed(format!("it cannot be arranged that the worker ends with the server: {error}"));
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(failed)?;
+    // The server made the connection. One that is gone already sends no signal any more, and has another for a parent
+    // in its place.
+    let server = socket_peercred(connection).map_err(failed)?.pid;
+    if getppid() == Some(server) { Ok(()) } else { Err(Failure::failed("the server is gone already")) }
 }
 
 fn token(file: Option<&PathBuf>) -> Result<Token, Failure> {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 mod config_check;
+mod execution;
 mod hostile;
 mod operator;
 mod running;
