@@ -39,7 +39,7 @@ impl Workshop {
     }
 
     /// An output on the host, whether it is there or not.
-    fn output(&self, bazel: &Bazel, path: &str) -> PathBuf {
+    pub(crate) fn output(&self, bazel: &Bazel, path: &str) -> PathBuf {
         let folder = bazel.run(&["info", "bazel-bin"], CLIENT_LIMIT).unwrap().stdout;
         self.place.on_host(&Path::new(folder.trim()).join(path))
     }

@@ -239,3 +239,34 @@ fn trexe_runs_a_command_remotely() {
     assert_eq!(got, "FLYWHEEL\n");
     farm.stop();
 }
+
+/// It is told to stop while an action runs: the action ends, its output is stored, and who asks again gets it.
+#[test]
+fn a_server_that_is_stopped_keeps_what_its_worker_was_about_to_make() {
+    let farm = Farm::start();
+    let place = chroot();
+    let Farm { server, data, tools } = farm;
+    let port: u16 = server.address().rsplit_once(':').unwrap().1.parse().unwrap();
+    let remote = format!("--remote={}", server.url());
+    let trexe = |after: &str| {
+        let mut command = place.command(place.work(), &[], "trexe");
+        let action = "sleep 2; echo spinning >out.txt";
+        command.args([&remote, "--output-path=out.txt", after, "/bin/sh", "-c", action]);
+        run_within(command, CLIENT_LIMIT).unwrap()
+    };
+    thread::scope(|scope| {
+        let asked = scope.spawn(|| trexe("--d=first"));
+        let deadline = Instant::now() + SOON;
+        while Metrics::read(server.address()).unwrap().sum("gf_executions_running", &[]) < 1.0 {
+            assert!(Instant::now() < deadline, "nothing was run");
+            thread::sleep(Duration::from_millis(20));
+        }
+        assert!(server.stop().unwrap().success(), "the server did not stop well");
+        // Whether it was still told depends on when its connection ended.
+        let _ = asked.join().unwrap();
+    });
+    let farm = Farm { server: start_server(data.path(), port), data, tools };
+    trexe("--d=second").success().unwrap();
+    assert_eq!(farm.metric("gf_executions_total"), 0.0, "the action was run again");
+    farm.stop();
+}
