@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use bazel_remote_apis::build::bazel::remote::execution::v2 as rex;
 use bazel_remote_apis::google::longrunning::operation;
+use bazel_remote_apis::google::protobuf::Timestamp;
 use prost::Message;
 
 use crate::connection::Connection;
@@ -90,6 +91,15 @@ pub(super) async fn execute(
     let worker = result.execution_metadata.as_ref().map_or("", |metadata| &metadata.worker);
     ensure!(!worker.is_empty(), "nobody says that he ran an action");
     Ok(result)
+}
+
+/// The time between two moments that metadata name.
+pub(super) fn between(begin: Option<&Timestamp>, end: Option<&Timestamp>) -> Option<Duration> {
+    let since_epoch = |at: &Timestamp| {
+        let nanos = Duration::from_nanos(u64::try_from(at.nanos).ok()?);
+        Some(Duration::from_secs(u64::try_from(at.seconds).ok()?) + nanos)
+    };
+    end.and_then(since_epoch)?.checked_sub(begin.and_then(since_epoch)?)
 }
 
 /// Waits until a worker takes actions.

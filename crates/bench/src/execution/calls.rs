@@ -1,13 +1,15 @@
 //! Small actions through Execute: how many a second beside the bare sandbox, and how long one takes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use bazel_remote_apis::build::bazel::remote::execution::v2 as rex;
+use bazel_remote_apis::google::protobuf::Timestamp;
 use gf_worker::sandbox::Network;
 
 use super::Bench;
-use super::actions::{blob_of, execute, fresh, upload_all, wait_for_worker};
+use super::actions::{between, blob_of, execute, fresh, upload_all, wait_for_worker};
 use super::sandboxes::per_second;
 use crate::compare::line;
 use crate::connection::{Connections, Side};
@@ -26,6 +28,21 @@ const ACTIONS_ALONE: usize = 300;
 const AT_ONCE: [usize; 3] = [1, 2, 16];
 /// What the table asks for beside the share of the floor.
 const LEAST_PER_SECOND: f64 = 300.0;
+
+type Moment = fn(&rex::ExecutedActionMetadata) -> Option<&Timestamp>;
+/// Its name, its beginning and its end.
+type Stage = (&'static str, Moment, Moment);
+
+/// One after the other; each begins where the one before it ended.
+const STAGES: [Stage; 7] = [
+    ("queue", |of| of.queued_timestamp.as_ref(), |of| of.worker_start_timestamp.as_ref()),
+    ("order", |of| of.worker_start_timestamp.as_ref(), |of| of.input_fetch_start_timestamp.as_ref()),
+    ("inputs", |of| of.input_fetch_start_timestamp.as_ref(), |of| of.input_fetch_completed_timestamp.as_ref()),
+    ("sandbox", |of| of.input_fetch_completed_timestamp.as_ref(), |of| of.execution_start_timestamp.as_ref()),
+    ("command", |of| of.execution_start_timestamp.as_ref(), |of| of.execution_completed_timestamp.as_ref()),
+    ("outputs", |of| of.execution_completed_timestamp.as_ref(), |of| of.output_upload_completed_timestamp.as_ref()),
+    ("tidying", |of| of.output_upload_completed_timestamp.as_ref(), |of| of.worker_completed_timestamp.as_ref()),
+];
 
 /// A line for the share of the floor, one for the rate.
 pub(super) async fn throughput(row: &Row, bench: &Bench<'_>) -> Vec<Line> {
@@ -93,15 +110,16 @@ pub(super) async fn latency(bench: &Bench<'_>) -> anyhow::Result<Outcome> {
     for _ in 0..bench.rounds {
         rounds.push(product.round(1, count).await?);
     }
+    let stages = product.stages(count.div_ceil(4)).await?;
     product.server.stop().await?;
     let (p50, p99) = (middle(&rounds, |round| round.p50), middle(&rounds, |round| round.p99));
     let each: Vec<_> = rounds.iter().map(|round| format!("{:.1}", round.p50.as_secs_f64() * 1e3)).collect();
-    let note = format!("rounds {}", each.join(" "));
+    let note = format!("rounds {}; of it in the worker, in ms: {stages}", each.join(" "));
     Ok(Outcome { figure: p50.as_secs_f64() * 1e3, latency: Some((p50, p99)), note, ..Outcome::default() })
 }
 
-fn middle(rounds: &[Round], of: fn(&Round) -> std::time::Duration) -> std::time::Duration {
-    std::time::Duration::from_secs_f64(median(rounds.iter().map(|round| of(round).as_secs_f64())))
+fn middle(rounds: &[Round], of: fn(&Round) -> Duration) -> Duration {
+    Duration::from_secs_f64(median(rounds.iter().map(|round| of(round).as_secs_f64())))
 }
 
 impl Bench<'_> {
@@ -145,6 +163,24 @@ impl Product {
             }
         };
         drive(clients, Length::Calls(count), call).await
+    }
+
+    /// Half of the times of each stage, as the worker says them of so many actions.
+    async fn stages(&self, count: usize) -> anyhow::Result<String> {
+        let connection = self.connections.of_caller(0);
+        let mut source = Source::fresh();
+        let mut taken: [Vec<f64>; STAGES.len()] = Default::default();
+        for _ in 0..count {
+            let made = fresh(&mut source, &["/bin/true"], &self.empty.digest);
+            upload_all(&connection, &made.blobs).await?;
+            let metadata = execute(&connection, made.request).await?.execution_metadata.unwrap_or_default();
+            for ((_, from, to), taken) in STAGES.iter().zip(&mut taken) {
+                taken
+                    .push(between(from(&metadata), to(&metadata)).context("a stage has no times")?.as_secs_f64() * 1e3);
+            }
+        }
+        let stage = |((name, ..), taken): (&Stage, &Vec<f64>)| format!("{name} {:.1}", median(taken.iter().copied()));
+        Ok(STAGES.iter().zip(&taken).map(stage).collect::<Vec<_>>().join(", "))
     }
 
     /// Sandboxes a second, while the server stands still.

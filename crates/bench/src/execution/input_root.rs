@@ -7,14 +7,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use bazel_remote_apis::build::bazel::remote::execution::v2 as rex;
-use bazel_remote_apis::google::protobuf::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::Bench;
-use super::actions::{execute, fresh, upload_all, wait_for_worker};
+use super::actions::{between, execute, fresh, upload_all, wait_for_worker};
 use super::tree::LargeTree;
 use crate::connection::{Connection, Connections, Side};
 use crate::data::{Blob, Source};
@@ -92,18 +90,10 @@ impl Farm {
         upload_all(&self.connection, &blobs).await?;
         let result = execute(&self.connection, made.request).await?;
         ensure!(result.stdout_digest.as_ref() == Some(&file.digest), "an action printed something else than its input");
-        input_fetch(&result).context("the result does not say how long its inputs took")
+        let metadata = result.execution_metadata.unwrap_or_default();
+        let (begun, ended) = (metadata.input_fetch_start_timestamp, metadata.input_fetch_completed_timestamp);
+        between(begun.as_ref(), ended.as_ref()).context("the result does not say how long its inputs took")
     }
-}
-
-fn input_fetch(result: &rex::ActionResult) -> Option<Duration> {
-    let metadata = result.execution_metadata.as_ref()?;
-    let since_epoch = |at: &Timestamp| {
-        let nanos = Duration::from_nanos(u64::try_from(at.nanos).ok()?);
-        Some(Duration::from_secs(u64::try_from(at.seconds).ok()?) + nanos)
-    };
-    let begun = metadata.input_fetch_start_timestamp.as_ref().and_then(since_epoch)?;
-    metadata.input_fetch_completed_timestamp.as_ref().and_then(since_epoch)?.checked_sub(begun)
 }
 
 /// `gf worker` as a process; it is killed when this is dropped.
