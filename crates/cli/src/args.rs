@@ -24,7 +24,7 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Run actions for a server until SIGTERM or Ctrl-C
     Worker(WorkerArgs),
-    /// Say whether a server is ready, and how full it is; exits 3 when it is not ready
+    /// Say whether a server is ready, what it runs, and how full it is; exits 3 when it is not ready
     Status(QuestionArgs),
     /// Show the workers of a server, and what they run
     Workers(QuestionArgs),

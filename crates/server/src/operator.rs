@@ -219,8 +219,10 @@ mod tests {
     use std::time::Duration;
 
     use gf_blobstore::BlobStore;
-    use gf_execution::{ActionCache, OperationsConfig};
-    use gf_tenancy::{AccessConfig, TenantConfig, TenantName};
+    use gf_digest::{Digest, DigestFunction};
+    use gf_execution::operations::Request;
+    use gf_execution::{ActionCache, Inlining, OperationsConfig};
+    use gf_tenancy::{AccessConfig, Execute, TenantConfig, TenantName};
 
     use super::*;
 
@@ -245,6 +247,35 @@ mod tests {
             began: Instant::now(),
             maintenance: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    #[tokio::test]
+    async fn an_operation_is_explained_after_its_end_too() {
+        let data = tempfile::tempdir().unwrap();
+        let operator = operator(data.path()).await;
+        let who = operator.access.authenticate(None).unwrap();
+        let client = operator.access.authorize::<Execute>(who, &operator.instance).unwrap();
+        let who = operator.access.authorize::<Operate>(who, &operator.instance).unwrap();
+        let request = Request {
+            action: Digest::of(DigestFunction::Sha256, b"an action that is not there"),
+            skip_cache_lookup: false,
+            priority: 0,
+            invocation: "test".into(),
+            inlining: Inlining::NONE,
+        };
+        let mut watch = operator.operations.execute(client, request).unwrap();
+        let name = watch.name().to_string();
+        while watch.next().await.is_some() {}
+
+        let report = operator.operation(&who, &name).unwrap();
+        assert_eq!((report.name, report.stage.as_str()), (name, "completed"));
+        assert_eq!(report.end.map(|end| end.verdict).as_deref(), Some("missing"));
+        assert!(report.sentence.contains("must be uploaded first"), "{}", report.sentence);
+        assert!(report.next_step.contains("execute the action again"), "{}", report.next_step);
+        assert!(operator.operation(&who, "operations/none").is_none());
+        let execution = operator.execution(&who);
+        assert!(execution.workers.is_empty() && execution.queues.is_empty());
+        operator.background.stop().await;
     }
 
     #[test]

@@ -136,12 +136,13 @@ fn a_worker_without_its_server_does_not_begin() {
 
 /// The child of a process whose command line says that it is a worker.
 fn worker_of(server: u32) -> u32 {
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut processes =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let is_worker = |process: &u32| {
         let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
         parent(*process) == Some(server) && text(&line).contains("--inherited-connection")
     };
-    processes.filter(is_worker).next().unwrap()
+    processes.find(is_worker).unwrap()
 }
 
 /// The fields of `/proc/PID/stat` behind the name, which may hold anything.
