@@ -80,7 +80,8 @@ impl Scheduler {
     }
 
     fn pick(&self, id: WorkerId) -> Pick {
-        let Some(worker) = self.fleet.get(id).filter(|worker| worker.takes_work()) else { return Pick::Nothing };
+        let may_take = |worker: &&Worker| worker.takes_work() && worker.has_place();
+        let Some(worker) = self.fleet.get(id).filter(may_take) else { return Pick::Nothing };
         if let Some(execution) = worker.reserved {
             let fits = self.executions.get(&execution).is_some_and(|waits| waits.lane.demand.fits(&worker.free));
             return if fits { Pick::Take(execution) } else { Pick::Nothing };

@@ -102,9 +102,12 @@ impl Wishes {
     }
 }
 
-/// Whatever runs takes at least something, so that a worker's capacity bounds their number.
+/// Whatever runs takes at least so many thousandths of a core: starting it alone does.
+const LEAST_MILLI_CORES: u32 = 50;
+
+/// What a demand counts as.
 pub(super) fn counted(demand: Resources) -> Resources {
-    Resources { milli_cores: demand.milli_cores.max(1), ..demand }
+    Resources { milli_cores: demand.milli_cores.max(LEAST_MILLI_CORES), ..demand }
 }
 
 /// One attempt to run an execution.

@@ -1,8 +1,8 @@
 //! The workers, in classes of the same properties.
 //!
-//! What always holds: what is free of a worker and what its assignments take make its capacity; a worker is open to
-//! work in its class exactly when it may take some; classes are kept while they have workers and for a stated time
-//! after, and of those without workers only [`MAX_DEPARTED`].
+//! What always holds: what is free of a worker and what its assignments take make its capacity; a worker has no more
+//! assignments than it has places; it is open to work in its class exactly when it may take some; classes are kept while
+//! they have workers and for a stated time after, and of those without workers only [`MAX_DEPARTED`].
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,6 +18,11 @@ use super::{AssignmentId, ExecutionId, Now, Offer, Payer, Property, Resources, W
 pub(super) const MAX_DEPARTED: usize = 1024;
 /// Sizes of workers that left, remembered of a class.
 const MAX_DEPARTED_SHAPES: usize = 16;
+/// However little its assignments ask for, a worker has so many of them for each core, and so many more.
+const PLACES_OF_A_CORE: u32 = 16;
+const PLACES_BESIDES: u32 = 16;
+/// And never more than this: each is told in a message, and all of them may be in one event.
+const MOST_PLACES: u32 = 1024;
 /// A worker that failed so often in a row rests.
 const FAILURES_TO_REST: u32 = 5;
 const FIRST_REST: Duration = Duration::from_secs(10);
@@ -55,6 +60,18 @@ impl Worker {
     /// Whether anybody may be given to it.
     pub(super) fn takes_work(&self) -> bool {
         !self.draining && self.rests_until.is_none()
+    }
+
+    /// Whether it may have one more assignment, however small.
+    pub(super) fn has_place(&self) -> bool {
+        let cores = self.capacity.milli_cores.div_ceil(1000);
+        let places = cores.saturating_mul(PLACES_OF_A_CORE).saturating_add(PLACES_BESIDES).min(MOST_PLACES);
+        u32::try_from(self.assignments.len()).is_ok_and(|taken| taken < places)
+    }
+
+    /// Whether it is open to anything that what is free is enough for.
+    pub(super) fn is_open(&self) -> bool {
+        self.takes_work() && self.reserved.is_none() && self.has_place() && self.free.milli_cores > 0
     }
 
     /// It did what it should.
@@ -339,8 +356,7 @@ impl Fleet {
 
     fn reopen(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let is_open = worker.takes_work() && worker.reserved.is_none() && worker.free.milli_cores > 0;
-        let room = is_open.then_some((worker.free, Reverse(id)));
+        let room = worker.is_open().then_some((worker.free, Reverse(id)));
         if room == worker.open {
             return;
         }

@@ -255,6 +255,24 @@ fn an_invocation_stays_where_its_inputs_are_while_half_is_free() {
     assert_eq!(ran, [1, 1, 2, 1, 2, 2]);
 }
 
+/// Each asks for next to nothing, and a worker of eight cores is free: it is not given thousands.
+#[test]
+fn the_smallest_demands_count_and_a_worker_has_a_bounded_number() {
+    for (size, milli_cores, given) in [(8, 1, 144), (8, 60, 133), (1, 1, 20), (100, 50, 1024)] {
+        let mut play = Play::new();
+        let (worker, _) = play.worker(1, size, &[]);
+        let (_, all) = play.submit(Submission { demand: cores(size), ..job() });
+        for _ in 0..5000 {
+            play.submit(Submission { demand: Resources { milli_cores, memory_bytes: 0 }, ..job() });
+        }
+        let effects = play.finish(worker, assigned(&all)[0].1, Outcome::Answered);
+        assert_eq!(assigned(&effects).len(), given);
+        assert_eq!(assigned(&play.submit(job()).1), []);
+        let next = play.finish(worker, assigned(&effects)[0].1, Outcome::Answered);
+        assert_eq!(assigned(&next).len(), 1, "each that ends makes place for one");
+    }
+}
+
 mod order {
     use proptest::prelude::*;
 
