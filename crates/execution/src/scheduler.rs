@@ -18,6 +18,7 @@ mod fairness;
 mod invocations;
 mod matching;
 mod numbers;
+mod overstays;
 mod platform;
 mod prospects;
 mod queue;
@@ -212,20 +213,9 @@ impl Scheduler {
         let Some(execution) = self.executions.get(&id) else { return };
         match execution.state {
             State::Queued(_) => self.unqueue(id),
-            State::Running(assignment) => self.withdraw(assignment, effects),
+            State::Running(assignment) => self.recall(assignment, effects),
         }
         self.complete(id, End::Cancelled, effects);
-    }
-
-    fn withdraw(&mut self, id: AssignmentId, effects: &mut Vec<Effect>) {
-        let Some(assignment) = self.assignments.get_mut(&id) else { return };
-        assignment.execution = None;
-        // It has only to stop: it need not be given the time of the whole action for that.
-        let overstays = assignment.overstays.min(self.now.after(self.config.overstay));
-        self.timers.unset(Some(assignment.overstays), Due::Overstayed(id));
-        self.timers.set(overstays, Due::Overstayed(id));
-        assignment.overstays = overstays;
-        effects.push(Effect::Withdraw { worker: assignment.worker, assignment: id });
     }
 
     /// It is over. It neither waits in line nor runs.

@@ -1,6 +1,6 @@
 //! What workers do: come, go, fall silent, answer, fail.
 
-use super::executions::{Execution, Wishes};
+use super::executions::{Execution, Setback, Wishes};
 use super::timers::Due;
 use super::workers::ClassId;
 use super::{AVOIDED_FOR, AssignmentId, Effect, End, ExecutionId, Offer, Outcome, RunStage, Scheduler, WorkerId};
@@ -73,7 +73,8 @@ impl Scheduler {
         }
     }
 
-    fn dismiss(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+    /// Hangs up on it.
+    pub(super) fn dismiss(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
         effects.push(Effect::Dismiss(id));
         self.lose(id, effects);
     }
@@ -93,21 +94,24 @@ impl Scheduler {
         }
         for assignment in worker.assignments {
             let Some(lost) = self.assignments.remove(&assignment) else { continue };
-            self.timers.unset(Some(lost.overstays), Due::Overstayed(assignment));
+            self.timers.unset(lost.overstay_due, Due::Overstayed(assignment));
             if let Some(execution) = lost.execution {
-                self.try_again(execution, None, effects);
+                self.try_again(execution, Setback::WorkerLost, effects);
             }
         }
     }
 
     /// An attempt came to nothing.
-    fn try_again(&mut self, id: ExecutionId, failed_on: Option<WorkerId>, effects: &mut Vec<Effect>) {
-        let Some(execution) = self.executions.get(&id) else { return };
+    pub(super) fn try_again(&mut self, id: ExecutionId, setback: Setback, effects: &mut Vec<Effect>) {
+        let Some(execution) = self.executions.get_mut(&id) else { return };
         let attempts = execution.attempts;
-        if attempts >= self.config.max_attempts {
+        if execution.setbacks.count(setback) >= self.config.max_attempts {
             return self.complete(id, End::GivenUp { attempts }, effects);
         }
-        let avoids = failed_on.map(|worker| (worker, self.now.after(AVOIDED_FOR)));
+        let avoids = match setback {
+            Setback::WorkerLost => None,
+            Setback::WorkerFailed(worker) => Some((worker, self.now.after(AVOIDED_FOR))),
+        };
         self.enqueue(id, Wishes { avoids, reserved: None }, effects);
         self.place(id, effects);
     }
@@ -131,9 +135,12 @@ impl Scheduler {
         let Some(assignment) = self.assignments.get_mut(&id).filter(|assignment| assignment.worker == worker) else {
             return;
         };
-        let Some(execution) = assignment.execution.filter(|_| assignment.stage != stage) else { return };
-        assignment.stage = stage;
-        effects.push(Effect::Stage { execution, stage });
+        let Some(execution) = assignment.execution else { return };
+        if assignment.stage != stage {
+            assignment.stage = stage;
+            effects.push(Effect::Stage { execution, stage });
+        }
+        self.extend(id, stage);
     }
 
     pub(super) fn finished(&mut self, worker: WorkerId, id: AssignmentId, outcome: Outcome, effects: &mut Vec<Effect>) {
@@ -142,7 +149,7 @@ impl Scheduler {
             return;
         }
         let Some(ended) = self.assignments.remove(&id) else { return };
-        self.timers.unset(Some(ended.overstays), Due::Overstayed(id));
+        self.timers.unset(ended.overstay_due, Due::Overstayed(id));
         let answered = ended.execution.is_some() && outcome == Outcome::Answered;
         self.fleet.change(worker, |worker| {
             worker.free = worker.free.plus(ended.demand);
@@ -157,7 +164,7 @@ impl Scheduler {
             // One that was not told to stop and stopped failed, too.
             (Some(execution), Outcome::WorkerFailed | Outcome::Cancelled) => {
                 self.worker_failed(worker);
-                self.try_again(execution, Some(worker), effects);
+                self.try_again(execution, Setback::WorkerFailed(worker), effects);
             }
             (None, _) => {}
         }
@@ -178,12 +185,6 @@ impl Scheduler {
     pub(super) fn rested(&mut self, id: WorkerId) {
         self.fleet.change(id, |worker| worker.rests_until = None);
         self.hungry.insert(id);
-    }
-
-    pub(super) fn overstayed(&mut self, id: AssignmentId, effects: &mut Vec<Effect>) {
-        if let Some(worker) = self.assignments.get(&id).map(|assignment| assignment.worker) {
-            self.dismiss(worker, effects);
-        }
     }
 
     pub(super) fn forget(&mut self, class: ClassId) {

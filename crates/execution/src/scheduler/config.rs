@@ -7,12 +7,18 @@ use std::time::Duration;
 pub struct SchedulerConfig {
     /// More executions are refused.
     pub max_queued: usize,
-    /// How often an execution is tried when workers fail or vanish.
+    /// How often an execution is tried when workers fail, or do not come to an end with it; and, counted by itself, when
+    /// they vanish.
     pub max_attempts: u32,
     /// A worker that is silent for so long is lost.
     pub worker_silence: Duration,
-    /// Fetching and uploading may take so long beyond the action's own timeout.
+    /// Fetching and uploading may take so long beyond the action's own timeout, each time that a worker says that it
+    /// goes on.
     pub overstay: Duration,
+    /// And all in all so long beyond it, whatever the worker says; then the assignment is withdrawn.
+    pub longest_overstay: Duration,
+    /// A worker that is told to stop what overstayed, and does not within this time, is lost.
+    pub withdrawal: Duration,
     /// How long an execution goes on when nobody waits: clients come back after a broken connection.
     pub abandon_after: Duration,
     /// How long an execution may wait for a kind of worker that was here lately, or that may be about to come just
@@ -31,6 +37,8 @@ impl Default for SchedulerConfig {
             max_attempts: 3,
             worker_silence: Duration::from_secs(30),
             overstay: Duration::from_secs(600),
+            longest_overstay: Duration::from_secs(3600),
+            withdrawal: Duration::from_secs(60),
             abandon_after: Duration::from_secs(20),
             worker_return: Duration::from_secs(60),
             ageing_step: Duration::from_secs(10),

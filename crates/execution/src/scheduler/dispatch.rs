@@ -184,24 +184,31 @@ impl Scheduler {
     fn assign(&mut self, id: ExecutionId, worker: WorkerId, effects: &mut Vec<Effect>) {
         let Some(execution) = self.executions.get(&id) else { return };
         let (lane, ticket) = (execution.lane, execution.ticket(id));
-        let invocation = execution.invocation.clone();
-        let overstays = self.now.after(execution.timeout).after(self.config.overstay);
+        let (invocation, timeout) = (execution.invocation.clone(), execution.timeout);
         self.queues.charge(lane, &ticket);
         self.charge_tenant(worker, ticket.payer, cost(lane.demand));
         self.unqueue(id);
 
         let assignment = AssignmentId(self.next_assignment);
         self.next_assignment += 1;
-        let (demand, stage, since) = (lane.demand, RunStage::Fetching, self.now);
-        let attempt = Assignment { worker, execution: Some(id), demand, stage, since, overstays };
+        let attempt = Assignment {
+            worker,
+            execution: Some(id),
+            demand: lane.demand,
+            stage: RunStage::Fetching,
+            since: self.now,
+            timeout,
+            overstays: self.now.after(timeout).after(self.config.overstay),
+            overstay_due: None,
+        };
         self.assignments.insert(assignment, attempt);
-        self.timers.set(overstays, Due::Overstayed(assignment));
+        self.expect_end(assignment);
         if let Some(execution) = self.executions.get_mut(&id) {
             execution.attempts = execution.attempts.saturating_add(1);
             execution.state = State::Running(assignment);
         }
         self.fleet.change(worker, |worker| {
-            worker.free = worker.free.minus(demand);
+            worker.free = worker.free.minus(lane.demand);
             worker.assignments.insert(assignment);
         });
         self.fleet.warm_up(worker, invocation);

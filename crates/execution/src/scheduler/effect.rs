@@ -41,7 +41,7 @@ pub enum Effect {
         /// Which attempt.
         assignment: AssignmentId,
     },
-    /// Hang up on a worker that was silent for too long, or overstayed.
+    /// Hang up on a worker that was silent for too long, or did not stop what was withdrawn.
     Dismiss(WorkerId),
     /// It is over; nothing more is said of it.
     Complete {
@@ -61,7 +61,7 @@ pub enum End {
     Cancelled,
     /// It cannot be run here, ever, as things are.
     NoWorker(NoWorker),
-    /// Workers were lost, or failed, this many times while they ran it.
+    /// Workers were lost, or failed, too often while they ran it.
     GivenUp {
         /// How often it was tried.
         attempts: u32,

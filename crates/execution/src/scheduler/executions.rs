@@ -20,10 +20,40 @@ pub(super) struct Execution {
     pub(super) enqueued: Now,
     pub(super) number: u64,
     pub(super) attempts: u32,
+    pub(super) setbacks: Setbacks,
     pub(super) waiters: usize,
     /// When it is cancelled if nobody comes back.
     pub(super) abandoned: Option<Now>,
     pub(super) state: State,
+}
+
+/// Why an attempt came to nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Setback {
+    /// The worker is gone.
+    WorkerLost,
+    /// It failed, or did not come to an end.
+    WorkerFailed(WorkerId),
+}
+
+/// How often attempts came to nothing, each cause by itself: what is no fault of the execution does not use up what it
+/// may be tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Setbacks {
+    lost: u32,
+    failed: u32,
+}
+
+impl Setbacks {
+    /// Once more. How often for that cause.
+    pub(super) fn count(&mut self, setback: Setback) -> u32 {
+        let count = match setback {
+            Setback::WorkerLost => &mut self.lost,
+            Setback::WorkerFailed(_) => &mut self.failed,
+        };
+        *count = count.saturating_add(1);
+        *count
+    }
 }
 
 /// Where an execution is.
@@ -63,6 +93,7 @@ impl Execution {
             enqueued,
             number,
             attempts: 0,
+            setbacks: Setbacks::default(),
             waiters: 1,
             abandoned: None,
             state: State::Queued(Wishes::default()),
@@ -119,6 +150,10 @@ pub(super) struct Assignment {
     pub(super) demand: Resources,
     pub(super) stage: RunStage,
     pub(super) since: Now,
-    /// When the worker is taken for lost.
+    /// Of its process.
+    pub(super) timeout: Duration,
+    /// When it should have ended.
     pub(super) overstays: Now,
+    /// When that is looked at.
+    pub(super) overstay_due: Option<Now>,
 }

@@ -110,7 +110,7 @@ pub struct Submission {
     pub demand: Resources,
     /// `None` for `do_not_cache`: never merged.
     pub merge: Option<MergeKey>,
-    /// From the start of the process to its end. A worker that overstays it by far is taken for lost.
+    /// From the start of the process to its end. An attempt that overstays it by far is withdrawn.
     pub timeout: Duration,
 }
 

@@ -3,6 +3,7 @@
 mod explaining;
 mod failing;
 mod lifecycle;
+mod overstaying;
 mod prospects;
 mod sharing;
 

@@ -157,21 +157,6 @@ fn a_silent_worker_is_dismissed() {
 }
 
 #[test]
-fn a_worker_that_overstays_is_dismissed() {
-    for withdrawn in [false, true] {
-        let mut play = Play::with(SchedulerConfig { worker_silence: secs(100_000), ..Default::default() });
-        let (worker, _) = play.worker(1, 1, &[]);
-        let (one, _) = play.submit(job());
-        if withdrawn {
-            play.happen(Event::Cancel(one));
-        }
-        let time = if withdrawn { 600 } else { 660 };
-        assert_eq!(play.pass(secs(time - 1)), []);
-        assert_eq!(play.pass(secs(1))[0], Effect::Dismiss(worker));
-    }
-}
-
-#[test]
 fn late_and_strange_answers_are_ignored() {
     let mut play = Play::new();
     let (silent, _) = play.worker(1, 1, &[]);
