@@ -83,6 +83,10 @@ impl Core {
 
     /// Frees `bytes` by rewriting segments with any garbage at all, emptiest first. Returns how many bytes it freed.
     fn squeeze(&self, bytes: u64) -> io::Result<u64> {
+        // What the index has lost is not garbage.
+        if !self.index.load_all()? {
+            return Ok(0);
+        }
         let used_before = self.capacity.used_bytes();
         let (_, live) = self.survey()?;
         self.compact(&live, used_before.saturating_sub(bytes), u64::MAX)?;
@@ -291,8 +295,12 @@ impl Core {
         Ok(())
     }
 
-    /// Copies what is live in a sealed segment to the active one, then removes it.
+    /// Copies what is live in a sealed segment to the active one, then removes it. Refused while the index has lost
+    /// something: a rebuild walks the segments that were there when it began, and nothing else knows what it looks for.
     fn rewrite(&self, number: u32) -> io::Result<()> {
+        if !self.index.load_all()? {
+            return Err(io::Error::other("the index is being rebuilt from the segments, so that none may go"));
+        }
         let is_oldest = self.segments.sizes().keys().next() == Some(&number);
         let mut moves = Vec::new();
         scan::records(&self.segments, number, 0, |record| {

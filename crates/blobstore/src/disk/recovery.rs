@@ -446,9 +446,13 @@ impl Core {
         Ok(records)
     }
 
-    /// Whether the index points to exactly this record, or to the file that it names.
+    /// Whether the index points to exactly this record, or to the file that it names, or cannot tell.
     pub(crate) fn is_live(&self, key: &IndexKey, segment: u32, record: &Scanned) -> io::Result<bool> {
-        let Lookup::Found(slot) = self.index.peek(key)? else { return Ok(false) };
+        let slot = match self.index.peek(key)? {
+            Lookup::Found(slot) => slot,
+            Lookup::Absent => return Ok(false),
+            Lookup::Unknown => return Ok(true),
+        };
         Ok(match slot.place {
             Place::Large { file, .. } => {
                 let named = record.payload.as_deref().map(|payload| u64::from_le_bytes(array(payload, 0)));
