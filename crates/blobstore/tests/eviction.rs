@@ -221,3 +221,30 @@ async fn room_is_made_of_thin_holes_too() {
     assert_eq!(world.store.find_missing(OWNERS[0], &kept).await.unwrap(), []);
     assert!(world.store.verify(Repair::Yes).await.unwrap().is_clean());
 }
+
+/// A verification looks at all there is, though nobody asked for any of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_at_what_a_blob_is_made_of_begins_no_lease() {
+    let directory = tempfile::tempdir().unwrap();
+    let time = Arc::new(ManualTime::new(1_000_000));
+    let clock: Arc<dyn TimeSource> = Arc::clone(&time) as _;
+    let lease = Duration::from_secs(LEASE_S);
+    let config = StoreConfig { lease, large_blob_bytes: 40_000, ..StoreConfig::new(directory.path().to_owned()) };
+    let files = Arc::new(LossyFiles::new(directory.path()));
+    let store = DiskBlobStore::open_on(files, clock, config).await.unwrap();
+    let bytes = noise(1, 2_000_000);
+    let digest = Digest::of(DigestFunction::Sha256, &bytes);
+    let mut upload = store.upload(OWNERS[0], digest, Encoding::Identity).await.unwrap();
+    upload.write(bytes.into()).await.unwrap();
+    upload.finish().await.unwrap();
+    let chunks = store.split(OWNERS[0], digest).await.unwrap();
+    assert!(chunks.len() > 1);
+    time.advance(10 * LEASE_S);
+    assert_eq!(store.plan_collection(1).unwrap().leased_bytes, 0);
+    let report = store.verify(Repair::No).await.unwrap();
+    assert!(report.is_clean() && report.blobs > chunks.len() as u64, "{report:?}");
+    assert_eq!(store.plan_collection(1).unwrap().leased_bytes, 0);
+    // Those who ask keep it.
+    assert_eq!(store.find_missing(OWNERS[0], &chunks).await.unwrap(), []);
+    assert!(store.plan_collection(1).unwrap().leased_bytes >= 2_000_000);
+}

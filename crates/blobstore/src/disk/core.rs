@@ -139,6 +139,12 @@ impl Core {
         Ok(found.filter(|slot| slot.size_bytes == digest.size_bytes()))
     }
 
+    /// As [`Self::any_owner`], for those whose looking keeps nothing alive.
+    pub(crate) fn any_owner_untouched(&self, digest: &Digest) -> Result<Option<Slot>, StoreError> {
+        let found = self.settled(&IndexKey::blob(digest), |_| false)?;
+        Ok(found.filter(|slot| slot.size_bytes == digest.size_bytes()))
+    }
+
     /// The slot of a key, touched if `may_touch` says so, unless its record is lost. A record that is being moved is
     /// followed to its new place.
     fn settled(&self, key: &IndexKey, may_touch: impl Fn(&Slot) -> bool) -> Result<Option<Slot>, StoreError> {

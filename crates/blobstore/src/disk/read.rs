@@ -16,7 +16,7 @@ use super::zstandard;
 use crate::{Accept, BlobRead, ByteRange, Encoding, OwnerId, Pieces, StoreError};
 
 /// Views are of blobs with bytes of their own and recipes are of those or views, so three steps reach the bytes.
-const MAX_DEPTH: u8 = 4;
+pub(crate) const MAX_DEPTH: u8 = 4;
 
 /// A record can move between the look and the read; it does not move again and again in so short a time.
 const ATTEMPTS: u8 = 3;
@@ -140,7 +140,7 @@ impl Core {
                 _ => {}
             }
         }
-        let plain = self.open_plain(*slot, *digest, from, to, MAX_DEPTH).await?;
+        let plain = self.open_plain(*slot, *digest, from, to, MAX_DEPTH, Purpose::Serve).await?;
         Ok(if accept == Accept::Zstd {
             BlobRead::new(Encoding::Zstd, Box::new(Compressing(plain)))
         } else {
@@ -156,6 +156,7 @@ impl Core {
         from: u64,
         to: u64,
         depth: u8,
+        purpose: Purpose,
     ) -> Result<Box<dyn Pieces>, StoreError> {
         match slot.place {
             Place::Segment { encoding, .. } => {
@@ -169,12 +170,13 @@ impl Core {
             }
             Place::Large { file, .. } => {
                 let file = self.open_large(&slot, &digest, file).await?;
-                Ok(Box::new(Blocks { core: Arc::clone(self), slot, file, at: from, end: to }))
+                Ok(Box::new(Blocks { core: Arc::clone(self), slot, file, at: from, end: to, purpose }))
             }
             Place::View { .. } | Place::Recipe { .. } => {
                 let mut parts = self.parts(&slot, &digest).await?;
                 trim(&mut parts, from, to);
-                Ok(Box::new(Chain { core: Arc::clone(self), parts: parts.into_iter(), open: None, digest, depth }))
+                let (core, parts) = (Arc::clone(self), parts.into_iter());
+                Ok(Box::new(Chain { core, parts, open: None, digest, depth, purpose }))
             }
         }
     }
@@ -229,6 +231,15 @@ impl Core {
     }
 }
 
+/// What bytes are read for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Somebody asked for them: what they hang on is kept, and read from memory where it was read lately.
+    Serve,
+    /// To know that the disk still has them: nobody asked, so no lease begins and nothing counts as used.
+    Prove,
+}
+
 /// A part of a blob.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
@@ -278,6 +289,7 @@ struct Blocks {
     file: LargeFile,
     at: u64,
     end: u64,
+    purpose: Purpose,
 }
 
 #[async_trait]
@@ -289,7 +301,10 @@ impl Pieces for Blocks {
         let number = self.at / BLOCK_BYTES;
         let start = number * BLOCK_BYTES;
         let digest = self.file.header.digest;
-        let block = self.file.block(number as usize).await;
+        let block = match self.purpose {
+            Purpose::Serve => self.file.block(number as usize).await,
+            Purpose::Prove => self.file.block_on_disk(number as usize).await,
+        };
         let block = block.map_err(|fault| self.core.read_failed(fault, &self.slot, &digest))?;
         let to = (self.end - start).min(block.len() as u64);
         #[expect(clippy::cast_possible_truncation, reason = "both are within a block")]
@@ -333,6 +348,7 @@ struct Chain {
     open: Option<Box<dyn Pieces>>,
     digest: Digest,
     depth: u8,
+    purpose: Purpose,
 }
 
 #[async_trait]
@@ -345,23 +361,29 @@ impl Pieces for Chain {
                 return Ok(Some(piece));
             }
             let Some(part) = self.parts.next() else { return Ok(None) };
-            self.open = Some(open_part(&self.core, part, self.digest, self.depth).await?);
+            self.open = Some(self.open_part(part).await?);
         }
     }
 }
 
-/// Opens a part of `whole`.
-async fn open_part(core: &Arc<Core>, part: Part, whole: Digest, depth: u8) -> Result<Box<dyn Pieces>, StoreError> {
-    let (from, to) = (part.offset, part.offset + part.bytes);
-    for _ in 0..ATTEMPTS {
-        let Some(slot) = core.any_owner(&part.blob)?.filter(|_| depth > 0) else { break };
-        match core.open_plain(slot, part.blob, from, to, depth - 1).await {
-            // Moved since it was looked up, or gone.
-            Err(StoreError::NotFound(_)) => {}
-            result => return result,
+impl Chain {
+    // Not `&self`, which could not be held across a wait: an open part is not shared between threads.
+    async fn open_part(&mut self, part: Part) -> Result<Box<dyn Pieces>, StoreError> {
+        let (from, to) = (part.offset, part.offset + part.bytes);
+        for _ in 0..ATTEMPTS {
+            let found = match self.purpose {
+                Purpose::Serve => self.core.any_owner(&part.blob)?,
+                Purpose::Prove => self.core.any_owner_untouched(&part.blob)?,
+            };
+            let Some(slot) = found.filter(|_| self.depth > 0) else { break };
+            match self.core.open_plain(slot, part.blob, from, to, self.depth - 1, self.purpose).await {
+                // Moved since it was looked up, or gone.
+                Err(StoreError::NotFound(_)) => {}
+                result => return result,
+            }
         }
+        Err(StoreError::NotFound(self.digest))
     }
-    Err(StoreError::NotFound(whole))
 }
 
 /// Compresses each piece into a frame of its own.

@@ -8,6 +8,7 @@ use gf_digest::{Digest, Hasher};
 
 use super::core::Core;
 use super::index::{Place, SHARDS, Slot};
+use super::read::{MAX_DEPTH, Purpose};
 use super::recovery::RecoveryReport;
 use super::scrub::Pace;
 use super::segments::ReadFault;
@@ -154,7 +155,7 @@ impl Core {
             }
             return Ok(hasher.finish());
         }
-        let mut pieces = self.open_plain(slot, digest, 0, digest.size_bytes(), 4).await?;
+        let mut pieces = self.open_plain(slot, digest, 0, digest.size_bytes(), MAX_DEPTH, Purpose::Prove).await?;
         while let Some(piece) = pieces.next().await? {
             take(&piece)?;
         }
