@@ -105,18 +105,20 @@ impl Scheduler {
     pub(super) fn try_again(&mut self, id: ExecutionId, setback: Setback, effects: &mut Vec<Effect>) {
         let Some(execution) = self.executions.get_mut(&id) else { return };
         let attempts = execution.attempts;
-        if execution.setbacks.count(setback) >= self.config.max_attempts {
+        let (most, avoided) = match setback {
+            Setback::WorkerLost => (self.config.max_attempts, None),
+            Setback::WorkerFailed(worker) => (self.config.max_attempts, Some(worker)),
+            Setback::HandedBack(worker) => (self.config.max_hand_backs, Some(worker)),
+        };
+        if execution.setbacks.count(setback) >= most {
             return self.complete(id, End::GivenUp { attempts }, effects);
         }
-        let avoids = match setback {
-            Setback::WorkerLost => None,
-            Setback::WorkerFailed(worker) => Some((worker, self.now.after(AVOIDED_FOR))),
-        };
+        let avoids = avoided.map(|worker| (worker, self.now.after(AVOIDED_FOR)));
         self.enqueue(id, Wishes { avoids, reserved: None }, effects);
         self.place(id, effects);
     }
 
-    /// The worker that failed it may have it, since no other one had room.
+    /// The worker that failed it, or handed it back, may have it, since no other one had room.
     pub(super) fn forgive(&mut self, id: ExecutionId) {
         let wishes = self.executions.get_mut(&id).and_then(Execution::wishes_mut);
         if let Some((worker, _)) = wishes.and_then(|wishes| wishes.avoids.take()) {
@@ -163,20 +165,20 @@ impl Scheduler {
             (Some(execution), Outcome::Answered) => self.complete(execution, End::Answered(id), effects),
             // One that was not told to stop and stopped failed, too.
             (Some(execution), Outcome::WorkerFailed | Outcome::Cancelled) => {
-                self.worker_failed(worker);
+                self.worker_failed(worker, execution);
                 self.try_again(execution, Setback::WorkerFailed(worker), effects);
+            }
+            (Some(execution), Outcome::HandedBack) => {
+                self.try_again(execution, Setback::HandedBack(worker), effects);
             }
             (None, _) => {}
         }
     }
 
-    fn worker_failed(&mut self, id: WorkerId) {
+    fn worker_failed(&mut self, id: WorkerId, execution: ExecutionId) {
         let now = self.now;
-        let Some((before, rests_until)) = self.fleet.change(id, |worker| (worker.rests_until, worker.failed(now)))
-        else {
-            return;
-        };
-        let Some(until) = rests_until else { return };
+        let failed = self.fleet.change(id, |worker| (worker.rests_until, worker.failed(execution, now)));
+        let Some((before, Some(until))) = failed else { return };
         self.timers.unset(before, Due::Rested(id));
         self.timers.set(until, Due::Rested(id));
         self.unreserve(id);

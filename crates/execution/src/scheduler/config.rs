@@ -10,6 +10,8 @@ pub struct SchedulerConfig {
     /// How often an execution is tried when workers fail, or do not come to an end with it; and, counted by itself, when
     /// they vanish.
     pub max_attempts: u32,
+    /// How often workers may hand an execution back without having begun it; that uses up none of its attempts.
+    pub max_hand_backs: u32,
     /// A worker that is silent for so long is lost.
     pub worker_silence: Duration,
     /// Fetching and uploading may take so long beyond the action's own timeout, each time that a worker says that it
@@ -35,6 +37,7 @@ impl Default for SchedulerConfig {
         Self {
             max_queued: 100_000,
             max_attempts: 3,
+            max_hand_backs: 16,
             worker_silence: Duration::from_secs(30),
             overstay: Duration::from_secs(600),
             longest_overstay: Duration::from_secs(3600),

@@ -72,6 +72,8 @@ pub enum Outcome {
     Answered,
     /// The worker failed; another may succeed.
     WorkerFailed,
+    /// The worker did not begin it, since it is about to leave: another one will do. No failure of anybody.
+    HandedBack,
     /// The worker ended it because it was told to.
     Cancelled,
 }

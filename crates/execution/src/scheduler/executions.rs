@@ -34,6 +34,8 @@ pub(super) enum Setback {
     WorkerLost,
     /// It failed, or did not come to an end.
     WorkerFailed(WorkerId),
+    /// It did not begin.
+    HandedBack(WorkerId),
 }
 
 /// How often attempts came to nothing, each cause by itself: what is no fault of the execution does not use up what it
@@ -42,6 +44,7 @@ pub(super) enum Setback {
 pub(super) struct Setbacks {
     lost: u32,
     failed: u32,
+    handed_back: u32,
 }
 
 impl Setbacks {
@@ -50,6 +53,7 @@ impl Setbacks {
         let count = match setback {
             Setback::WorkerLost => &mut self.lost,
             Setback::WorkerFailed(_) => &mut self.failed,
+            Setback::HandedBack(_) => &mut self.handed_back,
         };
         *count = count.saturating_add(1);
         *count

@@ -23,8 +23,10 @@ const PLACES_OF_A_CORE: u32 = 16;
 const PLACES_BESIDES: u32 = 16;
 /// And never more than this: each is told in a message, and all of them may be in one event.
 const MOST_PLACES: u32 = 1024;
-/// A worker that failed so often in a row rests.
-const FAILURES_TO_REST: u32 = 5;
+/// A worker on which so many executions failed in a row rests.
+const FAILURES_TO_REST: usize = 5;
+/// With more its rest is the longest already; so many are remembered.
+const FAILURES_REMEMBERED: usize = FAILURES_TO_REST + 8;
 const FIRST_REST: Duration = Duration::from_secs(10);
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
@@ -47,7 +49,8 @@ pub(super) struct Worker {
     pub(super) rests_until: Option<Now>,
     /// For whom it is kept free.
     pub(super) reserved: Option<ExecutionId>,
-    failures: u32,
+    /// The executions that failed since one succeeded: one that fails again may be at fault itself.
+    failures: BTreeSet<ExecutionId>,
     last: Option<Invocation>,
     /// As which it is open in its class.
     open: Option<Room>,
@@ -76,14 +79,19 @@ impl Worker {
 
     /// It did what it should.
     pub(super) fn succeeded(&mut self) {
-        self.failures = 0;
+        self.failures.clear();
     }
 
-    /// It failed. Until when it rests, if that was too often.
-    pub(super) fn failed(&mut self, now: Now) -> Option<Now> {
-        self.failures = self.failures.saturating_add(1);
-        let beyond = self.failures.checked_sub(FAILURES_TO_REST)?;
-        let rest = FIRST_REST.saturating_mul(1 << beyond.min(8)).min(LONGEST_REST);
+    /// It failed the execution. Until when it rests, if it failed too many.
+    pub(super) fn failed(&mut self, execution: ExecutionId, now: Now) -> Option<Now> {
+        if !self.failures.insert(execution) {
+            return None;
+        }
+        if self.failures.len() > FAILURES_REMEMBERED {
+            self.failures.pop_first();
+        }
+        let beyond = self.failures.len().checked_sub(FAILURES_TO_REST)?;
+        let rest = FIRST_REST.saturating_mul(1 << beyond).min(LONGEST_REST);
         self.rests_until = Some(now.after(rest));
         self.rests_until
     }
@@ -381,7 +389,7 @@ impl Worker {
             draining: false,
             rests_until: None,
             reserved: None,
-            failures: 0,
+            failures: BTreeSet::new(),
             last: None,
             open: None,
         }

@@ -25,8 +25,8 @@ struct Size {
 const WIDE: Size = Size { workers: 2000, clients: 2000, busy: Duration::from_secs(60) };
 /// More work than workers for much of the time.
 const TIGHT: Size = Size { workers: 70, clients: 2500, busy: Duration::from_secs(120) };
-/// Nothing of a usual priority waits longer for its first attempt.
-const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Nothing of a usual priority waits longer for its first attempt, with as few workers of a kind as chance leaves.
+const LONGEST_WAIT: Duration = Duration::from_secs(500);
 
 /// What somebody will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -320,9 +320,11 @@ impl World {
         }
         let withdrawn = self.model.withdrawn.contains(&(worker, assignment));
         let fails = self.dice.one_in(if worker.0.is_multiple_of(97) { 2 } else { 40 });
+        let drains = self.model.workers.get(&worker).is_some_and(|worker| worker.draining);
         let outcome = match (withdrawn, fails) {
             (true, _) => Outcome::Cancelled,
             (false, true) => Outcome::WorkerFailed,
+            (false, false) if drains && self.dice.one_in(2) => Outcome::HandedBack,
             (false, false) => Outcome::Answered,
         };
         self.model.ended(worker, assignment);

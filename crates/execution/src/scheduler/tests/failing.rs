@@ -56,3 +56,67 @@ fn what_fails_is_not_waited_for_by_priority_either() {
     let effects = play.finish(worker, assigned(&effects)[0].1, Outcome::WorkerFailed);
     assert_eq!(assigned(&effects)[0].2, waits);
 }
+
+#[test]
+fn losses_and_failures_are_counted_apart() {
+    let mut play = Play::new();
+    play.worker(1, 1, &[]);
+    let (one, effects) = play.submit(job());
+    let mut at = assigned(&effects)[0];
+    // Lost twice.
+    for id in 2..4 {
+        assert_eq!(play.happen(Event::WorkerLeft(at.0)), [Effect::Queued(one)]);
+        at = assigned(&play.worker(id, 1, &[]).1)[0];
+    }
+    // Failed twice.
+    for _ in 0..2 {
+        assert_eq!(play.finish(at.0, at.1, Outcome::WorkerFailed), [Effect::Queued(one)]);
+        at = assigned(&play.pass(AVOIDED_FOR))[0];
+    }
+    let effects = play.happen(Event::WorkerLeft(at.0));
+    assert_eq!(ended(&effects), [(one, End::GivenUp { attempts: 5 })], "lost three times");
+}
+
+#[test]
+fn what_is_handed_back_costs_nobody_anything() {
+    let mut play = Play::new();
+    let (leaving, _) = play.worker(1, 8, &[]);
+    let given: Vec<_> = (0..8).map(|_| assigned(&play.submit(job()).1)[0]).collect();
+    let (other, _) = play.worker(2, 8, &[]);
+    play.happen(Event::WorkerDraining(leaving));
+    for (_, assignment, execution) in &given {
+        let effects = play.finish(leaving, *assignment, Outcome::HandedBack);
+        let again = assigned(&effects);
+        assert_eq!((effects[0].clone(), again[0].0, again[0].2), (Effect::Queued(*execution), other, *execution));
+    }
+    let rests = play.scheduler.snapshot(play.now).workers[0].rests;
+    assert_eq!(rests, None);
+}
+
+#[test]
+fn what_is_handed_back_for_ever_is_given_up() {
+    let mut play = Play::with(SchedulerConfig { worker_silence: secs(100_000), ..Default::default() });
+    let (worker, _) = play.worker(1, 1, &[]);
+    let (one, effects) = play.submit(job());
+    let mut assignment = assigned(&effects)[0].1;
+    for _ in 0..15 {
+        assert_eq!(play.finish(worker, assignment, Outcome::HandedBack), [Effect::Queued(one)]);
+        assignment = assigned(&play.pass(AVOIDED_FOR))[0].1;
+    }
+    let effects = play.finish(worker, assignment, Outcome::HandedBack);
+    assert_eq!(ended(&effects), [(one, End::GivenUp { attempts: 16 })]);
+}
+
+#[test]
+fn one_that_fails_again_and_again_does_not_make_its_worker_rest() {
+    let config = SchedulerConfig { max_attempts: 20, worker_silence: secs(100_000), ..Default::default() };
+    let mut play = Play::with(config);
+    let (worker, _) = play.worker(1, 1, &[]);
+    let (_, effects) = play.submit(job());
+    let mut assignment = assigned(&effects)[0].1;
+    for _ in 0..10 {
+        play.finish(worker, assignment, Outcome::WorkerFailed);
+        assert_eq!(play.scheduler.snapshot(play.now).workers[0].rests, None);
+        assignment = assigned(&play.pass(AVOIDED_FOR))[0].1;
+    }
+}
