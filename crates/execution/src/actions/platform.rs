@@ -12,6 +12,9 @@ const CPUS: &str = "cpus";
 /// How much memory an action takes and may take: bytes, or a number with `K`, `M`, `G` (powers of 1024), such as `4G`.
 /// An action that does not say is counted as taking none, and may take all that the worker has.
 const MEMORY: &str = "memory";
+/// What Bazel says of the process that could do the action faster than a new one, and in which language. A worker that
+/// keeps no such process runs the action all the same, so no worker has to offer it.
+const PERSISTENT_WORKER: [&str; 2] = ["persistentWorkerKey", "persistentWorkerProtocol"];
 
 const ONE_CORE: u32 = 1000;
 const MAX_CORES: f64 = 1024.0;
@@ -26,6 +29,7 @@ pub(super) fn read(action: &Action, command: &Command) -> Result<(Platform, Reso
         match name.as_str() {
             CPUS => demand.milli_cores = cores(value)?,
             MEMORY => demand.memory_bytes = memory(value)?,
+            name if PERSISTENT_WORKER.contains(&name) => {}
             _ => properties.push(Property { name: Arc::from(name.as_str()), value: Arc::from(value.as_str()) }),
         }
     }
@@ -83,6 +87,14 @@ mod tests {
             assert!(of_action(&[wrong]).unwrap_err().contains(wrong.0), "{wrong:?}");
         }
         assert!(of_action(&[("memory", "99999999999999999999G")]).is_err());
+    }
+
+    #[test]
+    fn a_process_to_ask_is_no_property() {
+        let asked = [("persistentWorkerKey", "f00"), ("persistentWorkerProtocol", "json"), ("OSFamily", "linux")];
+        let (platform, _) = of_action(&asked).unwrap();
+        let names: Vec<&str> = platform.properties().iter().map(|property| &*property.name).collect();
+        assert_eq!(names, ["OSFamily"]);
     }
 
     #[test]
