@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::input_root::Wanted;
 use crate::outputs::Asked;
 use crate::paths::InsidePath;
+use crate::persistent::Wish;
 use crate::sandbox::Network;
 use crate::times::read_duration;
 
@@ -25,7 +26,7 @@ const NETWORK_PROPERTIES: [(&str, &str); 3] = [("network", "on"), ("network", "h
 const USUAL_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What is to be done.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) instance: InstanceName,
     pub(crate) function: DigestFunction,
@@ -37,6 +38,8 @@ pub(crate) struct Order {
     pub(crate) timeout: Duration,
     pub(crate) memory_bytes: u64,
     pub(crate) network: Network,
+    /// The process that it would rather be a request to.
+    pub(crate) persistent: Option<Wish>,
 }
 
 impl Order {
@@ -50,7 +53,8 @@ impl Order {
         let working_directory = InsidePath::parse("working directory", &command.working_directory)?;
         let outputs = Asked::of(&command, &working_directory)?;
         let timeout = assignment.timeout.as_ref().and_then(read_duration).unwrap_or(USUAL_TIMEOUT);
-        let network = network(&action, &command, policy)?;
+        let platform = platform(&action, &command);
+        let network = network(platform, policy)?;
         let inputs = Wanted { root: root(&action, function)?, working_directory, output_parents: outputs.parents() };
         Ok(Self {
             instance,
@@ -63,6 +67,7 @@ impl Order {
             timeout,
             memory_bytes: memory_bytes(assignment),
             network,
+            persistent: Wish::of(platform),
         })
     }
 }
@@ -102,9 +107,12 @@ fn environment(command: &Command) -> Result<BTreeMap<OsString, OsString>, Failur
 }
 
 /// The platform of the action counts; that of the command is for actions of older clients.
-fn network(action: &Action, command: &Command, policy: NetworkPolicy) -> Result<Network, Failure> {
-    #[expect(deprecated, reason = "older clients say it there")]
-    let platform = action.platform.as_ref().or(command.platform.as_ref());
+#[expect(deprecated, reason = "older clients say it there")]
+fn platform<'a>(action: &'a Action, command: &'a Command) -> Option<&'a Platform> {
+    action.platform.as_ref().or(command.platform.as_ref())
+}
+
+fn network(platform: Option<&Platform>, policy: NetworkPolicy) -> Result<Network, Failure> {
     if !platform.is_some_and(asks_for_network) {
         return Ok(Network::Loopback);
     }

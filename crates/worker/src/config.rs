@@ -28,6 +28,8 @@ pub struct WorkerConfig {
     pub cache_bytes: u64,
     /// Whether actions that ask for the network get that of the machine.
     pub network: NetworkPolicy,
+    /// Whether processes stay for actions that ask for it.
+    pub persistent: PersistentPolicy,
     /// How sandboxes are made; the folder in it lies below `data_dir`.
     pub sandbox: SandboxConfig,
     /// The bounds of every action.
@@ -56,6 +58,16 @@ pub enum NetworkPolicy {
     /// None does.
     Refused,
     /// Those do that ask for it with the platform property `network=on` or `dockerNetwork=standard`.
+    OnRequest,
+}
+
+/// Whether a process may stay for the next action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PersistentPolicy {
+    /// Every action runs alone.
+    Refused,
+    /// Processes stay for actions that name one with the platform property `persistentWorkerKey`, mark the files of their
+    /// tool and have flag files: what Bazel sends with `--experimental_remote_mark_tool_inputs`.
     OnRequest,
 }
 
@@ -121,6 +133,7 @@ impl WorkerConfig {
             memory_bytes: memory - memory / MEMORY_KEPT_BACK,
             cache_bytes: CACHE_BYTES,
             network: NetworkPolicy::Refused,
+            persistent: PersistentPolicy::OnRequest,
             bounds: Bounds::default(),
             drain_deadline: DRAIN_DEADLINE,
         }

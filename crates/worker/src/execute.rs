@@ -23,12 +23,13 @@ use tonic::transport::Channel;
 
 use crate::assignment::Order;
 use crate::blobs::{BlobClient, blocking};
-use crate::config::{Bounds, NetworkPolicy};
+use crate::config::{Bounds, NetworkPolicy, PersistentPolicy};
 use crate::failure::{Failure, status};
-use crate::input_root::InputRoots;
+use crate::input_root::{InputRoot, InputRoots};
 use crate::outputs::{self, Asked, Collected, View};
+use crate::persistent::{self, Asked as Answered, Job, PersistentProcesses};
 use crate::removal::Trash;
-use crate::sandbox::{Launcher, Limit, Limits, Ran, Run, SandboxError, Usage};
+use crate::sandbox::{Launcher, Limit, Limits, Ran, Root, Run, SandboxError, Usage};
 use crate::times::{Clock, timestamp, wire_duration};
 
 /// Logs up to this size are also in the answer itself.
@@ -44,6 +45,8 @@ pub(crate) struct Workshop {
     pub(crate) next_run: AtomicU64,
     pub(crate) bounds: Bounds,
     pub(crate) network: NetworkPolicy,
+    pub(crate) persistent: PersistentProcesses,
+    pub(crate) persistent_policy: PersistentPolicy,
 }
 
 /// Where one assignment says how far it is, and hears that nobody wants it.
@@ -52,6 +55,15 @@ pub(crate) struct Surroundings {
     pub(crate) max_batch_bytes: u64,
     pub(crate) cancel: CancellationToken,
     pub(crate) progress: Box<dyn Fn(Stage) + Send + Sync>,
+}
+
+/// An order on its way.
+struct Scene<'a> {
+    order: &'a Order,
+    blobs: &'a BlobClient,
+    around: &'a Surroundings,
+    folder: &'a Path,
+    clock: &'a Clock,
 }
 
 /// The answer under construction.
@@ -87,36 +99,84 @@ impl Workshop {
         answer: &mut Answer,
     ) -> Result<(), Failure> {
         let order = Order::read(assignment, self.network)?;
-        let Surroundings { channel, max_batch_bytes, cancel, progress } = around;
         let credential = order.credential.expose();
-        let blobs =
-            BlobClient::new(channel.clone(), order.instance.clone(), order.function, credential, *max_batch_bytes)?;
+        let (channel, function) = (around.channel.clone(), order.function);
+        let blobs = BlobClient::new(channel, order.instance.clone(), function, credential, around.max_batch_bytes)?;
         make_run_folder(run_folder).map_err(|error| Failure::io("create the folder of a run", error))?;
 
-        progress(Stage::Fetching);
+        let scene = Scene { order: &order, blobs: &blobs, around, folder: run_folder, clock };
+        (around.progress)(Stage::Fetching);
         answer.metadata.input_fetch_start_timestamp = Some(timestamp(clock.now()));
-        let inputs = unless_cancelled(cancel, self.roots.make(&blobs, &order.inputs, run_folder)).await?;
-        answer.metadata.input_fetch_completed_timestamp = Some(timestamp(clock.now()));
+        let (run, inputs) = match self.job(&scene).await? {
+            Some(job) => (self.ask(&scene, &job, answer).await?, None),
+            None => {
+                let (run, inputs) = self.run_alone(&scene, answer).await?;
+                (run, Some(inputs))
+            }
+        };
 
-        progress(Stage::Running);
-        let run = self.run_of(&order, inputs.root.clone(), run_folder);
-        let before = clock.now();
-        let ran = self.launcher.run(run.clone(), cancel.clone()).await.map_err(not_run)?;
-        if ran.ended_by == Some(Limit::Cancelled) {
-            return Err(Failure::Cancelled);
-        }
-        answer.ran(&ran, before, clock.now());
-        answer.ended = ran.ended_by.map(|limit| ended(limit, &run.limits));
-
-        progress(Stage::Uploading);
+        (around.progress)(Stage::Uploading);
         answer.metadata.output_upload_start_timestamp = Some(timestamp(clock.now()));
-        let kept = unless_cancelled(cancel, keep(&blobs, &order.outputs, run, answer)).await;
+        let kept = unless_cancelled(&around.cancel, keep(&blobs, &order.outputs, run, answer)).await;
         answer.metadata.output_upload_completed_timestamp = Some(timestamp(clock.now()));
         drop(inputs);
         kept
     }
 
-    fn run_of(&self, order: &Order, root: crate::sandbox::Root, folder: &Path) -> Run {
+    async fn run_alone(&self, scene: &Scene<'_>, answer: &mut Answer) -> Result<(Run, InputRoot), Failure> {
+        let Scene { order, blobs, around, folder, clock } = scene;
+        let inputs = unless_cancelled(&around.cancel, self.roots.make(blobs, &order.inputs, folder)).await?;
+        answer.metadata.input_fetch_completed_timestamp = Some(timestamp(clock.now()));
+
+        (around.progress)(Stage::Running);
+        let run = self.run_of(order, inputs.root.clone(), folder);
+        let before = clock.now();
+        let ran = self.launcher.run(run.clone(), around.cancel.clone()).await.map_err(not_run)?;
+        if ran.ended_by == Some(Limit::Cancelled) {
+            return Err(Failure::Cancelled);
+        }
+        answer.ran(&ran, before, clock.now());
+        answer.ended = ran.ended_by.map(|limit| ended(limit, &run.limits));
+        Ok((run, inputs))
+    }
+
+    /// The request that the order is, if it is one.
+    async fn job(&self, scene: &Scene<'_>) -> Result<Option<Arc<Job>>, Failure> {
+        match self.persistent_policy {
+            PersistentPolicy::Refused => Ok(None),
+            PersistentPolicy::OnRequest => {
+                unless_cancelled(&scene.around.cancel, self.persistent.job(scene.blobs, scene.order)).await
+            }
+        }
+    }
+
+    /// Has a process do it that stays; the answer looks like a run over a folder that holds nothing but outputs.
+    async fn ask(&self, scene: &Scene<'_>, job: &Arc<Job>, answer: &mut Answer) -> Result<Run, Failure> {
+        let Scene { order, around, folder, clock, .. } = scene;
+        answer.metadata.input_fetch_completed_timestamp = Some(timestamp(clock.now()));
+        (around.progress)(Stage::Running);
+        let outputs = folder.join("outputs");
+        let run = self.run_of(order, Root::Private(outputs.clone()), folder);
+        let before = clock.now();
+        let whereabouts = persistent::Around { launcher: &self.launcher, cancel: &around.cancel, outputs: &outputs };
+        let asked = self.persistent.ask(job, whereabouts).await?;
+        answer.took_place(before, clock.now());
+        let output = match asked {
+            Answered::Answered { exit_code, output } => {
+                answer.result.exit_code = exit_code;
+                output
+            }
+            Answered::Ended { limit, words } => {
+                answer.ended = Some(ended(limit, &run.limits));
+                words.into_bytes()
+            }
+        };
+        let stderr = run.stderr.clone();
+        blocking(move || fs::write(stderr, output).map_err(|error| Failure::io("write a log", error))).await?;
+        Ok(run)
+    }
+
+    fn run_of(&self, order: &Order, root: Root, folder: &Path) -> Run {
         Run {
             arguments: order.arguments.clone(),
             environment: order.environment.clone(),
@@ -162,7 +222,7 @@ async fn unless_cancelled<T>(
     cancel.run_until_cancelled(work).await.unwrap_or(Err(Failure::Cancelled))
 }
 
-fn not_run(error: SandboxError) -> Failure {
+pub(crate) fn not_run(error: SandboxError) -> Failure {
     match error {
         SandboxError::TooLarge => Failure::invalid("the arguments and the environment of the command are too large"),
         SandboxError::Refused { .. } | SandboxError::LauncherGone => Failure::Worker(error.to_string()),
@@ -251,14 +311,18 @@ impl Answer {
         // The launcher reads the clock of the machine, which may have been set meanwhile.
         let started = ran.started.clamp(before, after);
         let ended = ran.ended.clamp(started, after);
-        self.metadata.execution_start_timestamp = Some(timestamp(started));
-        self.metadata.execution_completed_timestamp = Some(timestamp(ended));
-        let took = ended.duration_since(started).unwrap_or_default();
-        self.metadata.virtual_execution_duration = Some(wire_duration(took));
+        self.took_place(started, ended);
         let usage = usage(&ran.usage);
         self.metadata.auxiliary_metadata =
             vec![Any { type_url: ResourceUsage::type_url(), value: usage.encode_to_vec() }];
         self.result.exit_code = ran.exit_code;
+    }
+
+    fn took_place(&mut self, started: SystemTime, ended: SystemTime) {
+        self.metadata.execution_start_timestamp = Some(timestamp(started));
+        self.metadata.execution_completed_timestamp = Some(timestamp(ended));
+        let took = ended.duration_since(started).unwrap_or_default();
+        self.metadata.virtual_execution_duration = Some(wire_duration(took));
     }
 
     fn finish(self, assignment_id: String, done: Result<(), Failure>) -> Finished {

@@ -18,12 +18,13 @@ mod local_blobs;
 mod lru;
 mod outputs;
 mod paths;
+mod persistent;
 mod removal;
 pub mod sandbox;
 mod session;
 mod times;
 mod worker;
 
-pub use config::{Bounds, NetworkPolicy, ServerConnection, Token, WorkerConfig};
+pub use config::{Bounds, NetworkPolicy, PersistentPolicy, ServerConnection, Token, WorkerConfig};
 pub use connection::ConnectionError;
 pub use worker::{WorkerError, run};

@@ -217,7 +217,7 @@ impl Session<'_> {
             }),
         };
         let workshop = Arc::clone(self.workshop);
-        let task = self.tasks.spawn(async move { workshop.execute(assignment, &around).await });
+        let task = self.tasks.spawn(async move { Box::pin(workshop.execute(assignment, &around)).await });
         self.ids.insert(task.id(), id);
     }
 
@@ -238,6 +238,7 @@ impl Session<'_> {
     }
 
     fn beat(&self) {
+        self.workshop.persistent.tend();
         // With a full queue there is other proof of life.
         let beat = from_worker::Message::Heartbeat(Heartbeat {}).into_message();
         if let Some(say) = &self.say {
@@ -261,6 +262,8 @@ impl Session<'_> {
                 let _ = say.try_send(from_worker::Message::Finished(finished).into_message());
             }
         }
+        // The next server may be another, and its tenants others.
+        self.workshop.persistent.clear().await;
         self.say = None;
         let hung_up = async { while let Ok(Some(_)) = orders.message().await {} };
         let _ = timeout(LAST_WORDS, hung_up).await;

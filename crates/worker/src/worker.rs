@@ -19,6 +19,7 @@ use crate::connection::{ConnectionError, Connector};
 use crate::execute::Workshop;
 use crate::input_root::{InputRoots, Style};
 use crate::local_blobs::LocalBlobs;
+use crate::persistent::{IdleBounds, PersistentProcesses};
 use crate::removal::Trash;
 use crate::sandbox::{Launcher, LauncherError, Report};
 use crate::session::{self, End, Offer};
@@ -171,7 +172,11 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
     let owner = launcher.action_owner();
     let blobs = LocalBlobs::open(data_dir.join("cache"), config.cache_bytes, owner, &trash)?;
     let style = if report.overlay { Style::Overlay } else { Style::Private };
-    let roots = InputRoots::open(data_dir, FOLDER_CACHE_BYTES, Arc::new(blobs), Arc::clone(&trash), style)?;
+    let blobs = Arc::new(blobs);
+    let roots = InputRoots::open(data_dir, FOLDER_CACHE_BYTES, Arc::clone(&blobs), Arc::clone(&trash), style)?;
+    let idle = IdleBounds::of(config.cores, config.memory_bytes);
+    let folder = data_dir.join("persistent");
+    let persistent = PersistentProcesses::open(folder, blobs, Arc::clone(&trash), config.bounds, idle)?;
     Ok(Workshop {
         name: config.name.clone(),
         launcher,
@@ -181,6 +186,8 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
         next_run: AtomicU64::new(0),
         bounds: config.bounds,
         network: config.network,
+        persistent,
+        persistent_policy: config.persistent,
     })
 }
 

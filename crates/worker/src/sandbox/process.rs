@@ -28,6 +28,14 @@ impl Process {
         self.begun.stop();
     }
 
+    /// Waits until it and everything that it started are gone, once. Whoever loses patience may still kill it.
+    ///
+    /// # Errors
+    /// See [`SandboxError`].
+    pub async fn ended(&mut self) -> Result<Ran, SandboxError> {
+        self.begun.ended().await
+    }
+
     /// Waits until it and everything that it started are gone. Its standard input ends now.
     ///
     /// # Errors

@@ -123,11 +123,22 @@ impl Case {
     }
 
     pub(crate) async fn assign(&mut self, command: &Command, root: Digest, limit: Duration) -> String {
+        self.assign_for("", command, root, limit).await
+    }
+
+    pub(crate) async fn assign_for(
+        &mut self,
+        instance: &str,
+        command: &Command,
+        root: Digest,
+        limit: Duration,
+    ) -> String {
         self.next += 1;
         let id = format!("a-{}", self.next);
         let action = Action { input_root_digest: Some(root.into()), ..Action::default() };
         let assignment = Assignment {
             assignment_id: id.clone(),
+            instance_name: instance.to_owned(),
             digest_function: 1,
             action: action.encode_to_vec().into(),
             command: command.encode_to_vec().into(),

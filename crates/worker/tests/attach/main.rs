@@ -5,5 +5,6 @@
 mod fixture;
 mod inputs;
 mod outputs;
+mod persistent;
 mod server;
 mod stages;
