@@ -22,6 +22,7 @@ mod overstays;
 mod platform;
 mod prospects;
 mod queue;
+mod reservations;
 mod snapshot;
 mod submission;
 mod timers;
@@ -30,7 +31,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 pub use config::SchedulerConfig;
@@ -47,6 +48,7 @@ use matching::Platforms;
 use numbers::NumberMap;
 use prospects::Prospect;
 use queue::Queues;
+use reservations::Kept;
 use timers::{Due, Timers};
 use workers::Fleet;
 
@@ -71,6 +73,8 @@ pub struct Scheduler {
     platforms: Platforms,
     queues: Queues,
     fleet: Fleet,
+    /// For whom a worker is kept free.
+    kept: BTreeMap<Payer, Kept>,
     timers: Timers,
     /// Workers that got room by the event at hand.
     hungry: BTreeSet<WorkerId>,
@@ -94,6 +98,7 @@ impl Scheduler {
             platforms: Platforms::default(),
             queues: Queues::new(config.ageing_step),
             fleet: Fleet::default(),
+            kept: BTreeMap::new(),
             timers: Timers::default(),
             hungry: BTreeSet::new(),
         }
@@ -136,6 +141,7 @@ impl Scheduler {
                 Due::Overstayed(assignment) => self.overstayed(assignment, effects),
                 Due::Abandoned(execution) => self.cancel(execution, effects),
                 Due::Forgiven(execution) => self.forgive(execution),
+                Due::KeptFree(payer) => self.keep_no_longer(payer),
                 Due::Unserved(lane) => self.check_unserved(lane, effects),
                 Due::Forgotten(class) => self.forget(class),
             }

@@ -30,6 +30,8 @@ pub struct SchedulerConfig {
     pub ageing_step: Duration,
     /// An execution that waited so long because smaller ones took the room has a worker kept free for it.
     pub patience: Duration,
+    /// For so long at most.
+    pub kept_free: Duration,
 }
 
 impl Default for SchedulerConfig {
@@ -46,6 +48,7 @@ impl Default for SchedulerConfig {
             worker_return: Duration::from_secs(60),
             ageing_step: Duration::from_secs(10),
             patience: Duration::from_secs(30),
+            kept_free: Duration::from_secs(120),
         }
     }
 }

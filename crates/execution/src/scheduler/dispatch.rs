@@ -104,7 +104,7 @@ impl Scheduler {
                 return Some(Pick::Take(next));
             }
             let waited = self.now.since(execution.enqueued);
-            if execution.wishes().reserved.is_none() && waited >= self.config.patience {
+            if waited >= self.config.patience && self.may_reserve(payer) {
                 return Some(Pick::Reserve(next));
             }
         }
@@ -123,23 +123,6 @@ impl Scheduler {
     fn late(&self) -> Option<Now> {
         let patience = self.config.patience.saturating_mul(PATIENCE_WITH_INVOCATIONS);
         self.now.0.checked_sub(patience).map(Now)
-    }
-
-    fn reserve(&mut self, execution: ExecutionId, worker: WorkerId) {
-        if let Some(wishes) = self.executions.get_mut(&execution).and_then(Execution::wishes_mut) {
-            wishes.reserved = Some(worker);
-            self.fleet.change(worker, |worker| worker.reserved = Some(execution));
-        }
-    }
-
-    /// The worker is not kept free any more, and may have room for others.
-    pub(super) fn unreserve(&mut self, worker: WorkerId) {
-        if let Some(Some(execution)) = self.fleet.change(worker, |worker| worker.reserved.take()) {
-            if let Some(wishes) = self.executions.get_mut(&execution).and_then(Execution::wishes_mut) {
-                wishes.reserved = None;
-            }
-            self.hungry.insert(worker);
-        }
     }
 
     /// Puts it in line. It is told so.

@@ -109,6 +109,7 @@ impl Scheduler {
             ("classes", self.fleet.classes_len()),
             ("flows of tenants", flows),
             ("warm invocations", self.fleet.warm_len()),
+            ("workers kept free", self.kept.len()),
             ("timers", self.timers.len()),
             ("workers with room", self.hungry.len()),
         ]

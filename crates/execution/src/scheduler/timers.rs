@@ -1,13 +1,13 @@
 //! What is due when.
 //!
 //! Who sets a timer remembers its time and takes it back when the cause is gone, so that there are never more timers
-//! than executions, workers, assignments and lanes.
+//! than executions, workers, assignments, lanes and tenants.
 
 use std::collections::BTreeSet;
 
 use super::queue::Lane;
 use super::workers::ClassId;
-use super::{AssignmentId, ExecutionId, Now, WorkerId};
+use super::{AssignmentId, ExecutionId, Now, Payer, WorkerId};
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +22,8 @@ pub(super) enum Due {
     Abandoned(ExecutionId),
     /// The execution may go to the worker that failed it.
     Forgiven(ExecutionId),
+    /// A worker was kept free for the tenant for so long, or none was.
+    KeptFree(Payer),
     /// Is there a worker for what waits in the lane?
     Unserved(Lane),
     /// The last worker of the class left long ago.

@@ -245,6 +245,58 @@ fn what_was_kept_free_is_given_up_with_its_cause() {
     assert_eq!(assigned(&effects)[0].2, waits);
 }
 
+/// Four workers of two cores each run one that takes a day, and a tenant asks for two cores in ever other words.
+fn large_demands_behind_long_ones() -> Play {
+    let mut play = Play::with(SchedulerConfig { worker_silence: secs(100_000), ..Default::default() });
+    let (_, filler) = play.worker(100, 8, &[]);
+    assert_eq!(filler, []);
+    for id in 1..=4 {
+        play.worker(id, 2, &[]);
+    }
+    play.happen(Event::WorkerDraining(WorkerId(100)));
+    for id in 0..4 {
+        let long = Submission { timeout: secs(86_400), ..by(9, &format!("long {id}")) };
+        assert_eq!(assigned(&play.submit(long).1).len(), 1);
+    }
+    for number in 0..8 {
+        let demand = Resources { milli_cores: 1900 + number, memory_bytes: 1 << 30 };
+        play.submit(Submission { demand, ..by(1, "large") });
+    }
+    play
+}
+
+fn kept_free(play: &Play) -> Vec<WorkerId> {
+    let workers = play.scheduler.snapshot(play.now).workers;
+    workers.iter().filter(|worker| worker.kept_free_for.is_some()).map(|worker| worker.id).collect()
+}
+
+/// Lets small ones of another tenant come and go, so that every worker looks for work while something waits.
+fn look_for_work(play: &mut Play) {
+    let mut runs: Vec<_> = (0..12).flat_map(|_| assigned(&play.submit(by(2, "small")).1)).collect();
+    let mut ran = 0;
+    while let Some((worker, assignment, _)) = runs.pop() {
+        runs.extend(assigned(&play.finish(worker, assignment, Outcome::Answered)));
+        ran += 1;
+    }
+    assert_eq!(ran, 12);
+}
+
+#[test]
+fn one_worker_is_kept_free_for_a_tenant_and_not_for_ever() {
+    let mut play = large_demands_behind_long_ones();
+    for (passes, kept) in [(29, 0), (1, 1), (119, 1)] {
+        play.pass(secs(passes));
+        look_for_work(&mut play);
+        assert_eq!(kept_free(&play).len(), kept, "of four, for eight");
+    }
+    // It was in vain; after a while there is another chance.
+    for (passes, kept) in [(1, 0), (29, 0), (1, 1)] {
+        play.pass(secs(passes));
+        look_for_work(&mut play);
+        assert_eq!(kept_free(&play).len(), kept);
+    }
+}
+
 #[test]
 fn an_invocation_stays_where_its_inputs_are_while_half_is_free() {
     let mut play = Play::new();
