@@ -9,7 +9,7 @@ use gf_reapi::execution::{ActionResult, Command, Directory, FileNode, NodeProper
 use gf_reapi::worker::Finished;
 use gf_reapi::worker::finished::Verdict;
 use gf_reapi::worker::progress::Stage;
-use gf_worker::{PersistentPolicy, WorkerConfig};
+use gf_worker::PersistentPolicy;
 use prost::Message;
 use tonic::Code;
 
@@ -185,10 +185,9 @@ async fn another_tool_another_tenant_and_another_language_have_processes_of_thei
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_longest_goes_when_too_many_wait_or_have_too_much_memory() {
-    let (one_core, small): (fn(&mut WorkerConfig), fn(&mut WorkerConfig)) =
-        (|config| config.cores = 1, |config| config.memory_bytes = 1 << 30);
-    for change in [one_core, small] {
-        let mut case = Case::start_with(change).await;
+    let bounds: [(u32, u64); 2] = [(1, 64 << 30), (4, 1 << 30)];
+    for (cores, memory_bytes) in bounds {
+        let mut case = Case::start_with(|config| (config.cores, config.memory_bytes) = (cores, memory_bytes)).await;
         let other_tool = format!("{TOOL}\n# another");
         let count = |tool| Request { script: "printf $COUNT", tool, ..Request::default() };
         for (tool, expected) in [(TOOL, "1"), (TOOL, "2"), (&other_tool, "1"), (&other_tool, "2"), (TOOL, "1")] {
