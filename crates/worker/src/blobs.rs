@@ -1,10 +1,13 @@
 //! The blobs of one assignment, read and written over the Remote Execution API with the credential of the assignment.
 //!
 //! What always holds: what was read has the digest that was asked for; no blob that needs more than one message is ever
-//! in memory as a whole. Nothing is tried again here: a call that fails hands the assignment back.
+//! in memory as a whole. A call that fails hands the assignment back, unless the server only was not available for a
+//! moment.
+
+mod patience;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -24,6 +27,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::failure::Failure;
+
+use patience::{Trouble, patiently};
 
 /// What an entry of a batch costs beyond its bytes: digest, status, lengths.
 const ENTRY_BYTES: u64 = 160;
@@ -114,8 +119,11 @@ impl BlobClient {
             digest_function: self.function.number(),
             acceptable_compressors: Vec::new(),
         };
-        let answer = self.cas.clone().batch_read_blobs(self.authorized(request)).await;
-        let answer = answer.map_err(|status| failed("read blobs", &status))?.into_inner();
+        let answer = patiently("read blobs", || {
+            let (mut cas, request) = (self.cas.clone(), self.authorized(request.clone()));
+            async move { Ok(cas.batch_read_blobs(request).await?.into_inner()) }
+        });
+        let answer = answer.await?;
         let mut read = Vec::with_capacity(answer.responses.len());
         for response in answer.responses {
             let status = response.status.unwrap_or_default();
@@ -134,32 +142,36 @@ impl BlobClient {
         Ok(read)
     }
 
-    /// Reads one blob into a file. `false` when it is not there.
-    pub(crate) async fn read_to_file(&self, digest: Digest, file: File) -> Result<bool, Failure> {
+    /// Reads one blob into a file that is empty. `false` when it is not there.
+    pub(crate) async fn read_to_file(&self, digest: Digest, file: &File) -> Result<bool, Failure> {
+        patiently("read a blob", || self.try_to_read(digest, file)).await
+    }
+
+    async fn try_to_read(&self, digest: Digest, file: &File) -> Result<bool, Trouble> {
         let name = ResourceName::Read { instance: self.instance.clone(), compressor: Compressor::Identity, digest };
         let request = ReadRequest { resource_name: name.to_string(), read_offset: 0, read_limit: 0 };
         let mut stream = match self.streams.clone().read(self.authorized(request)).await {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == Code::NotFound => return Ok(false),
-            Err(status) => return Err(failed("read a blob", &status)),
+            Err(status) => return Err(status.into()),
         };
-        let mut sink = Some((file, Hasher::new(self.function)));
+        let mut sink = Some((emptied(file)?, Hasher::new(self.function)));
         loop {
             let data = match stream.message().await {
                 Ok(Some(message)) => message.data,
                 Ok(None) => break,
                 Err(status) if status.code() == Code::NotFound => return Ok(false),
-                Err(status) => return Err(failed("read a blob", &status)),
+                Err(status) => return Err(status.into()),
             };
             let Some((file, hasher)) = sink.take() else { break };
             if hasher.size_bytes() + data.len() as u64 > digest.size_bytes() {
-                return Err(Failure::Worker(format!("the server sent more than the bytes of {digest}")));
+                return Err(Failure::Worker(format!("the server sent more than the bytes of {digest}")).into());
             }
             sink = Some(blocking(move || append(file, hasher, &data)).await?);
         }
         match sink {
             Some((_, hasher)) if hasher.clone().finish() == digest => Ok(true),
-            _ => Err(Failure::Worker(format!("the server sent other bytes than those of {digest}"))),
+            _ => Err(Failure::Worker(format!("the server sent other bytes than those of {digest}")).into()),
         }
     }
 
@@ -172,9 +184,11 @@ impl BlobClient {
                 blob_digests: some.iter().map(WireDigest::from).collect(),
                 digest_function: self.function.number(),
             };
-            let answer = self.cas.clone().find_missing_blobs(self.authorized(request)).await;
-            let answer = answer.map_err(|status| failed("ask for missing blobs", &status))?.into_inner();
-            for digest in answer.missing_blob_digests {
+            let answer = patiently("ask for missing blobs", || {
+                let (mut cas, request) = (self.cas.clone(), self.authorized(request.clone()));
+                async move { Ok(cas.find_missing_blobs(request).await?.into_inner()) }
+            });
+            for digest in answer.await?.missing_blob_digests {
                 let digest = digest.to_digest(self.function);
                 missing
                     .push(digest.map_err(|error| Failure::Worker(format!("the server answered no digest: {error}")))?);
@@ -195,8 +209,11 @@ impl BlobClient {
             requests: requests.collect(),
             digest_function: self.function.number(),
         };
-        let answer = self.cas.clone().batch_update_blobs(self.authorized(request)).await;
-        let answer = answer.map_err(|status| failed("write blobs", &status))?.into_inner();
+        let answer = patiently("write blobs", || {
+            let (mut cas, request) = (self.cas.clone(), self.authorized(request.clone()));
+            async move { Ok(cas.batch_update_blobs(request).await?.into_inner()) }
+        });
+        let answer = answer.await?;
         let refused =
             answer.responses.into_iter().filter_map(|response| response.status).find(|status| status.code != 0);
         match refused {
@@ -207,16 +224,19 @@ impl BlobClient {
 
     /// Writes one blob of any size from a file.
     pub(crate) async fn write_file(&self, digest: Digest, path: &Path) -> Result<(), Failure> {
-        let file = tokio::fs::File::open(path).await.map_err(|error| Failure::io("open an output", error))?;
-        self.write_stream(digest, file).await
+        let write = || async {
+            let file = tokio::fs::File::open(path).await.map_err(|error| Failure::io("open an output", error))?;
+            self.write_stream(digest, file).await
+        };
+        patiently("write a blob", write).await
     }
 
     /// Writes one blob that is in memory.
     pub(crate) async fn write_bytes(&self, digest: Digest, bytes: Bytes) -> Result<(), Failure> {
-        self.write_stream(digest, std::io::Cursor::new(bytes)).await
+        patiently("write a blob", || self.write_stream(digest, std::io::Cursor::new(bytes.clone()))).await
     }
 
-    async fn write_stream(&self, digest: Digest, source: impl AsyncRead + Unpin) -> Result<(), Failure> {
+    async fn write_stream(&self, digest: Digest, source: impl AsyncRead + Unpin) -> Result<(), Trouble> {
         let uuid = uuid::Uuid::new_v4().to_string().into();
         let instance = self.instance.clone();
         let name = ResourceName::Write { instance, uuid, compressor: Compressor::Identity, digest }.to_string();
@@ -225,13 +245,13 @@ impl BlobClient {
         let call = streams.write(self.authorized(ReceiverStream::new(receive)));
         let (sent, answer) = tokio::join!(send_chunks(source, digest.size_bytes(), name, send), call);
         // A server that has the blob already answers early and reads no more.
-        let answer = answer.map_err(|status| failed("write a blob", &status))?.into_inner();
+        let answer = answer?.into_inner();
         let committed = u64::try_from(answer.committed_size).unwrap_or_default();
         if committed == digest.size_bytes() {
             return Ok(());
         }
         sent?;
-        Err(Failure::Worker(format!("the server took {committed} bytes of {digest}")))
+        Err(Failure::Worker(format!("the server took {committed} bytes of {digest}")).into())
     }
 
     fn authorized<T>(&self, message: T) -> tonic::Request<T> {
@@ -273,6 +293,17 @@ async fn send_chunks(
         let _ = send.send(request).await;
         offset = end;
     }
+}
+
+/// The same file, of which a try before may have written a part.
+fn emptied(file: &File) -> Result<File, Failure> {
+    let empty = || {
+        let mut file = file.try_clone()?;
+        file.set_len(0)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    empty().map_err(|error: std::io::Error| Failure::io("write an input", error))
 }
 
 fn append(mut file: File, mut hasher: Hasher, data: &[u8]) -> Result<(File, Hasher), Failure> {

@@ -232,7 +232,12 @@ pub(crate) fn not_run(error: SandboxError) -> Failure {
 /// Stores logs and outputs. Of an action that was ended only the logs are kept: its outputs are not what it wanted.
 async fn keep(blobs: &BlobClient, asked: &Asked, run: Run, answer: &mut Answer) -> Result<(), Failure> {
     let (asked, function, is_ended) = (asked.clone(), blobs.function(), answer.ended.is_some());
+    let words = answer.ended.as_ref().filter(|ended| ended.code == Code::ResourceExhausted as i32);
+    let words = words.map(|ended| ended.message.clone());
     let (logs, outputs) = blocking(move || {
+        if let Some(words) = words {
+            outputs::add_last_words(&run.stderr, &words).map_err(|error| Failure::io("write a log", error))?;
+        }
         let mut logs = Collected::default();
         let digests = [&run.stdout, &run.stderr].map(|log| logs.add_log(log, function));
         let [stdout, stderr] = digests;
@@ -246,8 +251,10 @@ async fn keep(blobs: &BlobClient, asked: &Asked, run: Run, answer: &mut Answer) 
         logs.result.stderr_raw = raw(&stderr, &run.stderr).map_err(unreadable)?;
         logs.result.stdout_digest = stdout.map(Into::into);
         logs.result.stderr_digest = stderr.map(Into::into);
-        let outputs =
-            if is_ended { Ok(Collected::default()) } else { outputs::collect(&asked, &View::of(&run), function) };
+        let outputs = match is_ended {
+            true => Ok(Collected::default()),
+            false => outputs::collect(&asked, &View::of(&run), run.limits.disk_bytes, function),
+        };
         Ok((logs, outputs))
     })
     .await?;

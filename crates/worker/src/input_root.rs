@@ -12,6 +12,7 @@ mod layout;
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +25,7 @@ use crate::folders::{Content, Folder, FolderCache, Tree};
 use crate::local_blobs::{LocalBlobs, Pins};
 use crate::lru::Lru;
 use crate::paths::InsidePath;
-use crate::removal::Trash;
+use crate::removal::{Trash, spread};
 use crate::sandbox::Root;
 
 use difference::{Change, difference};
@@ -108,6 +109,7 @@ impl InputRoots {
         let bases_folder = data_dir.join("bases");
         trash.remove(&bases_folder)?;
         fs::create_dir_all(&bases_folder)?;
+        spread(&bases_folder);
         Ok(Self {
             folders: FolderCache::new(folder_cache_bytes),
             blobs,
@@ -147,15 +149,15 @@ impl InputRoots {
         path: PathBuf,
     ) -> Result<InputRoot, Failure> {
         let pins = self.blobs.pin(blobs, contents(tree, &tree.root)).await?;
-        let layout = self.layout(match self.style {
+        let material = match self.style {
             Style::Overlay => Material::Links,
             Style::Private => Material::Copies,
-        });
+        };
+        let (layout, _wanted) = Layout::new(self.blobs.files(), material);
         let (tree, target) = (tree.clone(), path.clone());
         blocking(move || {
-            layout.make_folder(&target)?;
-            layout.fill(&tree, &tree.root, &target)?;
-            layout.make_parents(&target, &parents)
+            let top = layout.make(&tree, &tree.root, &target)?;
+            layout.make_parents(top.as_fd(), &parents)
         })
         .await?;
         let root = match self.style {
@@ -175,10 +177,9 @@ impl InputRoots {
         let pins = self.blobs.pin(blobs, contents(tree, &tree.root)).await?;
         let path = self.bases_folder.join(self.next_base.fetch_add(1, Ordering::Relaxed).to_string());
         let base = Base { tree: tree.clone(), path, trash: Arc::clone(&self.trash), _pins: pins };
-        let layout = self.layout(Material::Links);
+        let (layout, _wanted) = Layout::new(self.blobs.files(), Material::Links);
         let base = blocking(move || {
-            layout.make_folder(&base.path)?;
-            layout.fill(&base.tree, &base.tree.root, &base.path)?;
+            layout.make(&base.tree, &base.tree.root, &base.path)?;
             Ok(base)
         })
         .await?;
@@ -207,12 +208,12 @@ impl InputRoots {
         let mut changed = HashSet::new();
         changes.iter().for_each(|change| change.add_contents(tree, &mut changed));
         let pins = self.blobs.pin(blobs, changed).await?;
-        let layout = self.layout(Material::Links);
+        let (layout, _wanted) = Layout::new(self.blobs.files(), Material::Links);
         let (tree, target) = (tree.clone(), path.clone());
         blocking(move || {
-            layout.make_folder(&target)?;
-            layout.apply(&tree, &changes, &target)?;
-            layout.make_parents(&target, &parents)
+            let top = layout.make_top(&target)?;
+            layout.apply(&tree, &changes, top.as_fd())?;
+            layout.make_parents(top.as_fd(), &parents)
         })
         .await?;
         let root = Root::Layers(vec![path, base.path.clone()]);
@@ -259,10 +260,6 @@ impl InputRoots {
             bases.oldest(is_unused).and_then(|oldest| bases.remove(&oldest))
         };
         gone.is_some()
-    }
-
-    fn layout(&self, material: Material) -> Layout {
-        Layout { blobs: Arc::clone(&self.blobs), material }
     }
 
     fn lock(&self) -> MutexGuard<'_, Lru<Digest, Arc<Base>>> {

@@ -65,6 +65,21 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         self.order.values().find(may_go).cloned()
     }
 
+    /// The keys used least recently of those that may go, as many as weigh `weight` together.
+    pub(crate) fn oldest_until(&self, weight: u64, may_go: impl Fn(&V) -> bool) -> Vec<K> {
+        let mut left = weight;
+        let mut oldest = Vec::new();
+        let mut candidates = self.order.values();
+        while left > 0 {
+            let Some(key) = candidates.next() else { break };
+            if let Some(entry) = self.entries.get(key).filter(|entry| may_go(&entry.value)) {
+                left = left.saturating_sub(entry.weight);
+                oldest.push(key.clone());
+            }
+        }
+        oldest
+    }
+
     /// Values, the one used last first.
     pub(crate) fn recent(&self) -> impl Iterator<Item = (&K, &V)> {
         self.order.values().rev().filter_map(|key| Some((key, &self.entries.get(key)?.value)))
@@ -85,6 +100,8 @@ mod tests {
         assert_eq!(lru.get(&"a"), Some(&mut 1));
         assert_eq!(lru.oldest(|_| true), Some("b"));
         assert_eq!(lru.recent().map(|(key, _)| *key).collect::<Vec<_>>(), ["a", "c", "b"]);
+        assert_eq!(lru.oldest_until(3, |_| true), ["b", "c"]);
+        assert_eq!((lru.oldest_until(0, |_| true).len(), lru.oldest_until(9, |_| false).len()), (0, 0));
         assert_eq!(lru.remove(&"b"), Some(1));
         lru.insert("c", 1, 5);
         assert_eq!((lru.weight(), lru.oldest(|_| true), lru.oldest(|_| false)), (7, Some("a"), None));

@@ -14,6 +14,11 @@ pub(crate) use store::store;
 pub(crate) use view::Node;
 pub(crate) use view::View;
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
 use gf_reapi::execution::{Command, command::OutputDirectoryFormat};
 
 use crate::failure::Failure;
@@ -82,6 +87,17 @@ impl Asked {
     pub(crate) fn parents(&self) -> Vec<InsidePath> {
         self.outputs.iter().filter_map(|output| output.path.parent()).collect()
     }
+}
+
+/// Says at the end of a log why the action was ended, because many clients show nothing but logs.
+pub(crate) fn add_last_words(log: &Path, words: &str) -> io::Result<()> {
+    let mut log = OpenOptions::new().read(true).append(true).create(true).open(log)?;
+    let mut last = [b'\n'];
+    if let Some(at) = log.metadata()?.len().checked_sub(1) {
+        log.read_exact_at(&mut last, at)?;
+    }
+    let new_line = if last == *b"\n" { "" } else { "\n" };
+    log.write_all(format!("{new_line}{words}\n").as_bytes())
 }
 
 #[cfg(test)]

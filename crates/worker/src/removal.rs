@@ -10,6 +10,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Folders of one removal that are looked through once more, because something was put into them meanwhile.
+const MAX_SECOND_PASSES: u32 = 1000;
+
 /// A folder that things are thrown into. It lies on the same file system as what is thrown away.
 #[derive(Debug)]
 pub(crate) struct Trash {
@@ -41,6 +44,7 @@ impl Trash {
         if !kind.is_dir() {
             return fs::remove_file(path);
         }
+        let mut passes = MAX_SECOND_PASSES;
         let mut folders = vec![self.take(path)?];
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(&folder)? {
@@ -51,7 +55,14 @@ impl Trash {
                     fs::remove_file(entry.path())?;
                 }
             }
-            fs::remove_dir(&folder)?;
+            match fs::remove_dir(&folder) {
+                // Whoever fills it has not noticed yet that nobody waits for that.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && passes > 0 => {
+                    passes -= 1;
+                    folders.push(folder);
+                }
+                removed => removed?,
+            }
         }
         Ok(())
     }
@@ -62,6 +73,20 @@ impl Trash {
         fs::set_permissions(folder, Permissions::from_mode(0o700))?;
         fs::rename(folder, &here)?;
         Ok(here)
+    }
+}
+
+/// Has what is made in the folders of this one put into different parts of the disk, where the file system can.
+///
+/// Ext4 takes no inode again that was freed a minute ago, and looks at all of those one by one. Of thousands of files
+/// that are made where thousands were just removed, each would cost milliseconds.
+pub(crate) fn spread(folder: &Path) {
+    let marked = fs::File::open(folder).map_err(|_| rustix::io::Errno::NOENT).and_then(|folder| {
+        let flags = rustix::fs::ioctl_getflags(&folder)?;
+        rustix::fs::ioctl_setflags(&folder, flags | rustix::fs::IFlags::TOPDIR)
+    });
+    if let Err(error) = marked {
+        tracing::debug!(%error, path = %folder.display(), "the file system cannot spread folders");
     }
 }
 

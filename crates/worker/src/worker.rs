@@ -20,7 +20,7 @@ use crate::execute::Workshop;
 use crate::input_root::{InputRoots, Style};
 use crate::local_blobs::LocalBlobs;
 use crate::persistent::{IdleBounds, PersistentProcesses};
-use crate::removal::Trash;
+use crate::removal::{Trash, spread};
 use crate::sandbox::{Launcher, LauncherError, Report};
 use crate::session::{self, End, Offer};
 
@@ -169,6 +169,7 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
     let runs_folder = data_dir.join("runs");
     trash.remove(&runs_folder)?;
     fs::create_dir_all(&runs_folder)?;
+    spread(&runs_folder);
     let owner = launcher.action_owner();
     let blobs = LocalBlobs::open(data_dir.join("cache"), config.cache_bytes, owner, &trash)?;
     let style = if report.overlay { Style::Overlay } else { Style::Private };

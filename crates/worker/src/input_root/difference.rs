@@ -23,6 +23,17 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    /// Where it is, from the root.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path, _)
+            | Self::Subtree(path, _)
+            | Self::File(path, _)
+            | Self::Link(path, _)
+            | Self::Gone(path) => path,
+        }
+    }
+
     /// Adds the files that it brings.
     pub(crate) fn add_contents(&self, tree: &Tree, contents: &mut HashSet<Content>) {
         match self {

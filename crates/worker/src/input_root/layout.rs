@@ -1,21 +1,24 @@
 //! Trees on the disk.
 //!
 //! What always holds: everything belongs to whom actions run as, because an overlay copies nothing of an owner that its
-//! sandbox does not know.
+//! sandbox does not know; whoever nobody waits for any more stops between two files.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown, symlink};
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use gf_reapi::execution::NodeProperties;
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timestamps, Uid};
+use rustix::io::Errno;
 
 use crate::failure::Failure;
 use crate::folders::{FileEntry, Folder, Tree};
-use crate::local_blobs::{LocalBlobs, file_time};
+use crate::local_blobs::{FOLDER_MODE, Files, file_name, file_time, mode_of};
 use crate::paths::InsidePath;
 
 use super::difference::Change;
@@ -29,72 +32,86 @@ pub(crate) enum Material {
     Copies,
 }
 
+/// Gives a file in the first folder a further name in the second.
+pub(crate) type Link = fn(BorrowedFd<'_>, &str, BorrowedFd<'_>, &Path) -> rustix::io::Result<()>;
+
 /// Lays trees out. The files that they need are pinned in the cache.
 pub(crate) struct Layout {
-    pub(crate) blobs: Arc<LocalBlobs>,
+    pub(crate) files: Arc<Files>,
     pub(crate) material: Material,
+    pub(crate) link: Link,
+    /// Set once nobody waits for it.
+    pub(crate) is_unwanted: Arc<AtomicBool>,
 }
 
+/// Says that nobody waits any more, when it goes.
+pub(crate) struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Folders that one thread takes at a time; fewer are left to one thread.
+const FOLDERS_AT_ONCE: usize = 16;
+/// Threads of one tree. More would only wait for the disk together.
+const MAX_THREADS: usize = 4;
+
+/// A folder of a tree and where it goes.
+type Placed<'a> = (PathBuf, &'a Folder);
+
 impl Layout {
-    /// Makes an empty folder.
-    pub(crate) fn make_folder(&self, path: &Path) -> Result<(), Failure> {
-        self.new_folder(path).map_err(|error| failed(path, &error))
+    pub(crate) fn new(files: Arc<Files>, material: Material) -> (Self, Wanted) {
+        let is_unwanted = Arc::new(AtomicBool::new(false));
+        let wanted = Wanted(Arc::clone(&is_unwanted));
+        let link: Link = |old, name, new, path| rustix::fs::linkat(old, name, new, path, AtFlags::empty());
+        (Self { files, material, link, is_unwanted }, wanted)
     }
 
-    /// Fills a folder that is empty.
-    pub(crate) fn fill(&self, tree: &Tree, folder: &Folder, path: &Path) -> Result<(), Failure> {
-        for file in &folder.files {
-            let path = path.join(&*file.name);
-            self.file(file, &path).map_err(|error| failed(&path, &error))?;
-        }
-        for (name, target) in &folder.symlinks {
-            let path = path.join(&**name);
-            self.link(target, &path).map_err(|error| failed(&path, &error))?;
-        }
-        for (name, digest) in &folder.folders {
-            let path = path.join(&**name);
-            self.make_folder(&path)?;
-            if let Some(folder) = tree.folder(digest) {
-                self.fill(tree, folder, &path)?;
-            }
-        }
-        set_folder_properties(folder, path).map_err(|error| failed(path, &error))
+    /// Makes a folder and what is in it.
+    pub(crate) fn make(&self, tree: &Tree, folder: &Folder, path: &Path) -> Result<OwnedFd, Failure> {
+        let top = self.make_top(path)?;
+        self.fill(tree, folder, top.as_fd(), Path::new("")).map_err(|error| failed(path, &error))?;
+        Ok(top)
+    }
+
+    /// Makes an empty folder.
+    pub(crate) fn make_top(&self, path: &Path) -> Result<OwnedFd, Failure> {
+        self.new_folder(CWD, path).and_then(|()| open_folder(CWD, path)).map_err(|error| failed(path, &error))
     }
 
     /// Makes the layer of differences in an empty folder.
-    pub(crate) fn apply(&self, tree: &Tree, changes: &[Change], top: &Path) -> Result<(), Failure> {
+    pub(crate) fn apply(&self, tree: &Tree, changes: &[Change], top: BorrowedFd<'_>) -> Result<(), Failure> {
         for change in changes {
             let done = match change {
                 Change::Folder(path, _) if path.as_os_str().is_empty() => Ok(()),
-                Change::Folder(path, _) => self.new_folder(&top.join(path)),
-                Change::File(path, file) => self.file(file, &top.join(path)),
-                Change::Link(path, target) => self.link(target, &top.join(path)),
-                Change::Gone(path) => white_out(&top.join(path)),
+                Change::Folder(path, _) => self.new_folder(top, path),
+                Change::File(path, file) => self.file(file, top, path),
+                Change::Link(path, target) => self.symlink(target, top, path),
+                Change::Gone(path) => white_out(top, path),
                 Change::Subtree(path, folder) => {
-                    let path = top.join(path);
-                    self.make_folder(&path)?;
-                    self.fill(tree, folder, &path)?;
-                    Ok(())
+                    self.new_folder(top, path).and_then(|()| self.fill(tree, folder, top, path))
                 }
             };
-            done.map_err(|error| failed(top, &error))?;
+            done.map_err(|error| failed(change.path(), &error))?;
         }
         // Last, because what is made in a folder changes its time.
         for change in changes.iter().rev() {
             if let Change::Folder(path, folder) = change {
-                set_folder_properties(folder, &top.join(path)).map_err(|error| failed(top, &error))?;
+                set_folder_properties(folder, top, path).map_err(|error| failed(path, &error))?;
             }
         }
         Ok(())
     }
 
     /// Makes folders and those that they lie in.
-    pub(crate) fn make_parents(&self, top: &Path, parents: &[InsidePath]) -> Result<(), Failure> {
+    pub(crate) fn make_parents(&self, top: BorrowedFd<'_>, parents: &[InsidePath]) -> Result<(), Failure> {
         for parent in parents {
-            let mut path = top.to_owned();
+            let mut path = PathBuf::new();
             for name in parent.names() {
                 path.push(name);
-                match self.new_folder(&path) {
+                match self.new_folder(top, &path) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                     Err(error) => return Err(failed(&path, &error)),
@@ -104,57 +121,144 @@ impl Layout {
         Ok(())
     }
 
-    fn new_folder(&self, path: &Path) -> io::Result<()> {
-        fs::DirBuilder::new().mode(0o755).create(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o755))?;
-        self.own(path)
+    /// Fills a folder that is empty: first all folders, then files by several threads.
+    fn fill(&self, tree: &Tree, folder: &Folder, top: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
+        let mut folders: Vec<Placed<'_>> = vec![(at.to_owned(), folder)];
+        let mut next = 0;
+        while let Some((path, folder)) = folders.get(next) {
+            let below =
+                folder.folders.iter().filter_map(|(name, digest)| Some((path.join(&**name), tree.folder(digest)?)));
+            let below: Vec<Placed<'_>> = below.map(|(path, folder)| (path, &**folder)).collect();
+            for (path, _) in &below {
+                self.check_wanted()?;
+                self.new_folder(top, path)?;
+            }
+            folders.extend(below);
+            next += 1;
+        }
+        self.fill_each(top, &folders)?;
+        folders.iter().rev().try_for_each(|(path, folder)| set_folder_properties(folder, top, path))
     }
 
-    fn file(&self, file: &FileEntry, path: &Path) -> io::Result<()> {
-        let cached = self.blobs.path(&file.content);
+    fn fill_each(&self, top: BorrowedFd<'_>, folders: &[Placed<'_>]) -> io::Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || -> io::Result<()> {
+            loop {
+                let first = next.fetch_add(FOLDERS_AT_ONCE, Ordering::Relaxed);
+                let some = folders.iter().skip(first).take(FOLDERS_AT_ONCE);
+                if first >= folders.len() {
+                    return Ok(());
+                }
+                for (path, folder) in some {
+                    self.fill_one(folder, top, path)?;
+                }
+            }
+        };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let helpers = folders.len().div_ceil(FOLDERS_AT_ONCE).min(cores).min(MAX_THREADS).saturating_sub(1);
+        std::thread::scope(|scope| {
+            let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(work)).collect();
+            let mine = work();
+            let of_helpers = helpers.into_iter().map(|helper| {
+                helper.join().unwrap_or_else(|_| Err(io::Error::other("a thread that lays out inputs failed")))
+            });
+            of_helpers.fold(mine, io::Result::and)
+        })
+    }
+
+    fn fill_one(&self, folder: &Folder, top: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        if folder.files.is_empty() && folder.symlinks.is_empty() {
+            return Ok(());
+        }
+        let opened = open_folder(top, path)?;
+        for file in &folder.files {
+            self.check_wanted()?;
+            self.file(file, opened.as_fd(), Path::new(&*file.name))?;
+        }
+        for (name, target) in &folder.symlinks {
+            self.symlink(target, opened.as_fd(), Path::new(&**name))?;
+        }
+        Ok(())
+    }
+
+    fn check_wanted(&self) -> io::Result<()> {
+        if self.is_unwanted.load(Ordering::Relaxed) {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
+        Ok(())
+    }
+
+    fn new_folder(&self, at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        rustix::fs::mkdirat(at, path, FOLDER_MODE)?;
+        if self.files.is_masked() {
+            rustix::fs::chmodat(at, path, FOLDER_MODE, AtFlags::empty())?;
+        }
+        self.own(at, path)
+    }
+
+    fn file(&self, file: &FileEntry, at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        let cached = file_name(&file.content);
         if self.material == Material::Links && file.properties.is_none() {
-            match fs::hard_link(&cached, path) {
+            match (self.link)(self.files.folder(), &cached, at, path) {
                 // A file has at most 65,000 names on ext4.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MLINK.raw_os_error()) => {}
-                answer => return answer,
+                Err(Errno::MLINK) => {}
+                answer => return Ok(answer?),
             }
         }
-        let mut copy = File::create_new(path)?;
-        io::copy(&mut File::open(&cached)?, &mut copy)?;
+        self.copy(file, &cached, at, path)
+    }
+
+    fn copy(&self, file: &FileEntry, cached: &str, at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        let cached = rustix::fs::openat(self.files.folder(), cached, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut copy = File::from(rustix::fs::openat(at, path, flags, Mode::RUSR | Mode::WUSR)?);
+        io::copy(&mut File::from(cached), &mut copy)?;
         let writable = if self.material == Material::Copies { 0o200 } else { 0 };
-        let usual = crate::local_blobs::mode_of(file.content.is_executable) | writable;
+        let usual = mode_of(file.content.is_executable) | writable;
         let (mode, time) = file.properties.as_deref().map_or((None, None), mode_and_time);
-        self.own(path)?;
+        self.own(at, path)?;
         copy.set_permissions(Permissions::from_mode(mode.unwrap_or(usual)))?;
         copy.set_modified(time.unwrap_or_else(file_time))
     }
 
-    fn link(&self, target: &str, path: &Path) -> io::Result<()> {
-        symlink(target, path)?;
-        self.own(path)
+    fn symlink(&self, target: &str, at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        rustix::fs::symlinkat(target, at, path)?;
+        self.own(at, path)
     }
 
-    fn own(&self, path: &Path) -> io::Result<()> {
-        match self.blobs.owner() {
-            Some(owner) => lchown(path, Some(owner.uid), Some(owner.gid)),
-            None => Ok(()),
-        }
+    fn own(&self, at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        let Some(owner) = self.files.owner() else { return Ok(()) };
+        let (user, group) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+        Ok(rustix::fs::chownat(at, path, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
     }
+}
+
+fn open_folder(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at, path, flags, Mode::empty())?)
 }
 
 /// The white-out that every kernel with overlays knows, and that any user may make.
-fn white_out(path: &Path) -> io::Result<()> {
-    Ok(mknodat(CWD, path, FileType::CharacterDevice, Mode::empty(), 0)?)
+fn white_out(at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::mknodat(at, path, FileType::CharacterDevice, Mode::empty(), 0)?)
 }
 
-fn set_folder_properties(folder: &Folder, path: &Path) -> io::Result<()> {
+fn set_folder_properties(folder: &Folder, at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let Some(properties) = folder.properties.as_deref() else { return Ok(()) };
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let (mode, time) = mode_and_time(properties);
-    if let Some(mode) = mode {
-        fs::set_permissions(path, Permissions::from_mode(mode))?;
+    if let Some(time) = time {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let time = rustix::fs::Timespec {
+            tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: since.subsec_nanos().into(),
+        };
+        let times = Timestamps { last_access: time, last_modification: time };
+        rustix::fs::utimensat(at, path, &times, AtFlags::empty())?;
     }
-    match time {
-        Some(time) => File::open(path)?.set_modified(time),
+    match mode {
+        Some(mode) => Ok(rustix::fs::chmodat(at, path, Mode::from_raw_mode(mode), AtFlags::empty())?),
         None => Ok(()),
     }
 }
@@ -170,5 +274,8 @@ fn mode_and_time(properties: &NodeProperties) -> (Option<u32>, Option<SystemTime
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
+    if error.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error()) {
+        return Failure::invalid("the input root has a path that is longer than this system takes");
+    }
     Failure::io(format_args!("lay out the input {}", path.display()), error)
 }

@@ -118,7 +118,10 @@ fn layout(dir: &TempDir) -> Layout {
     for (number, is_executable) in (0..3).flat_map(|number| [(number, false), (number, true)]) {
         blobs.put(content(number, is_executable), &[number]);
     }
-    Layout { blobs: Arc::new(blobs), material: Material::Links }
+    let (layout, wanted) = Layout::new(blobs.files(), Material::Links);
+    drop(wanted);
+    layout.is_unwanted.store(false, Ordering::Relaxed);
+    layout
 }
 
 proptest! {
@@ -129,11 +132,10 @@ proptest! {
         let layout = layout(&dir);
         let (old_tree, new_tree) = (tree(&old), tree(&new));
         let (base, above) = (dir.path().join("base"), dir.path().join("above"));
-        layout.make_folder(&base).unwrap();
-        layout.fill(&old_tree, &old_tree.root, &base).unwrap();
+        layout.make(&old_tree, &old_tree.root, &base).unwrap();
         let (changes, cost) = difference(&old_tree, &new_tree, u64::MAX).unwrap();
-        layout.make_folder(&above).unwrap();
-        layout.apply(&new_tree, &changes, &above).unwrap();
+        let top = layout.make_top(&above).unwrap();
+        layout.apply(&new_tree, &changes, top.as_fd()).unwrap();
 
         let mut found = Model::new();
         seen(&View::of_layers(vec![above, base.clone()]), "", &mut found);
@@ -168,4 +170,43 @@ fn folders_of_outputs_are_made_and_the_working_directory_must_be_there() {
     assert_eq!(parents("new", &["newer"]), Err(()));
     assert_eq!(parents("a/f", &[]), Err(()));
     assert_eq!(parents("l", &[]), Err(()));
+}
+
+#[test]
+fn a_file_that_has_too_many_names_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let full: layout::Link = |_, _, _, _| Err(rustix::io::Errno::MLINK);
+    let layout = Layout { link: full, ..layout(&dir) };
+    let model =
+        Model::from([("f", Leaf::File(1)), ("p", Leaf::Program(2))].map(|(path, leaf)| (path.to_owned(), leaf)));
+    let tree = tree(&model);
+    let top = dir.path().join("top");
+    layout.make(&tree, &tree.root, &top).unwrap();
+    let mut found = Model::new();
+    seen(&View::of_layers(vec![top.clone()]), "", &mut found);
+    assert_eq!(found, model, "with the permissions of a link, which may not be written to either");
+    let copied = fs::metadata(top.join("f")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::nlink(&copied), 1);
+    assert_eq!(copied.modified().unwrap(), crate::local_blobs::file_time());
+}
+
+#[test]
+fn many_folders_are_filled_and_nobody_goes_on_for_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = (0..200_u8).map(|number| (format!("d{}/e{number}/f", number % 7), Leaf::File(number % 3)));
+    let mut model: Model = files.collect();
+    for path in model.keys().cloned().collect::<Vec<_>>() {
+        let ends = path.match_indices('/').map(|(at, _)| path[..at].to_owned());
+        model.extend(ends.map(|folder| (folder, Leaf::Folder)));
+    }
+    let tree = tree(&model);
+    let (top, unwanted) = (dir.path().join("top"), dir.path().join("unwanted"));
+    let layout = layout(&dir);
+    layout.is_unwanted.store(true, Ordering::Relaxed);
+    assert!(layout.make(&tree, &tree.root, &unwanted).is_err());
+    layout.is_unwanted.store(false, Ordering::Relaxed);
+    layout.make(&tree, &tree.root, &top).unwrap();
+    let mut found = Model::new();
+    seen(&View::of_layers(vec![top]), "", &mut found);
+    assert_eq!(found, model);
 }

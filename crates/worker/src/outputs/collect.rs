@@ -43,9 +43,14 @@ pub(crate) struct Collected {
     pub(crate) blobs: HashMap<Digest, Source>,
 }
 
-/// Finds and hashes what was asked for. Reads files; not to be called where others talk.
-pub(crate) fn collect(asked: &Asked, view: &View, function: DigestFunction) -> Result<Collected, Failure> {
-    let mut collector = Collector { asked, function, collected: Collected::default(), entries: 0 };
+/// Finds and hashes what was asked for, at most `max_bytes` of it. Reads files; not to be called where others talk.
+pub(crate) fn collect(
+    asked: &Asked,
+    view: &View,
+    max_bytes: u64,
+    function: DigestFunction,
+) -> Result<Collected, Failure> {
+    let mut collector = Collector { asked, function, collected: Collected::default(), entries: 0, bytes: 0, max_bytes };
     for output in &asked.outputs {
         let node = view.find(&output.path).map_err(|error| unreadable(&output.text, &error))?;
         if let Some(node) = node {
@@ -75,6 +80,9 @@ struct Collector<'a> {
     function: DigestFunction,
     collected: Collected,
     entries: u64,
+    /// The sizes of all files so far: holes cost no disk, but they are read.
+    bytes: u64,
+    max_bytes: u64,
 }
 
 impl Collector<'_> {
@@ -86,7 +94,7 @@ impl Collector<'_> {
                 Err(Failure::precondition(format!("the output directory {path:?} is a file")))
             }
             Node::File(file, found) => {
-                let digest = self.file(&file, &path)?;
+                let digest = self.file(&file, &found, &path)?;
                 let is_executable = is_executable(&found);
                 let node_properties = self.properties(&found);
                 let digest = Some(digest.into());
@@ -169,7 +177,7 @@ impl Collector<'_> {
                 }
                 Node::File(file, found) => directory.files.push(FileNode {
                     name,
-                    digest: Some(self.file(&file, &below)?.into()),
+                    digest: Some(self.file(&file, &found, &below)?.into()),
                     is_executable: is_executable(&found),
                     node_properties: self.properties(&found),
                 }),
@@ -182,7 +190,15 @@ impl Collector<'_> {
         Ok(directories.add(directory))
     }
 
-    fn file(&mut self, file: &Path, path: &str) -> Result<Digest, Failure> {
+    fn file(&mut self, file: &Path, found: &Metadata, path: &str) -> Result<Digest, Failure> {
+        self.bytes = self.bytes.saturating_add(found.len());
+        if self.bytes > self.max_bytes {
+            let max_bytes = self.max_bytes;
+            return Err(Failure::precondition(format!(
+                "the outputs up to {path:?} are larger than the disk limit of {max_bytes} bytes; an operator can raise it \
+                 for the worker"
+            )));
+        }
         let digest = hash(file, self.function).map_err(|error| unreadable(path, &error))?;
         self.collected.blobs.entry(digest).or_insert_with(|| Source::File(file.to_owned()));
         Ok(digest)

@@ -39,7 +39,7 @@ fn asked(path: &str) -> Asked {
 }
 
 fn names(view: &View, path: &str) -> Option<Vec<String>> {
-    let found = collect(&asked(path), view, FUNCTION).unwrap();
+    let found = collect(&asked(path), view, u64::MAX, FUNCTION).unwrap();
     let digest = found.result.output_directories.first()?.tree_digest.clone()?.to_digest(FUNCTION).unwrap();
     let Source::Bytes(bytes) = &found.blobs[&digest] else { panic!("a tree is in memory") };
     let root = Tree::decode(bytes.clone()).unwrap().root.unwrap();
@@ -50,11 +50,11 @@ fn names(view: &View, path: &str) -> Option<Vec<String>> {
 fn an_upper_layer_adds_changes_and_removes() {
     let (_dir, view) = layers();
     assert_eq!(names(&view, "d").unwrap(), ["changed", "new", "old"]);
-    let changed = collect(&asked("d/changed"), &view, FUNCTION).unwrap();
+    let changed = collect(&asked("d/changed"), &view, u64::MAX, FUNCTION).unwrap();
     let digest = Digest::of(FUNCTION, b"after");
     assert_eq!(changed.result.output_files[0].digest, Some(digest.into()));
     for absent in ["d/gone", "d/never", "nothing/at/all", "d/old/below-a-file"] {
-        assert!(collect(&asked(absent), &view, FUNCTION).unwrap().blobs.is_empty(), "{absent}");
+        assert!(collect(&asked(absent), &view, u64::MAX, FUNCTION).unwrap().blobs.is_empty(), "{absent}");
     }
 }
 
@@ -80,10 +80,10 @@ fn no_link_is_followed() {
     let upper = dir.path().join("upper");
     fs::write(dir.path().join("secret"), "secret").unwrap();
     symlink(dir.path(), upper.join("up")).unwrap();
-    assert!(collect(&asked("up/secret"), &view, FUNCTION).unwrap().blobs.is_empty());
+    assert!(collect(&asked("up/secret"), &view, u64::MAX, FUNCTION).unwrap().blobs.is_empty());
     symlink("..", upper.join("d/parent")).unwrap();
     assert_eq!(names(&view, "d").unwrap(), ["changed", "new", "old"]);
-    let link = collect(&asked("up"), &view, FUNCTION).unwrap();
+    let link = collect(&asked("up"), &view, u64::MAX, FUNCTION).unwrap();
     assert_eq!(link.result.output_symlinks[0].target, dir.path().to_str().unwrap());
 }
 
@@ -95,5 +95,5 @@ fn depth_is_bounded() {
         path.push("d");
     }
     fs::create_dir_all(path).unwrap();
-    assert!(matches!(collect(&asked("deep"), &view, FUNCTION), Err(Failure::Refused { .. })));
+    assert!(matches!(collect(&asked("deep"), &view, u64::MAX, FUNCTION), Err(Failure::Refused { .. })));
 }

@@ -21,9 +21,9 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::timeout;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::server::{Attached, CREDENTIAL, MemoryServer, State, TOKEN};
 
@@ -77,7 +77,9 @@ impl Case {
             .add_service(WorkersServer::new(memory.clone()))
             .add_service(ContentAddressableStorageServer::new(memory.clone()))
             .add_service(ByteStreamServer::new(memory));
-        let server = tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener))).abort_handle();
+        // Without it small answers wait for acknowledgements.
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let server = tokio::spawn(router.serve_with_incoming(incoming)).abort_handle();
 
         let dir = tempfile::tempdir().unwrap();
         let connection = ServerConnection::Url { url, ca_pem: None };

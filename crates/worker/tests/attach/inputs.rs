@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use gf_reapi::execution::{ActionResult, Directory, FileNode, NodeProperties};
+use gf_reapi::worker::finished::Verdict;
 use prost::Message;
 
 use crate::fixture::{Case, Input, completed, file};
@@ -62,6 +64,20 @@ async fn an_action_cannot_change_a_cached_input() {
     let next = case.run("cat input sub/other", &inputs(), &[]).await;
     assert_eq!(said(completed(&next)), "originalother");
     assert_eq!(cached(&case, "original"), b"original");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_for_a_moment_is_asked_again() {
+    let mut case = Case::start().await;
+    let large = "0123456789abcdef".repeat(10_000);
+    let inputs = || [("small", file("small")), ("large", file(&large))];
+    for refused in 1..=3 {
+        case.store.unavailable.store(refused, Ordering::Relaxed);
+        completed(&case.run(&format!("cat small large >out; echo {refused} >>out"), &inputs(), &["out"]).await);
+    }
+    case.store.unavailable.store(usize::MAX, Ordering::Relaxed);
+    let finished = case.run("true", &[("other", file("other"))], &[]).await;
+    assert_eq!(finished.verdict(), Verdict::WorkerFailed, "not for ever");
 }
 
 /// Large enough to be kept.

@@ -109,6 +109,14 @@ async fn what_no_store_can_hold_is_refused_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn outputs_are_bounded_even_where_they_take_no_disk() {
+    let mut case = Case::start_with(|config| config.bounds.disk_bytes = 50 << 20).await;
+    let finished = case.run("truncate -s 40M a b", &[], &["a", "b"]).await;
+    ended_with(&finished, Verdict::Refused, Code::FailedPrecondition);
+    assert!(finished.message.contains("disk limit of 52428800 bytes"), "{}", finished.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_leads_nowhere_out_of_the_root() {
     let mut case = Case::start().await;
     let finished = case.run("rmdir up; ln -s /etc up; ln -s /etc/passwd leak", &[], &["up/passwd", "leak"]).await;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -38,6 +39,8 @@ pub(crate) struct State {
     read: Mutex<Vec<Digest>>,
     /// How often each blob was written.
     written: Mutex<HashMap<Digest, usize>>,
+    /// Calls for blobs that will be told that nobody is there.
+    pub(crate) unavailable: AtomicUsize,
     pub(crate) max_batch_bytes: u64,
     attached: Mutex<Option<mpsc::Sender<Attached>>>,
 }
@@ -100,6 +103,16 @@ fn check<T>(request: &Request<T>, credential: &str) -> Result<(), Status> {
     }
 }
 
+impl State {
+    fn check_available(&self) -> Result<(), Status> {
+        let take = |left: usize| left.checked_sub(1);
+        match self.unavailable.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(_) => Err(Status::unavailable("not for a moment")),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
 fn digest(wire: Option<WireDigest>) -> Digest {
     wire.unwrap_or_default().to_digest(DigestFunction::Sha256).unwrap()
 }
@@ -130,6 +143,7 @@ impl ContentAddressableStorage for MemoryServer {
         request: Request<FindMissingBlobsRequest>,
     ) -> Result<Response<FindMissingBlobsResponse>, Status> {
         check(&request, CREDENTIAL)?;
+        self.state.check_available()?;
         let blobs = self.state.blobs.lock().unwrap();
         let asked = request.into_inner().blob_digests;
         let missing = asked.into_iter().filter(|wire| !blobs.contains_key(&digest(Some(wire.clone()))));
@@ -141,6 +155,7 @@ impl ContentAddressableStorage for MemoryServer {
         request: Request<BatchUpdateBlobsRequest>,
     ) -> Result<Response<BatchUpdateBlobsResponse>, Status> {
         check(&request, CREDENTIAL)?;
+        self.state.check_available()?;
         let requests = request.into_inner().requests;
         let total: usize = requests.iter().map(|request| request.data.len()).sum();
         assert!(total as u64 <= self.state.max_batch_bytes, "a batch beyond the limit");
@@ -158,6 +173,7 @@ impl ContentAddressableStorage for MemoryServer {
         request: Request<BatchReadBlobsRequest>,
     ) -> Result<Response<BatchReadBlobsResponse>, Status> {
         check(&request, CREDENTIAL)?;
+        self.state.check_available()?;
         let mut responses = Vec::new();
         for wire in request.into_inner().digests {
             let found = self.state.read(digest(Some(wire.clone())));
@@ -209,6 +225,7 @@ impl ByteStream for MemoryServer {
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         check(&request, CREDENTIAL)?;
+        self.state.check_available()?;
         let name = ResourceName::parse(&request.get_ref().resource_name).unwrap();
         let bytes = self.state.read(*name.digest()).ok_or_else(|| Status::not_found("no such blob"))?;
         let pieces: Vec<_> =
@@ -218,6 +235,7 @@ impl ByteStream for MemoryServer {
 
     async fn write(&self, request: Request<Streaming<WriteRequest>>) -> Result<Response<WriteResponse>, Status> {
         check(&request, CREDENTIAL)?;
+        self.state.check_available()?;
         let mut messages = request.into_inner();
         let (mut name, mut bytes) = (None, BytesMut::new());
         while let Some(message) = messages.message().await? {

@@ -99,6 +99,8 @@ async fn a_log_limit_is_named() {
     let finished = case.run("while :; do echo 0123456789012345678901234567890123456789; done", &[], &[]).await;
     ended_with(&finished, Verdict::Ended, Code::ResourceExhausted);
     assert!(finished.message.contains("100000 bytes"), "{}", finished.message);
+    let said = String::from_utf8(finished.result.unwrap().stderr_raw.to_vec()).unwrap();
+    assert!(said.ends_with("write large output to a file\n"), "clients that show only logs are told: {said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
