@@ -47,7 +47,7 @@ impl Scheduler {
     pub fn overlooked(&self) -> Option<(ExecutionId, WorkerId)> {
         let has_room = |lane: Lane| {
             let mut classes = self.platforms.classes(lane.platform).filter_map(|class| self.fleet.class(class));
-            classes.any(|class| class.roomiest(&lane.demand, None).is_some())
+            classes.any(|class| class.has_room(&lane.demand))
         };
         let lanes = self.queues.lanes().filter(|(lane, _)| has_room(*lane));
         let mut waiting = lanes.flat_map(|(_, waiting)| waiting.executions());

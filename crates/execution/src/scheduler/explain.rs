@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::dispatch::cost;
 use super::executions::{Execution, State};
 use super::prospects::Prospect;
+use super::queue::Lane;
 use super::workers::{Class, ClassId, Worker};
-use super::{ExecutionId, NoWorker, Now, Platform, Property, Resources, RunStage, Scheduler, WorkerId};
+use super::{ExecutionId, NoWorker, Now, Property, Resources, RunStage, Scheduler, WorkerId};
 
 /// What an execution does, and why it does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +82,7 @@ pub struct Matching {
     pub too_small: usize,
     /// Of them those that take nothing now: they are about to leave, or failed too often.
     pub closed: usize,
-    /// Of them those that are large enough but have not room now.
+    /// Of them those that are large enough but have not room now, or are kept free.
     pub busy: usize,
 }
 
@@ -95,7 +96,7 @@ pub enum Scarce {
         /// How much longer it waits.
         fails_in: Duration,
     },
-    /// Few workers have this property, and they are busy.
+    /// Those workers that have this property are busy, while one that has it not has room.
     Property {
         /// Which.
         property: Property,
@@ -104,18 +105,18 @@ pub enum Scarce {
         /// Of how many.
         of: usize,
     },
-    /// Most workers that match lack free cores. In thousandths.
+    /// Most workers that match and take work lack free cores, or none takes any. In thousandths.
     Cores {
         /// What it asks for.
         wanted: u32,
-        /// The most that is free on one of them.
+        /// The most that is free on one of them that has enough of the rest.
         most_free: u32,
     },
-    /// Most workers that match lack free memory. In bytes.
+    /// Most workers that match and take work lack free memory. In bytes.
     Memory {
         /// What it asks for.
         wanted: u64,
-        /// The most that is free on one of them.
+        /// The most that is free on one of them that has enough of the rest.
         most_free: u64,
     },
     /// A worker is kept free for it and finishes what it runs.
@@ -123,7 +124,7 @@ pub enum Scarce {
         /// Its name.
         worker: Arc<str>,
     },
-    /// It failed on the worker that has room, and waits a moment for another one.
+    /// It failed on the worker that has room, or was handed back by it, and waits a moment for another one.
     OtherWorker,
 }
 
@@ -189,7 +190,7 @@ impl Scheduler {
                 matching.too_small += 1;
             } else if !worker.takes_work() {
                 matching.closed += 1;
-            } else if worker.reserved.is_some() || !demand.fits(&worker.free) {
+            } else if !worker.is_open() || !demand.fits(&worker.free) {
                 matching.busy += 1;
             }
         }
@@ -212,42 +213,61 @@ impl Scheduler {
         if let Some(worker) = wishes.reserved.and_then(|id| self.fleet.get(id)) {
             return Scarce::KeptFree { worker: worker.name.clone() };
         }
-        let avoided_has_room = wishes.avoided().and_then(|id| self.fleet.get(id));
-        if avoided_has_room.is_some_and(|worker| execution.lane.demand.fits(&worker.free)) {
+        let avoided = wishes.avoided().and_then(|id| self.fleet.get(id));
+        if avoided.is_some_and(|worker| worker.is_open() && execution.lane.demand.fits(&worker.free)) {
             return Scarce::OtherWorker;
         }
-        let platform = self.platforms.get(execution.lane.platform);
-        platform.and_then(|platform| self.scarce_property(platform)).unwrap_or_else(|| self.scarce_resource(execution))
+        self.scarce_property(execution).unwrap_or_else(|| self.scarce_resource(execution))
     }
 
-    /// The property that the fewest workers have, if not all of them have it.
-    fn scarce_property(&self, platform: &Platform) -> Option<Scarce> {
-        let workers_with = |property: &Property| {
-            let classes = self.fleet.classes().map(|(_, class)| class);
-            let with = classes.filter(|class| class.properties.binary_search(property).is_ok());
-            with.map(|class| class.members.len()).sum::<usize>()
-        };
-        let counted = platform.properties().iter().map(|property| (workers_with(property), property));
+    /// The property that the fewest workers have, of those that keep it from a worker with room.
+    fn scarce_property(&self, execution: &Execution) -> Option<Scarce> {
+        let Lane { platform, demand } = execution.lane;
+        let has = |class: &Class, property: &Property| class.properties.binary_search(property).is_ok();
+        let with_room: Vec<_> =
+            self.fleet.classes().map(|(_, class)| class).filter(|class| class.has_room(&demand)).collect();
+        let platform = self.platforms.get(platform)?;
+        let missed =
+            platform.properties().iter().filter(|property| with_room.iter().any(|class| !has(class, property)));
+        let counted = missed.map(|property| {
+            let with = self.fleet.classes().filter(|(_, class)| has(class, property));
+            (with.map(|(_, class)| class.members.len()).sum::<usize>(), property)
+        });
         let (workers, property) = counted.min_by_key(|(workers, _)| *workers)?;
-        let of = self.fleet.len();
-        (workers < of).then(|| Scarce::Property { property: property.clone(), workers, of })
+        Some(Scarce::Property { property: property.clone(), workers, of: self.fleet.len() })
     }
 
+    /// What is free of a worker that takes nothing, or is kept for another, is free for nobody.
     fn scarce_resource(&self, execution: &Execution) -> Scarce {
         let demand = execution.lane.demand;
-        let (mut lack_cores, mut lack_memory, mut most_free) = (0_usize, 0_usize, Resources::default());
-        for (_, worker) in self.matching_workers(execution).filter(|(_, worker)| demand.fits(&worker.capacity)) {
-            lack_cores += usize::from(worker.free.milli_cores < demand.milli_cores);
-            lack_memory += usize::from(worker.free.memory_bytes < demand.memory_bytes);
-            most_free.milli_cores = most_free.milli_cores.max(worker.free.milli_cores);
-            most_free.memory_bytes = most_free.memory_bytes.max(worker.free.memory_bytes);
-        }
+        let open =
+            self.matching_workers(execution).filter(|(_, worker)| worker.is_open() && demand.fits(&worker.capacity));
+        let open: Vec<_> = open.map(|(_, worker)| worker.free).collect();
+        let enough_memory = |free: &&Resources| free.memory_bytes >= demand.memory_bytes;
+        let enough_cores = |free: &&Resources| free.milli_cores >= demand.milli_cores;
+        let (lack_memory, lack_cores) = (count_but(&open, enough_memory), count_but(&open, enough_cores));
         if lack_memory > lack_cores {
-            Scarce::Memory { wanted: demand.memory_bytes, most_free: most_free.memory_bytes }
+            let most_free = most(&open, enough_cores, |free| free.memory_bytes);
+            Scarce::Memory { wanted: demand.memory_bytes, most_free }
         } else {
-            Scarce::Cores { wanted: demand.milli_cores, most_free: most_free.milli_cores }
+            let most_free = most(&open, enough_memory, |free| free.milli_cores);
+            Scarce::Cores { wanted: demand.milli_cores, most_free }
         }
     }
+}
+
+fn count_but(rooms: &[Resources], is_enough: impl Fn(&&Resources) -> bool) -> usize {
+    rooms.iter().filter(|free| !is_enough(free)).count()
+}
+
+/// The most that there is where the rest is enough, or anywhere if it is so nowhere.
+fn most<T: Ord + Default>(
+    rooms: &[Resources],
+    is_enough: impl Fn(&&Resources) -> bool,
+    of: impl Fn(&Resources) -> T,
+) -> T {
+    let where_enough = rooms.iter().filter(is_enough).map(&of).max();
+    where_enough.or_else(|| rooms.iter().map(&of).max()).unwrap_or_default()
 }
 
 impl fmt::Display for Explanation {
@@ -313,14 +333,17 @@ impl fmt::Display for Scarce {
                 write!(f, "only {workers} of {of} workers have {property}")
             }
             Self::Cores { wanted, most_free } => {
-                write!(f, "it needs {} cores, and no worker has more than {} free", cores(*wanted), cores(*most_free))
+                let (wanted, most_free) = (cores(*wanted), cores(*most_free));
+                write!(f, "it needs {wanted} cores, and no worker open to it has more than {most_free} free")
             }
             Self::Memory { wanted, most_free } => {
                 let (wanted, most_free) = (mebibytes(*wanted), mebibytes(*most_free));
-                write!(f, "it needs {wanted} of memory, and no worker has more than {most_free} free")
+                write!(f, "it needs {wanted} of memory, and no worker open to it has more than {most_free} free")
             }
             Self::KeptFree { worker } => write!(f, "{worker} is kept free for it and finishes what it runs"),
-            Self::OtherWorker => f.write_str("it failed on the worker that has room, and waits a moment for another"),
+            Self::OtherWorker => {
+                f.write_str("the worker that has room failed it or handed it back, and it waits a moment for another")
+            }
         }
     }
 }

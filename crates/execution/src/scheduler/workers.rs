@@ -74,7 +74,7 @@ impl Worker {
 
     /// Whether it is open to anything that what is free is enough for.
     pub(super) fn is_open(&self) -> bool {
-        self.takes_work() && self.reserved.is_none() && self.has_place() && self.free.milli_cores > 0
+        self.takes_work() && self.reserved.is_none() && self.has_place()
     }
 
     /// It did what it should.
@@ -168,6 +168,11 @@ impl Class {
     /// Whether any worker may have room for it; the cores decide that.
     pub(super) fn may_have_room(&self, demand: &Resources) -> bool {
         self.open.last().is_some_and(|(free, _)| demand.milli_cores <= free.milli_cores)
+    }
+
+    /// Whether a worker has room for it.
+    pub(super) fn has_room(&self, demand: &Resources) -> bool {
+        self.roomiest(demand, None).is_some()
     }
 
     /// The least loaded worker with room for it, but for one.
@@ -364,7 +369,8 @@ impl Fleet {
 
     fn reopen(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else { return };
-        let room = worker.is_open().then_some((worker.free, Reverse(id)));
+        let may_have_room = worker.is_open() && worker.free.milli_cores > 0;
+        let room = may_have_room.then_some((worker.free, Reverse(id)));
         if room == worker.open {
             return;
         }

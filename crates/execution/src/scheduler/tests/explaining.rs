@@ -61,7 +61,7 @@ fn it_counts_what_is_ahead_and_names_no_other_tenant() {
     assert_eq!(
         said,
         "it waits since 9 s; it is number 6 in its line, after 2 of yours (some of 1 other invocations), after 3 of 1 \
-         other tenants; 2 workers match, 2 busy; it needs 1 cores, and no worker has more than 0 free"
+         other tenants; 2 workers match, 2 busy; it needs 1 cores, and no worker open to it has more than 0 free"
     );
 }
 
@@ -83,16 +83,88 @@ fn check(submission: Submission, wants: &str) {
 fn it_names_what_is_scarce() {
     check(
         Submission { demand: cores(2), ..job() },
-        "2 workers match, 2 busy; it needs 2 cores, and no worker has more than 1 free",
+        "2 workers match, 2 busy; it needs 2 cores, and no worker open to it has more than 1 free",
     );
     check(
         Submission { demand: Resources { memory_bytes: 1 << 30, ..cores(1) }, ..job() },
-        "2 workers match, 2 busy; it needs 1024 MiB of memory, and no worker has more than 512 MiB free",
+        "2 workers match, 2 busy; it needs 1024 MiB of memory, and no worker open to it has more than 512 MiB free",
     );
     check(
         Submission { platform: platform(&[("gpu", "1")]), ..job() },
-        "1 workers match, 1 busy; only 1 of 2 workers have gpu=1",
+        "1 workers match, 1 busy; it needs 1024 MiB of memory, and no worker open to it has more than 512 MiB free",
     );
+}
+
+/// After each of three workers was given what makes it so, what an execution of one core that wants a GPU waits for.
+fn check_gpu(happens: impl Fn(&mut Play), wants: &str) {
+    let mut play = Play::with(SchedulerConfig { worker_silence: secs(100_000), ..Default::default() });
+    for id in 1..=3 {
+        play.worker(id, 1, if id < 3 { &[("gpu", "1")] } else { &[] });
+    }
+    happens(&mut play);
+    let (one, effects) = play.submit(Submission { platform: platform(&[("gpu", "1")]), ..by(1, "one") });
+    assert_eq!(effects, [Effect::Queued(one)]);
+    let said = text(&play, one);
+    assert!(said.ends_with(wants), "{said}");
+}
+
+fn fill(play: &mut Play, workers: usize) {
+    for number in 0..workers {
+        let gpu = if number < 2 { platform(&[("gpu", "1")]) } else { platform(&[]) };
+        assert_eq!(assigned(&play.submit(Submission { platform: gpu, ..by(2, &number.to_string()) }).1).len(), 1);
+    }
+}
+
+#[test]
+fn a_property_is_scarce_while_a_worker_without_it_has_room() {
+    check_gpu(|play| fill(play, 2), "2 workers match, 2 busy; only 2 of 3 workers have gpu=1");
+    check_gpu(
+        |play| fill(play, 3),
+        "2 workers match, 2 busy; it needs 1 cores, and no worker open to it has more than 0 free",
+    );
+}
+
+#[test]
+fn what_is_free_of_a_worker_that_takes_nothing_is_not_counted() {
+    let nobody = |play: &mut Play| {
+        play.happen(Event::WorkerDraining(WorkerId(1)));
+        fill(play, 1);
+        play.happen(Event::WorkerLeft(WorkerId(3)));
+    };
+    check_gpu(
+        nobody,
+        "2 workers match, 1 busy, 1 taking nothing now; it needs 1 cores, and no worker open to it has more than 0 free",
+    );
+}
+
+#[test]
+fn it_says_that_it_waits_for_another_worker_only_if_this_one_had_room() {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 1, &[]);
+    let (fails, effects) = play.submit(job());
+    play.finish(worker, assigned(&effects)[0].1, Outcome::WorkerFailed);
+    let said = text(&play, fails);
+    assert!(
+        said.contains("; the worker that has room failed it or handed it back, and it waits a moment for another;"),
+        "{said}"
+    );
+    play.submit(job());
+    let said = text(&play, fails);
+    assert!(said.contains("it needs 1 cores, and no worker open to it has more than 0 free"), "{said}");
+    assert_eq!(play.scheduler.overlooked(), None);
+}
+
+#[test]
+fn the_most_that_is_free_is_less_than_what_is_wanted() {
+    let mut play = Play::new();
+    let with = |milli_cores, gib: u64| Resources { milli_cores, memory_bytes: gib << 30 };
+    for (id, runs) in [(1, with(1000, 4)), (2, with(4000, 1))] {
+        play.worker(id, 4, &[]);
+        assert_eq!(assigned(&play.submit(Submission { demand: runs, ..by(2, &id.to_string()) }).1).len(), 1);
+    }
+    let (one, _) = play.submit(Submission { demand: with(2000, 1), ..job() });
+    let said = text(&play, one);
+    assert!(said.ends_with("it needs 2 cores, and no worker open to it has more than 0 free"), "{said}");
 }
 
 #[test]
