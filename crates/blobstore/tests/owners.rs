@@ -192,3 +192,76 @@ async fn a_spliced_blob_that_cannot_be_read_stays_its_owners() {
         assert!(read_all(read).await.unwrap() == whole.bytes);
     }
 }
+
+/// Files of which the segments wait for a word before each of the two first writes once the switch is on.
+fn held_appends(files: &LossyFiles, is_on: &Arc<AtomicBool>) -> (InterceptedFiles, Receiver<()>, Sender<()>) {
+    let (entered, has_entered) = channel();
+    let (leave, may_leave) = channel();
+    let held = std::sync::Mutex::new((0, may_leave));
+    let is_on = Arc::clone(is_on);
+    let files = InterceptedFiles::new(Arc::new(files.clone()), move |path, operation| {
+        let is_append = is_segment(path) && matches!(operation, FileOperation::Write { .. });
+        if is_append && is_on.load(Ordering::SeqCst) {
+            let mut held = held.lock().unwrap();
+            held.0 += 1;
+            if held.0 <= 2 {
+                entered.send(()).unwrap();
+                held.1.recv_timeout(Duration::from_secs(20)).unwrap();
+            }
+        }
+        Ok(())
+    });
+    (files, has_entered, leave)
+}
+
+async fn all_see(store: &DiskBlobStore, blob: &NewBlob) {
+    for owner in [A, B, C] {
+        assert!(sees(store, owner, blob).await, "{owner:?} lost what it was let in to");
+    }
+}
+
+/// Two owners are let in at once. What the log holds then must not bring back a sharing that neither's grant is of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn owners_let_in_at_once_stay_after_a_power_cut_and_a_rebuild() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = LossyFiles::new(directory.path());
+    let is_on = Arc::new(AtomicBool::new(false));
+    let (files, has_entered, leave) = held_appends(&disk, &is_on);
+    let store = open(files, directory.path()).await;
+    let shared = blob(1, 3000);
+    put(store.as_ref(), A, shared.clone()).await.unwrap();
+    store.checkpoint().unwrap();
+    is_on.store(true, Ordering::SeqCst);
+    let let_in = |owner| {
+        let (store, shared) = (Arc::clone(&store), shared.clone());
+        tokio::spawn(async move { put(store.as_ref(), owner, shared).await })
+    };
+    let first = let_in(B);
+    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    let second = let_in(C);
+    // The other one comes as far as it can meanwhile: give it the chance.
+    for hold in 0..2 {
+        if hold > 0 {
+            has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        let deadline = Instant::now() + Duration::from_millis(200);
+        while Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        leave.send(()).unwrap();
+    }
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    store.sync().unwrap();
+    let disk = disk.lose_power(1);
+    drop(store);
+
+    let store = open(disk.clone(), directory.path()).await;
+    all_see(&store, &shared).await;
+    store.close().unwrap();
+    drop(store);
+    lose_index(&disk, directory.path());
+    let store = open(disk, directory.path()).await;
+    store.verify(Repair::Yes).await.unwrap();
+    all_see(&store, &shared).await;
+}

@@ -97,6 +97,8 @@ pub(crate) struct Core {
     pub syncing: Mutex<()>,
     /// One eviction at a time.
     pub evicting: Mutex<()>,
+    /// One blob at a time begins to be shared.
+    pub beginning_to_share: Mutex<()>,
     /// Until when trying to make room is known to be in vain.
     pub full_until: AtomicU32,
     /// Cleared while a rebuild is owed; remembered over restarts, since the rebuild may be killed.
@@ -117,6 +119,25 @@ pub(crate) struct Vacancy {
     pub place: Option<Place>,
     /// Whether the bytes are certainly gone, and with them what was promised to anybody.
     pub has_ended: bool,
+}
+
+/// Tells the sharings of one blob apart: each is later than those that ended before it. A slot has 48 bits for it, so that
+/// they begin anew after many starts of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SharingNumber(pub u64);
+
+impl SharingNumber {
+    const BITS: u32 = 48;
+
+    fn at(sequence: u64) -> Self {
+        Self(sequence & ((1 << Self::BITS) - 1))
+    }
+
+    /// Whether this came after `other`, of numbers less than half of all apart.
+    pub(crate) fn is_after(self, other: Self) -> bool {
+        let ahead = Self::at(self.0.wrapping_sub(other.0)).0;
+        (1..1 << (Self::BITS - 1)).contains(&ahead)
+    }
 }
 
 impl Core {
@@ -289,23 +310,32 @@ impl Core {
         digest: &Digest,
         reservation: &mut Reservation,
     ) -> Result<(), StoreError> {
-        let header = |kind| RecordHeader::blob(kind, owner, *digest, Encoding::Identity);
-        let sharing = IndexKey::sharing(digest);
-        let present = || self.index.peek(&sharing).map_err(failed("looking into the index"));
-        let number = match present()? {
-            Lookup::Found(slot) => slot.size_bytes,
-            _ => {
-                // Higher than that of any earlier sharing of this blob. A slot has 48 bits for it.
-                let number = self.segments.end().2 & ((1 << 48) - 1);
-                self.publish(header(RecordKind::Sharing), &number.to_le_bytes(), reservation)?;
-                match present()? {
-                    // Of two at once the first one counts.
-                    Lookup::Found(slot) => slot.size_bytes,
-                    _ => number,
-                }
-            }
-        };
-        self.publish(header(RecordKind::Grant), &number.to_le_bytes(), reservation)
+        let number = self.sharing_number(owner, digest, reservation)?;
+        let header = RecordHeader::blob(RecordKind::Grant, owner, *digest, Encoding::Identity);
+        self.publish(header, &number.to_le_bytes(), reservation)
+    }
+
+    /// The number that the grants of a blob carry. Sharing begins now if it has not yet.
+    fn sharing_number(
+        &self,
+        owner: OwnerId,
+        digest: &Digest,
+        reservation: &mut Reservation,
+    ) -> Result<u64, StoreError> {
+        let key = IndexKey::sharing(digest);
+        // One at a time: of two that began at once one would be in the log alone, and count after a power cut.
+        let _one_at_a_time = lock(&self.beginning_to_share);
+        if let Lookup::Found(slot) = self.index.peek(&key).map_err(failed("looking into the index"))? {
+            return Ok(slot.size_bytes);
+        }
+        let number = SharingNumber::at(self.segments.end().2);
+        let header = RecordHeader::blob(RecordKind::Sharing, owner, *digest, Encoding::Identity);
+        self.publish(header, &number.0.to_le_bytes(), reservation)?;
+        match self.index.peek(&key).map_err(failed("looking into the index"))? {
+            // A rebuild found the one that the index had lost.
+            Lookup::Found(slot) => Ok(slot.size_bytes),
+            _ => Ok(number.0),
+        }
     }
 
     /// Takes a slot out of the index since its bytes are damaged, unless it changed since it was read.
@@ -352,5 +382,17 @@ pub(crate) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StoreError {
             reason: "the file system is full; reads go on, and writes do once space is freed".to_owned(),
         },
         _ => StoreError::Io { doing, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SharingNumber;
+
+    #[test]
+    fn a_sharing_comes_after_another_beyond_the_end_of_the_numbers_too() {
+        let (last, first) = (SharingNumber::at(u64::MAX), SharingNumber::at(1 << 48));
+        assert!(first.is_after(last) && !last.is_after(first) && !first.is_after(first));
+        assert!(SharingNumber::at(7).is_after(SharingNumber::at(6)));
     }
 }

@@ -1,5 +1,6 @@
 //! After a power cut, and after the index was lost: finding out what is there.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::Ordering;
@@ -7,7 +8,7 @@ use std::sync::atomic::Ordering;
 use gf_digest::Digest;
 
 use super::checkpoint::Checkpoint;
-use super::core::Core;
+use super::core::{Core, SharingNumber};
 use super::index::{Fate, IndexKey, Lookup, Place, SHARDS, Slot};
 use super::record::{RecordHeader, RecordKind, array};
 use super::scan::{self, Scanned};
@@ -57,13 +58,23 @@ enum Restored {
     HasOther,
 }
 
-/// The newest sharing of each blob, where it is, and whether a record of the blob was seen that came before it.
+/// The last sharing of each blob, where it is, and whether a record of the blob was seen that came before it.
 #[derive(Default)]
 struct Sharings(HashMap<IndexKey, (u32, Scanned, bool)>);
 
 impl Sharings {
     fn add(&mut self, segment: u32, record: Scanned) {
-        self.0.entry(record.header.index_key()).or_insert((segment, record, false));
+        let number = |record: &Scanned| {
+            SharingNumber(record.payload.as_deref().map_or(0, |payload| record.header.slot_size(payload)))
+        };
+        match self.0.entry(record.header.index_key()) {
+            Entry::Vacant(vacant) => drop(vacant.insert((segment, record, false))),
+            // Not by where they are: a copy of one that had ended can lie behind the one that came after it.
+            Entry::Occupied(mut other) if number(&record).is_after(number(&other.get().1)) => {
+                other.insert((segment, record, false));
+            }
+            Entry::Occupied(_) => {}
+        }
     }
 
     fn saw(&mut self, header: &RecordHeader, is_sound: bool) {
@@ -323,9 +334,14 @@ impl Core {
                 Some(_) => Restored::Left,
             });
         }
+        // A copy of a sharing that had ended can lie behind the one that came after it.
+        let is_earlier = |present: &Slot| match record.header.kind {
+            RecordKind::Sharing => SharingNumber(slot.size_bytes).is_after(SharingNumber(present.size_bytes)),
+            _ => is_older(present),
+        };
         let mut restored = Restored::Left;
         self.index.change(&slot.key, |present| {
-            let wanted = present.is_none_or(|present| overwrite && is_older(present));
+            let wanted = present.is_none_or(|present| overwrite && is_earlier(present));
             restored = if wanted { Restored::Given } else { Restored::Left };
             wanted.then_some(slot)
         })?;

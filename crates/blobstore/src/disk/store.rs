@@ -309,6 +309,7 @@ async fn open_core(
         moving: Mutex::default(),
         syncing: Mutex::default(),
         evicting: Mutex::default(),
+        beginning_to_share: Mutex::default(),
         full_until: AtomicU32::new(0),
         is_index_whole: AtomicBool::new(folder.is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),
