@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use gf_nix_formats::nar::{
-    NarError, NarEvent, NarLayout, NarLimits, NarMeter, NarName, NarParser, NarPart, NarTarget, NarWriter,
+    NarError, NarEvent, NarLayout, NarLayoutBuilder, NarLimits, NarMeter, NarName, NarParser, NarPart, NarTarget,
+    NarWriter,
 };
 use gf_nix_formats::{Listing, ListingBuilder, ListingNode, NotUtf8};
 use proptest::prelude::*;
@@ -65,6 +66,15 @@ fn measure(events: &[NarEvent]) -> u64 {
         meter.add(event);
     }
     meter.size_bytes()
+}
+
+/// The layout of the events, without their contents.
+fn lay_out(events: &[NarEvent]) -> Result<NarLayout, NarError> {
+    let mut layout = NarLayoutBuilder::new(NarLimits::default());
+    for event in events.iter().filter(|event| !matches!(event, NarEvent::Contents(_))) {
+        layout.add(event)?;
+    }
+    layout.finish()
 }
 
 /// The archive's bytes of a range, by way of the layout.
@@ -343,8 +353,7 @@ proptest! {
         let read = read_in(&nar, chunk_bytes, NarLimits::default()).unwrap();
         prop_assert_eq!(joined(read.events), events.clone());
 
-        let bare: Vec<_> = events.iter().filter(|event| !matches!(event, NarEvent::Contents(_))).collect();
-        let layout = NarLayout::new(bare, NarLimits::default()).unwrap();
+        let layout = lay_out(&events).unwrap();
         prop_assert_eq!(layout.size_bytes(), nar.len() as u64);
         let (one, other) = (one.index(nar.len() + 1), other.index(nar.len() + 1));
         let range = one.min(other)..one.max(other);

@@ -42,36 +42,59 @@ pub enum NarPart {
     },
 }
 
-impl NarLayout {
-    /// Lays out the archive of `events`, in which contents may be left out.
-    ///
-    /// # Errors
-    /// [`NarError`] when the events do not make an archive within the limits.
-    pub fn new<'a>(events: impl IntoIterator<Item = &'a NarEvent>, limits: NarLimits) -> Result<Self, NarError> {
-        let mut framing = Framing::new(limits);
-        let mut files = Vec::new();
-        let mut contents_bytes = 0_u64;
-        for event in events {
-            if matches!(event, NarEvent::FileEnd) {
-                framing.grammar.skip_contents();
-            }
-            framing.write(event)?;
-            let framing_before = framing.buffer.len();
-            if let NarEvent::File { size_bytes, .. } = *event {
-                files.push(FilePlace { framing_before, offset: framing_before as u64 + contents_bytes, size_bytes });
-                contents_bytes = contents_bytes.saturating_add(size_bytes);
-            }
-            if contents_bytes.saturating_add(framing_before as u64) > limits.size_bytes {
-                return Err(NarError::TooLarge(limits.size_bytes));
-            }
-        }
-        let size_bytes = contents_bytes + framing.buffer.len() as u64;
-        if !framing.grammar.is_complete() {
-            return Err(NarError::Truncated(size_bytes));
-        }
-        Ok(Self { framing: framing.buffer.freeze(), files, size_bytes })
+/// Makes a [`NarLayout`] of events; contents may be left out.
+#[derive(Debug)]
+pub struct NarLayoutBuilder {
+    framing: Framing,
+    files: Vec<FilePlace>,
+    /// Bytes of all files so far.
+    contents_bytes: u64,
+}
+
+impl NarLayoutBuilder {
+    /// Begins a layout.
+    #[must_use]
+    pub fn new(limits: NarLimits) -> Self {
+        Self { framing: Framing::new(limits), files: Vec::new(), contents_bytes: 0 }
     }
 
+    /// Takes the next event.
+    ///
+    /// # Errors
+    /// [`NarError`] when the event has no place here, or leads beyond the limits; nothing more may be added then.
+    pub fn add(&mut self, event: &NarEvent) -> Result<(), NarError> {
+        if matches!(event, NarEvent::FileEnd) {
+            self.framing.grammar.skip_contents();
+        }
+        self.framing.write(event)?;
+        let framing_before = self.framing.buffer.len();
+        if let NarEvent::File { size_bytes, .. } = *event {
+            let offset = self.size_bytes();
+            self.files.push(FilePlace { framing_before, offset, size_bytes });
+            self.contents_bytes = self.contents_bytes.saturating_add(size_bytes);
+        }
+        let limit = self.framing.grammar.limits().size_bytes;
+        if self.size_bytes() > limit { Err(NarError::TooLarge(limit)) } else { Ok(()) }
+    }
+
+    /// Ends the layout.
+    ///
+    /// # Errors
+    /// [`NarError::Truncated`] when events are missing.
+    pub fn finish(self) -> Result<NarLayout, NarError> {
+        let size_bytes = self.size_bytes();
+        if !self.framing.grammar.is_complete() {
+            return Err(NarError::Truncated(size_bytes));
+        }
+        Ok(NarLayout { framing: self.framing.buffer.freeze(), files: self.files, size_bytes })
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.contents_bytes.saturating_add(self.framing.buffer.len() as u64)
+    }
+}
+
+impl NarLayout {
     /// The size of the archive in bytes.
     #[must_use]
     pub const fn size_bytes(&self) -> u64 {

@@ -20,7 +20,7 @@ mod writer;
 pub use error::NarError;
 pub use event::{NarEvent, NarName, NarTarget};
 pub use grammar::NarLimits;
-pub use layout::{NarLayout, NarPart};
+pub use layout::{NarLayout, NarLayoutBuilder, NarPart};
 pub use meter::NarMeter;
 pub use parser::NarParser;
 pub use writer::NarWriter;
