@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use gf_reapi::execution::NodeProperties;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use crate::failure::Failure;
@@ -111,14 +111,27 @@ impl Layout {
             let mut path = PathBuf::new();
             for name in parent.names() {
                 path.push(name);
-                match self.new_folder(top, &path) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    Err(error) => return Err(failed(&path, &error)),
-                }
+                let made = match self.new_folder(top, &path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => self.uncover(top, &path),
+                    made => made,
+                };
+                made.map_err(|error| failed(&path, &error))?;
             }
         }
         Ok(())
+    }
+
+    /// Where a white-out hides what the base has, a folder takes its place that hides as much.
+    fn uncover(&self, top: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+        let found = rustix::fs::statat(top, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(found.st_mode) != FileType::CharacterDevice {
+            return Ok(());
+        }
+        rustix::fs::unlinkat(top, path, AtFlags::empty())?;
+        self.new_folder(top, path)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = rustix::fs::openat(top, path, flags, Mode::empty())?;
+        Ok(rustix::fs::fsetxattr(&folder, OPAQUE, b"y", XattrFlags::empty())?)
     }
 
     /// Fills a folder that is empty: first all folders, then files by several threads.
@@ -238,6 +251,9 @@ fn open_folder(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(at, path, flags, Mode::empty())?)
 }
+
+/// Marks a folder that does not show what layers below have in its place.
+const OPAQUE: &str = "user.overlay.opaque";
 
 /// The white-out that every kernel with overlays knows, and that any user may make.
 fn white_out(at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {

@@ -136,6 +136,19 @@ async fn a_root_that_differs_a_little_stands_on_the_one_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_output_may_lie_where_the_root_before_had_inputs() {
+    let mut case = Case::start().await;
+    completed(&case.run("true", &with_paths(&large_root("first")), &["out"]).await);
+    let mut second = large_root("second");
+    second.retain(|(path, _)| !path.starts_with("d9/"));
+    let script = "ls d9/e | wc -l; echo made >d9/e/f3";
+    let finished = case.run(script, &with_paths(&second), &["d9/e/f3", "d9/e/f4"]).await;
+    let result = completed(&finished);
+    assert_eq!(said(result), "0\n", "what the base had there is hidden");
+    assert_eq!(result.output_files.iter().map(|output| output.path.as_str()).collect::<Vec<_>>(), ["d9/e/f3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn properties_of_nodes_are_given_to_them() {
     let mut case = Case::start().await;
     let digest = case.store.put("x");
