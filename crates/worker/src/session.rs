@@ -6,12 +6,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gf_reapi::execution::ActionResult;
 use gf_reapi::worker::finished::Verdict;
 use gf_reapi::worker::workers_client::WorkersClient;
 use gf_reapi::worker::{
     Assignment, Draining, Finished, FromWorker, Heartbeat, Hello, Progress, Resources, ToWorker, Welcome, from_worker,
     progress, to_worker,
 };
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
@@ -34,12 +36,17 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// Assignments and cancels are small; a command with 6 MiB of arguments still fits.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
+/// The server takes 5 MiB; what takes more would end the connection and all that runs over it.
+const MAX_FINISHED_BYTES: usize = 4 << 20;
+
 /// How an attachment ended.
 #[derive(Debug)]
 pub(crate) enum End {
     /// The worker was told to stop, and everything that ran is over.
     Drained,
-    /// The connection or the server ended it.
+    /// It ended before the server said welcome.
+    Unwelcome(Status),
+    /// The connection or the server ended it later.
     Lost(Status),
 }
 
@@ -66,8 +73,8 @@ pub(crate) async fn attach(workshop: &Arc<Workshop>, offer: &Offer, channel: Cha
     });
     let (orders, welcome) = match welcomed.await {
         Ok(Ok(welcomed)) => welcomed,
-        Ok(Err(status)) => return End::Lost(status),
-        Err(_) => return End::Lost(Status::deadline_exceeded("the server does not say welcome")),
+        Ok(Err(status)) => return End::Unwelcome(status),
+        Err(_) => return End::Unwelcome(Status::deadline_exceeded("the server does not say welcome")),
     };
     tracing::info!(id = welcome.worker_id, "attached to the server");
     let session = Session {
@@ -234,7 +241,7 @@ impl Session<'_> {
             }
         };
         self.running.remove(&finished.assignment_id);
-        self.say(from_worker::Message::Finished(finished)).await;
+        self.say(from_worker::Message::Finished(bounded(finished))).await;
     }
 
     fn beat(&self) {
@@ -259,7 +266,7 @@ impl Session<'_> {
         self.running.values().for_each(|running| running.cancel.cancel());
         while let Some(done) = self.tasks.join_next_with_id().await {
             if let (Ok((_, finished)), Some(say)) = (done, &self.say) {
-                let _ = say.try_send(from_worker::Message::Finished(finished).into_message());
+                let _ = say.try_send(from_worker::Message::Finished(bounded(finished)).into_message());
             }
         }
         // The next server may be another, and its tenants others.
@@ -267,6 +274,26 @@ impl Session<'_> {
         self.say = None;
         let hung_up = async { while let Ok(Some(_)) = orders.message().await {} };
         let _ = timeout(LAST_WORDS, hung_up).await;
+    }
+}
+
+/// An answer that the server takes: it lists every output, and a command may ask for too many.
+fn bounded(finished: Finished) -> Finished {
+    let size = finished.encoded_len();
+    if size <= MAX_FINISHED_BYTES {
+        return finished;
+    }
+    let message = format!(
+        "the outputs take {size} bytes to list, more than the limit of {MAX_FINISHED_BYTES}; ask for the folder that holds \
+         them"
+    );
+    let metadata = finished.result.and_then(|result| result.execution_metadata);
+    Finished {
+        assignment_id: finished.assignment_id,
+        verdict: Verdict::Refused as i32,
+        result: Some(ActionResult { execution_metadata: metadata, ..ActionResult::default() }),
+        status: Some(status(Code::FailedPrecondition, message.clone())),
+        message,
     }
 }
 
@@ -287,5 +314,25 @@ trait IntoMessage {
 impl IntoMessage for from_worker::Message {
     fn into_message(self) -> FromWorker {
         FromWorker { message: Some(self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gf_reapi::execution::OutputFile;
+
+    #[test]
+    fn an_answer_that_is_too_large_for_the_server_is_refused_by_name() {
+        let answer = |files: usize| {
+            let file = OutputFile { path: "a".repeat(1000), ..OutputFile::default() };
+            let result = ActionResult { output_files: vec![file; files], ..ActionResult::default() };
+            Finished { assignment_id: "id".to_owned(), result: Some(result), ..Finished::default() }
+        };
+        assert_eq!(bounded(answer(4000)), answer(4000));
+        let refused = bounded(answer(5000));
+        assert_eq!((refused.assignment_id.as_str(), refused.verdict), ("id", Verdict::Refused as i32));
+        assert_eq!(refused.status.as_ref().map(|status| status.code), Some(Code::FailedPrecondition as i32));
+        assert!(refused.message.contains("4194304") && refused.encoded_len() < 1000);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -62,6 +63,9 @@ pub enum WorkerError {
     /// The inherited connection ended.
     #[error("the connection to the server ended: {0}")]
     Lost(String),
+    /// Whatever would be assigned to this process could only fail.
+    #[error("the launcher of sandboxes is gone; the worker has to be started again")]
+    LauncherGone,
 }
 
 impl WorkerError {
@@ -71,7 +75,7 @@ impl WorkerError {
         match self {
             Self::Launcher(error) => matches!(error, LauncherError::Refused { .. }),
             Self::Connection(_) | Self::Token | Self::Refused(_) => true,
-            Self::Folder { .. } | Self::FolderInUse(_) | Self::Lost(_) => false,
+            Self::Folder { .. } | Self::FolderInUse(_) | Self::Lost(_) | Self::LauncherGone => false,
         }
     }
 }
@@ -89,7 +93,11 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Wo
     let offer = offer(&config, &report)?;
     let workshop = open(&config, launcher, &report).map_err(in_folder)?;
     let mut connector = Connector::new(config.server)?;
-    let ended = stay_attached(&Arc::new(workshop), &offer, &mut connector, &stop).await;
+    let workshop = Arc::new(workshop);
+    let ended = tokio::select! {
+        ended = stay_attached(&workshop, &offer, &mut connector, &stop) => ended,
+        () = workshop.launcher.gone() => Err(WorkerError::LauncherGone),
+    };
     if ended.is_ok() {
         tracing::info!("drained");
     }
@@ -111,10 +119,10 @@ async fn stay_attached(
             Some(Err(error)) => explain(&error),
             Some(Ok(channel)) => match session::attach(workshop, offer, channel, stop).await {
                 End::Drained => return Ok(()),
-                End::Lost(status) if is_refusal(status.code()) => {
+                End::Unwelcome(status) if is_refusal(status.code()) => {
                     return Err(WorkerError::Refused(status.message().to_owned()));
                 }
-                End::Lost(status) => format!("{:?}: {}", status.code(), status.message()),
+                End::Unwelcome(status) | End::Lost(status) => format!("{:?}: {}", status.code(), status.message()),
             },
         };
         if stop.is_cancelled() {
@@ -137,6 +145,7 @@ fn jitter() -> f64 {
     f64::from(u8::from_le_bytes([uuid::Uuid::new_v4().as_bytes()[0]])) / 510.0 + 0.5
 }
 
+/// Of one who is not welcome. Later the same codes are about a message, which nothing but one action may have caused.
 const fn is_refusal(code: Code) -> bool {
     matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument | Code::Unimplemented)
 }
@@ -192,11 +201,13 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
     })
 }
 
-/// Takes the folder for this worker; the lock ends with the file.
+/// Takes the folder for this worker, and for no other user: in it are inputs and outputs of all tenants, and what actions
+/// left there with any mode. The lock ends with the file.
 fn lock(data_dir: &Path) -> Result<File, WorkerError> {
     let path = || data_dir.display().to_string();
     let unusable = |source| WorkerError::Folder { path: path(), source };
     fs::create_dir_all(data_dir).map_err(unusable)?;
+    fs::set_permissions(data_dir, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
     let file = File::create(data_dir.join("lock")).map_err(unusable)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

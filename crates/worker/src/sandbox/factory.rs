@@ -9,6 +9,7 @@ use std::path::Path;
 
 use prost::Message;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -29,6 +30,9 @@ const NAMESPACES: c_int = libc::CLONE_NEWUSER
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWCGROUP;
+
+/// What root without privileges fails in.
+pub(super) const LEAVE_ROOT: &str = "run actions as another user than root";
 
 /// What is the same for all sandboxes.
 pub(super) struct Factory {
@@ -60,6 +64,8 @@ impl Factory {
         if privileged {
             // Inside, groups can be neither seen nor left, and those of root would still count.
             rustix::thread::set_thread_groups(&[]).doing("leave all groups")?;
+        } else if uid == 0 {
+            return Err(Errno::PERM).doing(LEAVE_ROOT);
         } else {
             sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).doing("make a user namespace")?;
             fs::write("/proc/self/setgroups", "deny").doing("give up groups")?;
@@ -76,11 +82,6 @@ impl Factory {
     /// Whether actions run as another user than the launcher.
     pub(super) const fn privileged(&self) -> bool {
         self.privileged
-    }
-
-    /// Whom actions run as, outside.
-    pub(super) const fn action_user(&self) -> (u32, u32) {
-        (self.uid, self.gid)
     }
 
     /// From now on every run makes a network namespace of its own. Called before any sandbox is made.

@@ -31,6 +31,7 @@ pub struct Launcher {
     waiting: Arc<Waiting>,
     next: AtomicU64,
     action_owner: Option<ActionUser>,
+    gone: CancellationToken,
     over: JoinHandle<()>,
 }
 
@@ -134,6 +135,8 @@ impl Launcher {
         let (orders, ordered) = mpsc::channel(WAITING_ORDERS);
         let waiting = Arc::new(Waiting::new());
         let told = Arc::clone(&waiting);
+        let gone = CancellationToken::new();
+        let is_gone = gone.clone();
         let over = tokio::spawn(async move {
             // When there will be no more orders, the launcher sees the socket end, and ends it too.
             let writing = async {
@@ -143,6 +146,7 @@ impl Launcher {
             tokio::select! { () = writing => {}, () = read_replies(read, frames, &told) => {} }
             told.give_up();
             reap(child).await;
+            is_gone.cancel();
         });
         let action_owner = ready.privileged.then_some(config.action_user);
         let report = Report {
@@ -151,7 +155,7 @@ impl Launcher {
             cgroup_version: Some(ready.cgroup_version).filter(|version| *version > 0),
             limitations: ready.limitations,
         };
-        (Self { orders, waiting, next: AtomicU64::new(1), action_owner, over }, report)
+        (Self { orders, waiting, next: AtomicU64::new(1), action_owner, gone, over }, report)
     }
 }
 
@@ -161,6 +165,11 @@ impl Launcher {
     #[must_use]
     pub const fn action_owner(&self) -> Option<ActionUser> {
         self.action_owner
+    }
+
+    /// Waits until the process is gone, for whatever reason. Nothing runs any more after that.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
     }
 
     /// Runs a command, and comes back when it and everything that it started are gone. A command that cannot be started
@@ -267,6 +276,10 @@ fn advice(doing: &str) -> &'static str {
         "mount /proc" => {
             "this container hides parts of /proc, and so the kernel refuses a new one: run it with \
              --security-opt systempaths=unconfined, or procMount: Unmasked in Kubernetes"
+        }
+        super::factory::LEAVE_ROOT => {
+            "root without CAP_SYS_ADMIN cannot let actions run as another user, and they would own the files of this \
+             machine or container: run the worker as an ordinary user, or give it CAP_SYS_ADMIN"
         }
         _ if doing.starts_with(HIDE) => "put the data of the worker elsewhere, or show other folders",
         _ => {

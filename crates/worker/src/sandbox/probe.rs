@@ -37,11 +37,6 @@ pub(super) fn probe(setup: &Setup, factory: &mut Factory) -> Result<Ready, Failu
             )),
         }
     }
-    if !factory.privileged() && factory.action_user().0 == 0 {
-        limitations.push(
-            "root without CAP_SYS_ADMIN: actions run as root of this container outside, though not inside; run the worker as an ordinary user".into(),
-        );
-    }
     Ok(Ready {
         overlay: overlay.is_ok(),
         own_network: own_network.is_ok(),

@@ -163,10 +163,11 @@ impl Service {
         }
     }
 
-    /// Nobody is there any more to be told.
+    /// Nobody is there any more to be told. All are killed before any is waited for: one that dies slowly must not leave
+    /// another the time to meddle with what the next worker removes.
     fn end(mut self) {
+        self.sandboxes.values().for_each(|made| made.sandbox.kill());
         for made in self.sandboxes.into_values() {
-            made.sandbox.kill();
             self.factory.conclude(made.sandbox);
         }
     }

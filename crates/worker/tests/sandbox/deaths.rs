@@ -24,6 +24,7 @@ async fn the_launcher_takes_its_sandboxes_along() {
     let (ran, ()) = tokio::join!(bench.launcher.run(run, CancellationToken::new()), kill);
     assert!(matches!(ran, Err(SandboxError::LauncherGone)), "{ran:?}");
     until("its processes are gone", || processes_with(&mark) == 0).await;
+    tokio::time::timeout(std::time::Duration::from_secs(30), bench.launcher.gone()).await.unwrap();
     let run = bench.script("later", "true");
     let ran = bench.launcher.run(run, CancellationToken::new()).await;
     assert!(matches!(ran, Err(SandboxError::LauncherGone)), "{ran:?}");

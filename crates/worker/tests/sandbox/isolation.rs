@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
-use gf_worker::sandbox::{Network, Root, remove_scratch};
+use gf_worker::sandbox::{Launcher, Network, Root, remove_scratch};
 
 use super::support::Bench;
 
@@ -190,7 +190,7 @@ async fn only_the_standard_streams_are_open() {
 
 #[tokio::test]
 async fn another_root_file_system_is_shown_instead() {
-    use gf_worker::sandbox::{Launcher, SandboxConfig};
+    use gf_worker::sandbox::SandboxConfig;
     let bench = Bench::new().await;
     let tools = tempfile::tempdir().unwrap();
     fs::create_dir_all(tools.path().join("usr/share")).unwrap();
@@ -210,11 +210,29 @@ async fn another_root_file_system_is_shown_instead() {
 
 #[tokio::test]
 async fn the_data_of_the_worker_is_never_shown() {
-    use gf_worker::sandbox::{Launcher, LauncherError, SandboxConfig};
+    use gf_worker::sandbox::{LauncherError, SandboxConfig};
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
     let config = SandboxConfig { shown: vec!["/usr".into(), folder.path().into()], ..super::support::config(&data) };
     let refused = Launcher::start(config).await.map(|(_, report)| report).unwrap_err();
     assert!(matches!(&refused, LauncherError::Refused { doing, .. } if doing.starts_with("hide ")), "{refused}");
+}
+
+#[tokio::test]
+async fn root_that_cannot_become_another_user_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: this user is not root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let weak = folder.path().join("weak-launcher");
+    let launcher = super::support::launcher_program();
+    let script = format!("#!/bin/sh\nexec setpriv --bounding-set -sys_admin {} \"$@\"\n", launcher.display());
+    fs::write(&weak, script).unwrap();
+    fs::set_permissions(&weak, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut config = super::support::config(folder.path());
+    config.program = weak;
+    let refused = Launcher::start(config).await.map(|(_, report)| report).unwrap_err();
+    assert!(refused.to_string().contains("as an ordinary user"), "{refused}");
 }
