@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
 
 use super::capacity::Reservation;
 use super::core::{Core, failed};
@@ -44,9 +44,15 @@ const RECOUNTS: u32 = 5;
 const SLACK_SHARE: u64 = 32;
 
 impl Core {
+    /// Held while evicting: one at a time, and nobody once the store is closed.
+    pub(crate) fn evicting(&self) -> Result<MutexGuard<'_, ()>, StoreError> {
+        let evicting = lock(&self.evicting);
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(evicting) }
+    }
+
     /// Evicts until `bytes` can be reserved, or says why they cannot.
     pub(crate) fn make_room(&self, bytes: u64) -> Result<Reservation, StoreError> {
-        let _one_at_a_time = lock(&self.evicting);
+        let _one_at_a_time = self.evicting()?;
         let mut excess = match self.capacity.reserve(bytes) {
             Ok(reservation) => return Ok(reservation),
             Err(excess) => excess,
@@ -226,7 +232,8 @@ impl Core {
         candidates.sort_by(|a, b| (u128::from(a.2) * u128::from(b.1)).cmp(&(u128::from(b.2) * u128::from(a.1))));
         let mut compacted = 0;
         for (number, _, live) in candidates {
-            if live > 0 && self.capacity.used_bytes() <= target_bytes {
+            let is_enough = live > 0 && self.capacity.used_bytes() <= target_bytes;
+            if is_enough || self.closed.load(Ordering::Acquire) {
                 break;
             }
             // One segment that cannot be read, or copied for want of space, must not keep the others from going.

@@ -11,6 +11,7 @@ use gf_digest::Digest;
 use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
 use super::file_layer::{FileLayer, StoreFile};
+use super::folder::Folder;
 use super::index::{Fate, Index, IndexKey, Lookup, Place, Slot};
 use super::large::LargeFiles;
 use super::lease::LeasePolicy;
@@ -110,6 +111,9 @@ pub(crate) struct Core {
     pub epoch: u32,
     /// When the store last served a request that moved bytes, for work that waits for quiet.
     pub last_busy: AtomicU32,
+    /// The folder is ours for as long as anything may still write to it: uploads and evictions outlive the store.
+    #[expect(dead_code, reason = "it is held, not read")]
+    pub folder: Folder,
 }
 
 /// What was found where a blob is about to be written: not all of its bytes.

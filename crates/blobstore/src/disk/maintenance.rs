@@ -117,7 +117,7 @@ fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
     while !signal.wait(LOOK_EVERY) {
         let limit = core.capacity.limit_bytes();
         if core.capacity.used_bytes() > limit - limit / 20 && Instant::now() >= nothing_to_free_until {
-            let _one_at_a_time = lock(&core.evicting);
+            let Ok(_one_at_a_time) = core.evicting() else { return };
             match core.collect(limit / 16) {
                 Ok(report) if report.freed_bytes > 0 => {}
                 Ok(_) => nothing_to_free_until = Instant::now() + RETRY_AFTER,

@@ -114,8 +114,6 @@ pub struct StoreStats {
 pub struct DiskBlobStore {
     core: Arc<Core>,
     maintenance: Mutex<Option<Maintenance>>,
-    // Dropped last: the folder is ours until then.
-    _folder: Folder,
 }
 
 /// Smallest and largest size at which a segment is sealed, in bytes.
@@ -141,12 +139,12 @@ impl DiskBlobStore {
     ) -> Result<Arc<Self>, OpenError> {
         let folder = folder::claim(layer.as_ref(), &config.data_dir)?;
         let path = config.data_dir.display().to_string();
-        let opened = open_core(layer, time, config, &folder).await;
+        let opened = open_core(layer, time, config, folder).await;
         let core = opened.map_err(|source| OpenError::Io { path: path.clone(), doing: "reading it", source })?;
         let maintenance = Maintenance::start(&core, tokio::runtime::Handle::current());
         let maintenance =
             maintenance.map_err(|source| OpenError::Io { path, doing: "starting its threads", source })?;
-        Ok(Arc::new(Self { core, maintenance: Mutex::new(Some(maintenance)), _folder: folder }))
+        Ok(Arc::new(Self { core, maintenance: Mutex::new(Some(maintenance)) }))
     }
 
     /// Figures of this moment.
@@ -195,7 +193,7 @@ impl DiskBlobStore {
     /// # Errors
     /// When the file system fails.
     pub fn collect(&self, needed_bytes: u64) -> Result<CollectionReport, StoreError> {
-        let _one_at_a_time = lock(&self.core.evicting);
+        let _one_at_a_time = self.core.evicting()?;
         self.core.collect(needed_bytes).map_err(failed("collecting"))
     }
 
@@ -238,6 +236,8 @@ impl DiskBlobStore {
         self.core.closed.store(true, Ordering::Release);
         let Some(maintenance) = lock(&self.maintenance).take() else { return Ok(()) };
         maintenance.stop();
+        // Whoever is making room ends after the segment at hand; nobody begins any more.
+        drop(lock(&self.core.evicting));
         self.core.checkpoint(true).map_err(failed("writing the last checkpoint"))
     }
 
@@ -264,7 +264,7 @@ async fn open_core(
     layer: Arc<dyn FileLayer>,
     time: Arc<dyn TimeSource>,
     config: StoreConfig,
-    folder: &Folder,
+    folder: Folder,
 ) -> io::Result<Arc<Core>> {
     let root: &Path = &config.data_dir;
     let found = Checkpoint::read(layer.as_ref(), root)?;
@@ -277,11 +277,11 @@ async fn open_core(
     let epoch = last_epoch.wrapping_add(1).max(1);
     let boot_id = layer.boot_id();
     let lost_power = !folder.is_fresh && !before.is_clean && (boot_id.is_empty() || before.boot_id != boot_id);
-    let key = folder.key;
+    let (key, is_fresh) = (folder.key, folder.is_fresh);
     let segment_bytes = (config.capacity_bytes / 64).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1);
     let first_sequence = u64::from(epoch) << 40;
     let core = Arc::new(Core {
-        index: Index::open(Arc::clone(&layer), &root.join("index"), folder.is_fresh)?,
+        index: Index::open(Arc::clone(&layer), &root.join("index"), is_fresh)?,
         segments: Segments::open(
             Arc::clone(&layer),
             &root.join("segments"),
@@ -311,17 +311,18 @@ async fn open_core(
         evicting: Mutex::default(),
         beginning_to_share: Mutex::default(),
         full_until: AtomicU32::new(0),
-        is_index_whole: AtomicBool::new(folder.is_fresh || before.is_index_whole),
+        is_index_whole: AtomicBool::new(is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),
         scrub: Mutex::default(),
         epoch,
         last_busy: AtomicU32::new(0),
+        folder,
         layer,
         config,
     });
     let segments: u64 = core.segments.sizes().values().sum();
     core.capacity.add_used(segments + before.large_bytes);
-    if folder.is_fresh {
+    if is_fresh {
         core.index.load_all()?;
         core.index.sync()?;
     } else if lost_power && found.is_some() {
