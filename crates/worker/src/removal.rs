@@ -1,14 +1,21 @@
 //! Removing what an action has left behind, whatever it is.
 //!
 //! What always holds: the depth of the tree costs neither stack nor open files nor long paths, because every folder is
-//! moved beside the others before it is looked into; no link is followed. A worker that is not root owns what its actions
-//! wrote and opens what they shut.
+//! moved beside the others before it is looked into. Nothing below the named folder is reached by a path: every folder is
+//! opened by its name in an open one, without following a link, and what is changed or removed is named in that. So
+//! somebody who still writes to the tree can keep it from going, but cannot send the removal elsewhere. A worker that
+//! is not root owns what its actions wrote and opens what they shut.
 
-use std::fs::{self, Permissions};
+use std::ffi::OsStr;
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
+use rustix::io::Errno;
 
 /// Folders of one removal that are looked through once more, because something was put into them meanwhile.
 const MAX_SECOND_PASSES: u32 = 1000;
@@ -39,27 +46,32 @@ impl Trash {
     }
 
     /// Removes a file or folder. Nothing there is no error.
+    ///
+    /// Whoever names it must be the only one who can change the folder that it is in.
     pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
-        let Some(kind) = found(fs::symlink_metadata(path))? else { return Ok(()) };
-        if !kind.is_dir() {
-            return fs::remove_file(path);
-        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let parent = match open_folder(CWD, parent) {
+            Err(Errno::NOENT) => return Ok(()),
+            opened => opened?,
+        };
+        let trash = open_folder(CWD, &self.folder)?;
+        let Some(first) = self.dispose(&parent, name, &trash)? else { return Ok(()) };
         let mut passes = MAX_SECOND_PASSES;
-        let mut folders = vec![self.take(path)?];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder)? {
-                let entry = entry?;
-                if entry.file_type()?.is_dir() {
-                    folders.push(self.take(&entry.path())?);
-                } else {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-            match fs::remove_dir(&folder) {
+        let mut names = vec![first];
+        while let Some(name) = names.pop() {
+            let folder = match open_folder(&trash, OsStr::new(&name)) {
+                // Nobody but this worker changes the trash itself.
+                Err(Errno::NOENT) => continue,
+                opened => opened?,
+            };
+            self.empty(&folder, &trash, &mut names)?;
+            match rustix::fs::unlinkat(&trash, &name, AtFlags::REMOVEDIR) {
                 // Whoever fills it has not noticed yet that nobody waits for that.
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && passes > 0 => {
+                Err(Errno::NOTEMPTY | Errno::EXIST) if passes > 0 => {
                     passes -= 1;
-                    folders.push(folder);
+                    names.push(name);
                 }
                 removed => removed?,
             }
@@ -67,13 +79,46 @@ impl Trash {
         Ok(())
     }
 
-    /// Moves a folder here, open to its owner.
-    fn take(&self, folder: &Path) -> io::Result<PathBuf> {
-        let here = self.folder.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-        fs::rename(folder, &here)?;
-        Ok(here)
+    fn empty(&self, folder: &OwnedFd, trash: &OwnedFd, names: &mut Vec<String>) -> io::Result<()> {
+        for entry in Dir::read_from(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name != c"." && name != c".." {
+                names.extend(self.dispose(folder, OsStr::from_bytes(name.to_bytes()), trash)?);
+            }
+        }
+        Ok(())
     }
+
+    /// Removes what has this name in a folder; if that is a folder too, it is moved here, and its name here returned.
+    fn dispose(&self, parent: &OwnedFd, name: &OsStr, trash: &OwnedFd) -> io::Result<Option<String>> {
+        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+            // Linux says the first of a folder, and some file systems the second.
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(Errno::NOENT) => return Ok(None),
+            removed => return Ok(removed.map(|()| None)?),
+        }
+        let here = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        // A folder moves only if it may be written to, because `..` in it changes.
+        open_to_owner(parent, name)?;
+        rustix::fs::renameat(parent, name, trash, &here)?;
+        // What was moved need not be what was opened.
+        open_to_owner(trash, OsStr::new(&here))?;
+        Ok(Some(here))
+    }
+}
+
+/// Lets the owner into a folder. What is no folder is left as it is.
+fn open_to_owner(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    // By this name the kernel knows the open folder itself, and it may be opened by nobody yet.
+    Ok(rustix::fs::chmod(format!("/proc/self/fd/{}", folder.as_raw_fd()), Mode::RWXU)?)
+}
+
+fn open_folder(parent: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 /// Has what is made in the folders of this one put into different parts of the disk, where the file system can.
@@ -90,16 +135,11 @@ pub(crate) fn spread(folder: &Path) {
     }
 }
 
-fn found<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -126,6 +166,28 @@ mod tests {
         assert!(!victim.exists() && kept.join("file").exists());
         assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 0);
         trash.remove(&victim).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_becomes_a_link_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let trash = Trash::open(dir.path().join("trash")).unwrap();
+        let (victim, kept) = (dir.path().join("victim"), dir.path().join("kept"));
+        fs::create_dir_all(victim.join("inner")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        fs::write(kept.join("file"), "kept").unwrap();
+        fs::set_permissions(&kept, Permissions::from_mode(0o755)).unwrap();
+        let (open, here) = (open_folder(CWD, &victim).unwrap(), open_folder(CWD, &trash.folder).unwrap());
+        // What an accomplice does between two looks.
+        fs::remove_dir(victim.join("inner")).unwrap();
+        std::os::unix::fs::symlink(&kept, victim.join("inner")).unwrap();
+        assert!(open_to_owner(&open, OsStr::new("inner")).is_err());
+        fs::rename(victim.join("inner"), trash.folder.join("7")).unwrap();
+        assert!(open_folder(&here, OsStr::new("7")).is_err());
+        trash.remove(&trash.folder.join("7")).unwrap();
+        trash.remove(&victim).unwrap();
+        assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o755);
+        assert!(kept.join("file").exists() && !victim.exists());
     }
 
     #[test]
