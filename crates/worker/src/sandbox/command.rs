@@ -80,7 +80,9 @@ fn set_limits(start: &Start) -> io::Result<()> {
     limit(Resource::Nproc, u64::from(start.processes) + 1)?;
     limit(Resource::Fsize, start.disk_bytes.max(start.log_bytes))?;
     limit(Resource::Nofile, OPEN_FILES)?;
-    limit(Resource::Core, 0)
+    // With 0, the kernel still has the machine's crash handler, as root, read what the command left in its memory. One
+    // byte is the value with which it neither starts that nor writes a file.
+    limit(Resource::Core, 1)
 }
 
 /// Lowers a limit for good; one that is already lower stays.

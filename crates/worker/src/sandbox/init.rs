@@ -4,8 +4,8 @@
 //! out of reach for the command, which has none. What always holds: when it ends, for whatever reason, the kernel ends
 //! everything else in the sandbox before anybody is told.
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -27,6 +27,8 @@ pub(super) const INSIDE_USER: u32 = 1000;
 const HOST_NAME: &str = "gf-worker";
 /// What a command is given to tidy up after its time has passed.
 const GRACE: Duration = Duration::from_secs(1);
+/// Above every service: when the machine has no memory left, actions go first.
+const OOM_SCORE: i32 = 500;
 const KILLED: i32 = 128 + 9;
 
 /// What a new process is told by the launcher that it is a copy of.
@@ -83,6 +85,7 @@ impl Life {
         if let Some(cgroup) = &self.cgroup {
             cgroup.join().doing("join the control group of the sandbox")?;
         }
+        go_first_without_memory();
         let found = view::find(&self.template, &self.start)?;
         self.wait_for_users()?;
         become_action_user()?;
@@ -172,7 +175,24 @@ fn become_action_user() -> Result<(), Failure> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).doing("ask to die with the launcher")
 }
 
+/// As long as this process may still write to its files in `/proc`. Where it may not, the kernel chooses by size alone.
+fn go_first_without_memory() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let given = fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse().ok());
+    let _ = fs::write(FILE, given.unwrap_or(0).max(OOM_SCORE).to_string());
+}
+
+/// In a user namespace of its own the command would be root over much of the kernel that nobody else gets to use.
+fn refuse_user_namespaces() -> Result<(), Failure> {
+    match fs::write("/proc/sys/user/max_user_namespaces", "0") {
+        // A kernel without this cannot make them.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written.doing("refuse user namespaces to the command"),
+    }
+}
+
 fn isolate() -> Result<(), Failure> {
+    refuse_user_namespaces()?;
     rustix::system::sethostname(HOST_NAME.as_bytes()).doing("set the host name")?;
     match sys::own_session_keyring() {
         // Where keyrings are refused or absent, they are to the command too.

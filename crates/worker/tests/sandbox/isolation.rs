@@ -236,3 +236,14 @@ async fn root_that_cannot_become_another_user_is_refused() {
     let refused = Launcher::start(config).await.map(|(_, report)| report).unwrap_err();
     assert!(refused.to_string().contains("as an ordinary user"), "{refused}");
 }
+
+#[tokio::test]
+async fn the_kernel_is_not_lent_out() {
+    let bench = Bench::new().await;
+    bench
+        .sh("namespaces", "! unshare --user true 2>/dev/null && ! unshare --map-root-user --net true 2>/dev/null")
+        .await;
+    // One byte, unless this machine allows none: neither a file nor a crash handler.
+    bench.sh("core", "grep -Eq '^Max core file size +[01] +[01] ' /proc/self/limits").await;
+    bench.sh("memory", "test $(cat /proc/self/oom_score_adj) -ge 500").await;
+}
