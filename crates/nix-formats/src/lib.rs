@@ -28,7 +28,7 @@ pub use content_address::{ContentAddress, ContentAddressError, FileMethod};
 pub use hash::{Hash, HashAlgorithm, HashError, NarHash};
 pub use key::{KeyError, KeyName, PublicKey, SecretKey};
 pub use listing::{Listing, ListingBuilder, ListingNode, NotUtf8};
-pub use nar_info::{Compression, NarInfo, NarInfoError, fingerprint};
+pub use nar_info::{Compression, NarInfo, NarInfoError, NarUrl, SystemName, fingerprint};
 pub use realisation::{BuildTrace, BuildTraceKey, DerivationOutput, OutputName, Realisation, RealisationError};
 pub use signature::{Signature, SignatureError, Signatures};
 pub use store_path::{StoreDir, StorePath, StorePathError, StorePathHash};

@@ -1,6 +1,7 @@
 //! What a cache says about one store path, and what its signatures cover.
 
 mod compression;
+mod field;
 mod parse;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use crate::signature::{SignatureError, Signatures};
 use crate::store_path::{StoreDir, StorePath, StorePathError};
 
 pub use compression::Compression;
+pub use field::{NarUrl, SystemName};
 
 /// A narinfo.
 ///
@@ -23,8 +25,8 @@ pub use compression::Compression;
 pub struct NarInfo {
     /// The path that this is about.
     pub store_path: StorePath,
-    /// Where the archive is: relative to the cache, or absolute. Never empty, without white space.
-    pub url: String,
+    /// Where the archive is.
+    pub url: NarUrl,
     /// How the file behind the URL is compressed.
     pub compression: Compression,
     /// The hash of the compressed file. Nobody checks it.
@@ -40,7 +42,7 @@ pub struct NarInfo {
     /// The derivation that made the path.
     pub deriver: Option<StorePath>,
     /// The system that the path is for. Nix does not read it; Attic writes it.
-    pub system: Option<String>,
+    pub system: Option<SystemName>,
     /// Signatures over [`NarInfo::fingerprint`].
     pub signatures: Signatures,
     /// How the path follows from its content, if it does.
@@ -80,6 +82,9 @@ pub enum NarInfoError {
     /// White space in the URL, or over 2048 characters.
     #[error("the URL in the narinfo has characters that no URL has, or too many")]
     Url,
+    /// White space in the name of the system, or over 128 characters.
+    #[error("the system in the narinfo has characters that no system's name has, or too many")]
+    System,
     /// A compression that Nix does not know.
     #[error("the compression in the narinfo is unknown")]
     Compression,

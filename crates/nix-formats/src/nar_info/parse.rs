@@ -2,14 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Compression, NarInfo, NarInfoError};
+use super::{Compression, NarInfo, NarInfoError, NarUrl, SystemName};
 use crate::content_address::ContentAddress;
 use crate::hash::Hash;
 use crate::signature::{Signature, Signatures};
 use crate::store_path::{StoreDir, StorePath};
-
-/// The longest URL accepted, in characters.
-const MAX_URL_LENGTH: usize = 2048;
 
 pub(super) fn parse(store: &StoreDir, bytes: &[u8]) -> Result<NarInfo, NarInfoError> {
     let fields = Fields::read(bytes)?;
@@ -19,7 +16,7 @@ pub(super) fn parse(store: &StoreDir, bytes: &[u8]) -> Result<NarInfo, NarInfoEr
         store_path: store
             .parse(required(fields.store_path, "StorePath")?)
             .map_err(|error| NarInfoError::StorePath("StorePath", error))?,
-        url: url(required(fields.url, "URL")?)?,
+        url: NarUrl::new(required(fields.url, "URL")?)?,
         compression: compression(fields.compression)?,
         file_hash: fields.file_hash.map(|text| hash(text, "FileHash")).transpose()?,
         file_size: fields.file_size.map(|text| number(text, "FileSize")).transpose()?,
@@ -30,7 +27,7 @@ pub(super) fn parse(store: &StoreDir, bytes: &[u8]) -> Result<NarInfo, NarInfoEr
         },
         references: references(fields.references.unwrap_or_default())?,
         deriver: deriver(fields.deriver)?,
-        system: fields.system.filter(|name| !name.is_empty()).map(ToOwned::to_owned),
+        system: fields.system.filter(|name| !name.is_empty()).map(SystemName::new).transpose()?,
         signatures: fields.signatures,
         content_address: fields
             .content_address
@@ -103,13 +100,6 @@ impl<'a> Fields<'a> {
 
 fn required<'a>(field: Option<&'a str>, name: &'static str) -> Result<&'a str, NarInfoError> {
     field.filter(|value| !value.is_empty()).ok_or(NarInfoError::Missing(name))
-}
-
-fn url(text: &str) -> Result<String, NarInfoError> {
-    if text.len() > MAX_URL_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(NarInfoError::Url);
-    }
-    Ok(text.to_owned())
 }
 
 fn compression(field: Option<&str>) -> Result<Compression, NarInfoError> {

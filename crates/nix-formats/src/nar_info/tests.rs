@@ -97,7 +97,7 @@ fn what_nix_tolerates_is_read_as_nix_does() {
     assert_eq!(with("FileSize", "Provenance: {\"a\": 1}\n").unwrap().file_size, None);
     assert_eq!(with("References", "").unwrap().references.len(), 0);
     let attic = with("Deriver", "System: x86_64-linux\n").unwrap();
-    assert_eq!(attic.system.as_deref(), Some("x86_64-linux"));
+    assert_eq!(attic.system.as_ref().map(SystemName::as_str), Some("x86_64-linux"));
     assert!(attic.format(&StoreDir::default()).contains("\nSystem: x86_64-linux\nSig: "));
 }
 
@@ -113,6 +113,9 @@ fn the_rest_is_refused() {
     assert_eq!(with("References", "References:\n"), Err(E::Line(8)));
     assert_eq!(with("URL", "URL: \n"), Err(E::Missing("URL")));
     assert_eq!(with("URL", "URL: a b\n"), Err(E::Url));
+    assert_eq!(NarUrl::new("nar/a.nar\nSig: a:b"), Err(E::Url));
+    assert_eq!(SystemName::new("x86_64-linux\nCA: x"), Err(E::System));
+    assert_eq!(with("Deriver", "System: a b\n"), Err(E::System));
     assert_eq!(with("Compression", "Compression: zip\n"), Err(E::Compression));
     assert_eq!(with("Deriver", "Deriver: \n"), Err(E::Empty("Deriver")));
     for bad in ["0", "-1", "+1", "01", "1 ", "99999999999999999999"] {
