@@ -14,11 +14,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::factory::{Factory, Sandbox};
-use super::wire::{Begun, Frames, Outcome, Reply, Request, Setup, frame};
+use super::wire::{Begun, EndedBy, Frames, Outcome, Reply, Request, Setup, frame};
 use super::{probe, sys};
 
 /// How long the first process of a sandbox has to end it before it is killed itself.
 const STOPPING: Duration = Duration::from_secs(5);
+/// What a sandbox gets beyond its time before it is killed: its first process, which ends it in time, measures what hostile
+/// commands wrote and may be kept busy by that. It includes what the command itself gets to tidy up.
+const OVERTIME: Duration = Duration::from_secs(30);
 const READ_BYTES: usize = 64 << 10;
 
 /// Serves the socket that is the standard input until it ends.
@@ -82,6 +85,8 @@ struct Service {
 struct Made {
     sandbox: Sandbox,
     kill_at: Option<Instant>,
+    /// Whether its time was over long before it was.
+    is_overdue: bool,
 }
 
 impl Service {
@@ -131,14 +136,17 @@ impl Service {
         let Some(start) = request.start else {
             if let Some(made) = self.sandboxes.get_mut(&id) {
                 made.sandbox.stop();
-                made.kill_at = Some(Instant::now() + STOPPING);
+                let soon = Instant::now() + STOPPING;
+                made.kill_at = Some(made.kill_at.map_or(soon, |at| at.min(soon)));
             }
             return Ok(());
         };
         let has_pipes = start.stdin_pipe.is_some();
+        let time = Duration::from_micros(start.timeout_us).saturating_add(OVERTIME);
         match self.factory.make(start) {
             Ok(sandbox) => {
-                self.sandboxes.insert(id, Made { sandbox, kill_at: None });
+                let kill_at = Instant::now().checked_add(time);
+                self.sandboxes.insert(id, Made { sandbox, kill_at, is_overdue: false });
                 if has_pipes { send(&mut self.socket, id, Outcome::Begun(Begun {})) } else { Ok(()) }
             }
             Err(failure) => send(&mut self.socket, id, Outcome::Failed(failure)),
@@ -148,7 +156,13 @@ impl Service {
     fn conclude(&mut self, id: u64) -> io::Result<()> {
         match self.sandboxes.remove(&id) {
             Some(made) => {
-                let outcome = self.factory.conclude(made.sandbox);
+                let mut outcome = self.factory.conclude(made.sandbox);
+                if let Outcome::Ended(ended) = &mut outcome
+                    && made.is_overdue
+                    && ended.ended_by() == EndedBy::Itself
+                {
+                    ended.ended_by = EndedBy::Time.into();
+                }
                 send(&mut self.socket, id, outcome)
             }
             None => Ok(()),
@@ -160,6 +174,7 @@ impl Service {
         for made in self.sandboxes.values_mut().filter(|made| made.kill_at.is_some_and(|at| now >= at)) {
             made.sandbox.kill();
             made.kill_at = None;
+            made.is_overdue = true;
         }
     }
 
