@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
 use super::capacity::Reservation;
-use super::core::{Core, failed};
+use super::core::{Core, Refused, failed};
 use super::eviction::{EvictionPlan, Histogram, plan};
 use super::index::{Lookup, Place, SHARDS, Slot};
 use super::record::{HEADER_BYTES, RecordKind};
@@ -57,12 +57,12 @@ impl Core {
             Ok(reservation) => return Ok(reservation),
             Err(excess) => excess,
         };
-        if self.clock.now() < self.full_until.load(Ordering::Relaxed) {
+        if self.is_known_not_to_fit(bytes, excess) {
             return Err(self.no_space(bytes));
         }
         // Where evicting all that may go would not do, nothing goes.
-        if bytes > self.capacity.limit_bytes() || excess > self.freeable_bytes().map_err(failed("making room"))? {
-            return Err(self.no_space(bytes));
+        if excess > self.freeable_bytes().map_err(failed("making room"))? {
+            return Err(self.refuse(bytes, excess));
         }
         // Freed bytes are an estimate until segments are compacted; a second round covers the difference.
         for _ in 0..3 {
@@ -82,9 +82,27 @@ impl Core {
                 break;
             }
         }
-        // A look at the whole index for each of a thousand refused writes would stop the reads too.
-        self.full_until.store(self.clock.now() + 1, Ordering::Relaxed);
-        Err(self.no_space(bytes))
+        Err(self.refuse(bytes, excess))
+    }
+
+    /// Sets space aside, or refuses to, where neither takes a look at the index.
+    pub(crate) fn reserve_at_once(&self, bytes: u64) -> Option<Result<Reservation, StoreError>> {
+        match self.capacity.reserve(bytes) {
+            Ok(reservation) => Some(Ok(reservation)),
+            Err(excess) => self.is_known_not_to_fit(bytes, excess).then(|| Err(self.no_space(bytes))),
+        }
+    }
+
+    fn is_known_not_to_fit(&self, bytes: u64, excess: u64) -> bool {
+        let refused = lock(&self.refused);
+        bytes > self.capacity.limit_bytes() || excess >= refused.excess_bytes && self.clock.now() < refused.until
+    }
+
+    /// Refuses a write, and remembers it for a moment: a look at the whole index for each of a thousand refused writes
+    /// would stop the reads too.
+    fn refuse(&self, bytes: u64, excess_bytes: u64) -> StoreError {
+        *lock(&self.refused) = Refused { excess_bytes, until: self.clock.now() + 1 };
+        self.no_space(bytes)
     }
 
     /// Frees `bytes` by rewriting segments with any garbage at all, emptiest first. Returns how many bytes it freed.
@@ -161,7 +179,7 @@ impl Core {
         report.freed_bytes = used_before.saturating_sub(self.capacity.used_bytes());
         if report.freed_bytes > 0 {
             // Whoever frees something, trying again is not in vain.
-            self.full_until.store(0, Ordering::Relaxed);
+            *lock(&self.refused) = Refused::default();
         }
         Ok(report)
     }
@@ -255,23 +273,24 @@ impl Core {
         segments
     }
 
-    /// Writes again what the disk may have failed to keep.
+    /// Writes again what the disk may have failed to keep. One that fails does not keep the others from it; the first
+    /// error is returned.
     pub(crate) fn write_suspects_again(&self) -> io::Result<()> {
+        let mut result = Ok(());
         for number in self.segments.suspects() {
             let _one_at_a_time = lock(&self.evicting);
             if self.settled_segments().contains_key(&number) {
-                self.rewrite(number)?;
+                result = result.and(self.rewrite(number));
             }
         }
-        let mut suspects = std::mem::take(&mut *lock(&self.suspect_large));
-        while let Some(number) = suspects.pop() {
+        let suspects = std::mem::take(&mut *lock(&self.suspect_large));
+        for number in suspects {
             if let Err(error) = self.write_large_again(number) {
-                suspects.push(number);
-                lock(&self.suspect_large).extend(suspects);
-                return Err(error);
+                lock(&self.suspect_large).push(number);
+                result = result.and(Err(error));
             }
         }
-        Ok(())
+        result
     }
 
     /// Copies a large file to one of another number, if there is still a blob that needs it.

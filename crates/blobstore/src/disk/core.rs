@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use gf_digest::Digest;
+use tokio::sync::Semaphore;
 
 use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
@@ -100,8 +101,10 @@ pub(crate) struct Core {
     pub evicting: Mutex<()>,
     /// One blob at a time begins to be shared.
     pub beginning_to_share: Mutex<()>,
-    /// Until when trying to make room is known to be in vain.
-    pub full_until: AtomicU32,
+    /// What there was no room for lately.
+    pub refused: Mutex<Refused>,
+    /// One thread makes room; whoever else needs some waits for this, without a thread.
+    pub making_room: Arc<Semaphore>,
     /// Cleared while a rebuild is owed; remembered over restarts, since the rebuild may be killed.
     pub is_index_whole: AtomicBool,
     pub closed: AtomicBool,
@@ -114,6 +117,13 @@ pub(crate) struct Core {
     /// The folder is ours for as long as anything may still write to it: uploads and evictions outlive the store.
     #[expect(dead_code, reason = "it is held, not read")]
     pub folder: Folder,
+}
+
+/// The last write that was refused: until then one that exceeds the room by as much is refused, too.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refused {
+    pub excess_bytes: u64,
+    pub until: u32,
 }
 
 /// What was found where a blob is about to be written: not all of its bytes.
@@ -216,11 +226,23 @@ impl Core {
         if self.closed.load(Ordering::Relaxed) {
             return Err(StoreError::Closed);
         }
-        if let Ok(reservation) = self.capacity.reserve(bytes) {
-            return Ok(reservation);
+        if let Some(decided) = self.reserve_at_once(bytes) {
+            return decided;
+        }
+        // Threads for waiting are also those that read and hash.
+        let permit = Arc::clone(&self.making_room).acquire_owned().await;
+        let permit = permit.map_err(|error| failed("making room")(io::Error::other(error)))?;
+        // Whoever came before may have made room for all, or found that there is none.
+        if let Some(decided) = self.reserve_at_once(bytes) {
+            return decided;
         }
         let core = Arc::clone(self);
-        let evicted = tokio::task::spawn_blocking(move || core.make_room(bytes)).await;
+        let evicting = tokio::task::spawn_blocking(move || {
+            // Kept by the thread: the caller may leave.
+            let _permit = permit;
+            core.make_room(bytes)
+        });
+        let evicted = evicting.await;
         evicted.map_err(|error| failed("making room")(io::Error::other(error)))?
     }
 

@@ -157,7 +157,18 @@ impl Core {
     /// without it. What was to be made durable is written again, elsewhere.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let _one_at_a_time = lock(&self.syncing);
-        self.write_suspects_again()?;
+        // First what is sound: what the disk failed to keep may be what it fails to read, too.
+        let sound = self.sync_sound();
+        if self.segments.suspects().is_empty() && lock(&self.suspect_large).is_empty() {
+            return sound;
+        }
+        let again = self.write_suspects_again();
+        let copies = self.sync_sound();
+        sound.and(again).and(copies).and_then(|()| self.segments.sync())
+    }
+
+    /// As [`Self::sync`], for all but what the disk may have failed to keep. Goes on past errors.
+    fn sync_sound(&self) -> io::Result<()> {
         let files = std::mem::take(&mut *lock(&self.unsynced_large));
         let folders: BTreeSet<PathBuf> = files.iter().map(|(number, _)| self.large.folder(*number)).collect();
         let mut result = Ok(());
@@ -172,7 +183,7 @@ impl Core {
             let files = files.into_iter().filter(|(number, _)| !lock(&self.suspect_large).contains(number));
             lock(&self.unsynced_large).extend(files.collect::<Vec<_>>());
         }
-        let appended = self.segments.sync();
+        let appended = self.segments.sync_sound();
         result.and(named).and(appended)
     }
 

@@ -215,7 +215,7 @@ impl Segments {
     }
 
     /// Makes everything appended before this call durable but for what is in [`Self::suspects`].
-    fn sync_sound(&self) -> io::Result<()> {
+    pub(crate) fn sync_sound(&self) -> io::Result<()> {
         let _one_at_a_time = lock(&self.syncing);
         let current = {
             let mut active = self.lock_active();

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gf_digest::{Digest, DigestFunction};
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use super::capacity::Capacity;
 use super::checkpoint::Checkpoint;
@@ -310,7 +311,8 @@ async fn open_core(
         syncing: Mutex::default(),
         evicting: Mutex::default(),
         beginning_to_share: Mutex::default(),
-        full_until: AtomicU32::new(0),
+        refused: Mutex::default(),
+        making_room: Arc::new(Semaphore::new(1)),
         is_index_whole: AtomicBool::new(is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),
         scrub: Mutex::default(),

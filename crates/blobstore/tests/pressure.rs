@@ -1,0 +1,147 @@
+//! A store under pressure: one file that the disk has failed keeps no other from becoming durable, and writers who wait
+//! for room keep nobody else waiting.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gf_blobstore::{
+    BlobStore, DiskBlobStore, Encoding, ErrorKind, FileLayer, NewBlob, OwnerId, StoreConfig, TimeSource,
+};
+use gf_digest::{Digest, DigestFunction};
+use gf_testkit::blob_store_suite::{noise, put};
+use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles, ManualTime};
+
+const OWNER: OwnerId = OwnerId(1);
+const LEASE_S: u64 = 100;
+
+async fn open(files: impl FileLayer, time: &Arc<ManualTime>, directory: &Path) -> Arc<DiskBlobStore> {
+    let config = StoreConfig {
+        capacity_bytes: 4 << 20,
+        lease: Duration::from_secs(LEASE_S),
+        // Nothing is synced but by the test.
+        sync_window: Duration::from_secs(100_000),
+        large_blob_bytes: 40_000,
+        ..StoreConfig::new(directory.to_owned())
+    };
+    let clock: Arc<dyn TimeSource> = Arc::clone(time) as _;
+    DiskBlobStore::open_on(Arc::new(files), clock, config).await.unwrap()
+}
+
+fn blob(number: u64, size: usize) -> NewBlob {
+    let bytes = noise(number + 1, size);
+    NewBlob { digest: Digest::of(DigestFunction::Sha256, &bytes), bytes: bytes.into(), encoding: Encoding::Identity }
+}
+
+async fn upload(store: &DiskBlobStore, blob: &NewBlob) {
+    let mut upload = store.upload(OWNER, blob.digest, Encoding::Identity).await.unwrap();
+    upload.write(blob.bytes.clone()).await.unwrap();
+    upload.finish().await.unwrap();
+}
+
+/// The first large file to be synced is on a bad sector: it can neither be made durable nor be read.
+fn with_bad_sector(files: &LossyFiles) -> InterceptedFiles {
+    let bad: Mutex<Option<PathBuf>> = Mutex::default();
+    InterceptedFiles::new(Arc::new(files.clone()), move |path, operation| {
+        let mut bad = bad.lock().unwrap();
+        let is_upload = path.parent().is_some_and(|folder| folder.ends_with("incoming"));
+        match operation {
+            FileOperation::Sync if is_upload && bad.as_ref().is_none_or(|bad| bad == path) => {
+                *bad = Some(path.to_owned());
+                Err(std::io::Error::other("a bad sector"))
+            }
+            // By the name that it has meanwhile: the first one of the run.
+            FileOperation::Open if bad.is_some() && path.ends_with(format!("{:016x}", 1_u64 << 32)) => {
+                Err(std::io::Error::other("a bad sector"))
+            }
+            _ => Ok(()),
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_disk_can_neither_keep_nor_read_keeps_nothing_else_from_being_durable() {
+    for seed in 0..8 {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = LossyFiles::new(directory.path());
+        let time = Arc::new(ManualTime::new(1_000_000));
+        let store = open(with_bad_sector(&disk), &time, directory.path()).await;
+        upload(&store, &blob(1, 100_000)).await;
+        assert!(store.sync().is_err());
+        let (large, small) = (blob(2, 100_000), blob(3, 3000));
+        upload(&store, &large).await;
+        put(store.as_ref(), OWNER, small.clone()).await.unwrap();
+        for _ in 0..3 {
+            assert!(store.sync().is_err(), "the first one is believed to be durable");
+        }
+        let disk = disk.lose_power(seed);
+        drop(store);
+        let store = open(disk, &time, directory.path()).await;
+        let missing = store.find_missing(OWNER, &[large.digest, small.digest]).await.unwrap();
+        assert_eq!(missing, [], "seed {seed}");
+    }
+}
+
+/// Two threads are there for what may wait. One makes room, and it takes long; many more writers need some.
+#[test]
+fn writers_who_wait_for_room_take_no_threads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (entered, has_entered) = channel();
+    let (leave, may_leave) = channel::<()>();
+    let (is_on, held) = (Arc::new(AtomicBool::new(false)), Mutex::new(Some(may_leave)));
+    let directory = tempfile::tempdir().unwrap();
+    let files = InterceptedFiles::new(Arc::new(LossyFiles::new(directory.path())), {
+        let is_on = Arc::clone(&is_on);
+        move |_, operation| {
+            let is_removal = operation == FileOperation::Remove;
+            if is_removal
+                && is_on.load(Ordering::SeqCst)
+                && let Some(may_leave) = held.lock().unwrap().take()
+            {
+                entered.send(()).unwrap();
+                may_leave.recv_timeout(Duration::from_secs(20)).unwrap();
+            }
+            Ok(())
+        }
+    });
+    let time = Arc::new(ManualTime::new(1_000_000));
+    let store = runtime.block_on(open(files, &time, directory.path()));
+    runtime.block_on(async {
+        let refusal = loop {
+            if let Err(error) = put(store.as_ref(), OWNER, blob(time.now_s() + store.stats().keys, 30_000)).await {
+                break error;
+            }
+        };
+        assert_eq!(refusal.kind(), ErrorKind::Exhausted);
+    });
+    time.advance(2 * LEASE_S);
+    is_on.store(true, Ordering::SeqCst);
+    let writers: Vec<_> = (0..8)
+        .map(|number| {
+            let store = Arc::clone(&store);
+            runtime.spawn(async move { put(store.as_ref(), OWNER, blob(number, 30_000)).await })
+        })
+        .collect();
+    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    // All the others come as far as they can: give them the chance.
+    let deadline = Instant::now() + Duration::from_millis(200);
+    while Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let other = runtime.spawn_blocking(|| ());
+    let is_done = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), other).await.is_ok() });
+    leave.send(()).unwrap();
+    for writer in writers {
+        runtime.block_on(writer).unwrap().unwrap();
+    }
+    assert!(is_done, "all threads wait for room");
+}
