@@ -50,9 +50,6 @@ const MAX_ANSWER_BYTES: usize = (4 << 20) - (64 << 10);
 /// The largest message taken: a piece of an upload of 4 MiB, and what is around it.
 const MAX_MESSAGE_BYTES: usize = 5 << 20;
 
-/// The largest message of a worker: one that is too long costs it its stream, so it bounds itself far below.
-const MAX_WORKER_MESSAGE_BYTES: usize = 16 << 20;
-
 /// Large messages that are in memory at one time, over all calls.
 const ROOM_BYTES: usize = 256 << 20;
 
@@ -144,7 +141,7 @@ impl Service<Request<Body>> for Reapi {
         if let Err(status) = edge.admit(&caller, permission(method)) {
             return Box::pin(async move { Ok(conclude(call, Err(status))) });
         }
-        let messages = Messages::new(body, longest(method), lists(method), edge.room.clone());
+        let messages = Messages::new(body, MAX_MESSAGE_BYTES, lists(method), edge.room.clone());
         route(method, Exchange { edge, caller, messages, call })
     }
 }
@@ -183,13 +180,6 @@ const METHODS: [(usize, &str, Method); 21] = [
     (5, "WaitOperation", Method::WaitOperation),
     (6, "Attach", Method::Attach),
 ];
-
-const fn longest(method: Method) -> usize {
-    match method {
-        Method::Attach => MAX_WORKER_MESSAGE_BYTES,
-        _ => MAX_MESSAGE_BYTES,
-    }
-}
 
 /// What every call of a method needs.
 const fn permission(method: Method) -> PermissionName {
