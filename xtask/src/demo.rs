@@ -158,6 +158,7 @@ fn builds(
         after_demo: first_hit.saturating_duration_since(steps.began()),
         after_build: first_hit.saturating_duration_since(started),
     };
+    clean(steps)?;
     let first = ask(&bazel, ALL, "everything in five languages", steps)?;
     clean(steps)?;
     let cleaned = ask(&bazel, ALL, "everything again, after a clean", steps)?;
