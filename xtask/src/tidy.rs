@@ -24,9 +24,11 @@ const STRATA: &[(&str, &[&str])] = &[
     ("gf-digest", &[]),
     ("gf-reapi", &["gf-digest"]),
     ("gf-nix-formats", &[]),
-    ("gf-tenancy", &["gf-digest"]),
+    ("gf-database", &[]),
+    ("gf-tenancy", &["gf-digest", "gf-database"]),
     ("gf-blobstore", &["gf-digest", "gf-tenancy"]),
     ("gf-execution", &["gf-digest", "gf-reapi", "gf-tenancy", "gf-blobstore"]),
+    ("gf-nix-cache", &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore", "gf-database"]),
     ("gf-worker", &["gf-digest", "gf-reapi"]),
 ];
 /// Crates that only tests may use: the ends of the house, and what tests share.

@@ -1,0 +1,1 @@
+//! SQLite or PostgreSQL: a pool, migrations, transactions. Knows no table of any service.
