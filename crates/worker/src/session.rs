@@ -200,7 +200,7 @@ impl Session<'_> {
 
     async fn refuse(&mut self, assignment: Assignment, reason: &str) {
         tracing::warn!(reason, "an assignment is handed back");
-        let finished = failed(assignment.assignment_id, reason);
+        let finished = unanswered(assignment.assignment_id, Verdict::HandedBack, reason);
         self.say(from_worker::Message::Finished(finished)).await;
     }
 
@@ -237,7 +237,7 @@ impl Session<'_> {
             Err(error) => {
                 tracing::error!(%error, "an assignment ended by a mistake of this program");
                 let Some(id) = self.ids.remove(&error.id()) else { return };
-                failed(id, "the worker made a mistake")
+                unanswered(id, Verdict::WorkerFailed, "the worker made a mistake")
             }
         };
         self.running.remove(&finished.assignment_id);
@@ -297,10 +297,10 @@ fn bounded(finished: Finished) -> Finished {
     }
 }
 
-fn failed(assignment_id: String, reason: &str) -> Finished {
+fn unanswered(assignment_id: String, verdict: Verdict, reason: &str) -> Finished {
     Finished {
         assignment_id,
-        verdict: Verdict::WorkerFailed as i32,
+        verdict: verdict as i32,
         result: None,
         status: Some(status(Code::Unavailable, reason.to_owned())),
         message: reason.to_owned(),

@@ -214,6 +214,8 @@ pub enum Answer {
     Unavailable(String),
     /// The worker failed; another may succeed.
     WorkerFailed(String),
+    /// The worker did not begin it, and says why: another one will do.
+    HandedBack(String),
     /// The worker ended it because it was told to.
     Cancelled,
 }

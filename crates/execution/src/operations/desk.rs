@@ -325,8 +325,12 @@ impl Desk {
     pub(super) fn answer(&mut self, worker: WorkerId, assignment: AssignmentId, answer: Answer, at: At<'_>) {
         let outcome = match &answer {
             Answer::WorkerFailed(reason) => {
-                self.note_failure(worker, assignment, reason);
+                self.note_setback(worker, assignment, reason);
                 Outcome::WorkerFailed
+            }
+            Answer::HandedBack(reason) => {
+                self.note_setback(worker, assignment, reason);
+                Outcome::HandedBack
             }
             Answer::Cancelled => Outcome::Cancelled,
             _ => Outcome::Answered,
@@ -337,11 +341,11 @@ impl Desk {
     }
 
     /// What a worker says of an assignment that is not its own is not repeated, to nobody.
-    fn note_failure(&mut self, worker: WorkerId, assignment: AssignmentId, reason: &str) {
+    fn note_setback(&mut self, worker: WorkerId, assignment: AssignmentId, reason: &str) {
         let execution = self.running.get(&assignment).and_then(|id| self.executions.get_mut(id));
         let is_its_own = |attempt: &Attempt| attempt.worker == worker && attempt.assignment == assignment;
         if let Some(execution) = execution.filter(|execution| execution.attempt.as_ref().is_some_and(is_its_own)) {
-            tracing::warn!(%worker, %assignment, reason, "a worker failed");
+            tracing::warn!(%worker, %assignment, reason, "an assignment came to nothing");
             reason.clone_into(&mut execution.last_failure);
         }
     }

@@ -293,3 +293,21 @@ async fn what_nobody_waits_for_is_cancelled() {
     drop(watch);
     assert!(matches!(worker.next_order().await, Some(Order::Withdraw(id)) if id == given.id));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_back_is_given_to_a_worker_again_and_loses_no_attempt() {
+    let setting = Setting::with(OperationsConfig {
+        scheduler: SchedulerConfig { max_attempts: 1, ..SchedulerConfig::default() },
+        ..OperationsConfig::default()
+    });
+    let mut worker = setting.worker();
+    let action = setting.action("a", false).await;
+    let watch = setting.execute(action);
+    for _ in 0..3 {
+        let given = assignment(&mut worker).await;
+        worker.reports().answered(given.id, Answer::HandedBack("this worker is draining".to_owned()));
+    }
+    let given = assignment(&mut worker).await;
+    worker.reports().answered(given.id, Answer::Completed(ActionResult::default()));
+    assert_eq!(end(watch).await.1.verdict, Verdict::Completed);
+}

@@ -149,15 +149,23 @@ async fn draining_finishes_what_runs() {
     let mut said = Vec::new();
     while let Some(message) = case.hear().await {
         match message {
-            from_worker::Message::Draining(_) => said.push("draining"),
-            from_worker::Message::Finished(finished) => {
+            from_worker::Message::Draining(_) => {
+                said.push("draining");
+                // The server may not have heard yet.
+                case.assign(&command, root, Duration::from_secs(60)).await;
+            }
+            from_worker::Message::Finished(finished) if finished.assignment_id == id => {
                 completed(&finished);
                 said.push("finished");
+            }
+            from_worker::Message::Finished(finished) => {
+                ended_with(&finished, Verdict::HandedBack, Code::Unavailable);
+                said.push("handed back");
             }
             _ => {}
         }
     }
-    assert_eq!(said, ["draining", "finished"]);
+    assert_eq!(said, ["draining", "handed back", "finished"]);
     let worker = &mut case.worker;
     timeout(PATIENCE, worker).await.unwrap().unwrap().unwrap();
 }

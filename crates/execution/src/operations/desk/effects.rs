@@ -127,8 +127,8 @@ impl Desk {
             Answer::Unfit(result, reason) => (Verdict::Unfit(reason), result, String::new()),
             Answer::Missing(digests) => return self.end_all(id, &Ended::without_result(Verdict::Missing(digests)), at),
             Answer::Invalid(reason) => return self.end_all(id, &Ended::without_result(Verdict::Invalid(reason)), at),
-            // A failed worker is no answer for the client: the scheduler does not complete an execution with one.
-            Answer::Unavailable(reason) | Answer::WorkerFailed(reason) => {
+            // These are no answers for the client: the scheduler does not complete an execution with one.
+            Answer::Unavailable(reason) | Answer::WorkerFailed(reason) | Answer::HandedBack(reason) => {
                 return self.end_all(id, &Ended::without_result(Verdict::Unavailable(reason)), at);
             }
             Answer::Cancelled => return self.end_all(id, &Ended::without_result(Verdict::Cancelled), at),

@@ -124,6 +124,7 @@ pub(super) fn answer(finished: worker::Finished) -> Answer {
         (Ok(finished::Verdict::Refused), result) => refusal(code, &status, result.unwrap_or_default(), text),
         (Ok(finished::Verdict::Cancelled), _) => Answer::Cancelled,
         (Ok(finished::Verdict::WorkerFailed), _) => Answer::WorkerFailed(text),
+        (Ok(finished::Verdict::HandedBack), _) => Answer::HandedBack(text),
         (Ok(finished::Verdict::Completed | finished::Verdict::Unknown) | Err(_), _) => {
             Answer::WorkerFailed("its answer has no verdict or no result".to_owned())
         }
