@@ -1,0 +1,41 @@
+use gf_nix_formats::nar::NarLimits;
+
+/// What one archive, and all that arrive at once, may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArchiveLimits {
+    /// Bytes of an archive, uncompressed, and of the file that it comes in.
+    pub size_bytes: u64,
+    /// Entries of all its directories together.
+    pub entries: u64,
+    /// Directories within directories.
+    pub depth: usize,
+    /// Bytes of an archive that are not contents of files: names, targets, and what stands around them. What is held in
+    /// memory of an archive grows with these alone.
+    pub framing_bytes: u64,
+    /// Archives that are taken in at the same time; further ones wait for their turn before a byte of them is read.
+    pub concurrent_ingests: usize,
+    /// What the layouts of archives that were read lately may take of memory, in bytes.
+    pub layout_cache_bytes: usize,
+}
+
+impl Default for ArchiveLimits {
+    /// 64 GiB, a million entries, 1024 deep, 256 MiB of names, 64 at once, 64 MiB of layouts: beyond every store path
+    /// seen so far.
+    fn default() -> Self {
+        Self {
+            size_bytes: 64 << 30,
+            entries: 1_000_000,
+            depth: 1024,
+            framing_bytes: 256 << 20,
+            concurrent_ingests: 64,
+            layout_cache_bytes: 64 << 20,
+        }
+    }
+}
+
+impl ArchiveLimits {
+    /// What the reader of an archive checks.
+    pub(super) const fn nar(&self) -> NarLimits {
+        NarLimits { size_bytes: self.size_bytes, entries: self.entries, depth: self.depth }
+    }
+}
