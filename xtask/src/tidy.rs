@@ -27,7 +27,7 @@ const STRATA: &[(&str, &[&str])] = &[
     ("gf-database", &[]),
     ("gf-tenancy", &["gf-digest", "gf-database"]),
     ("gf-blobstore", &["gf-digest", "gf-tenancy"]),
-    ("gf-execution", &["gf-digest", "gf-reapi", "gf-tenancy", "gf-blobstore"]),
+    ("gf-execution", &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore"]),
     ("gf-nix-cache", &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore", "gf-database"]),
     ("gf-worker", &["gf-digest", "gf-reapi"]),
 ];

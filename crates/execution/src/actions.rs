@@ -23,7 +23,9 @@ use prost::Message;
 use thiserror::Error;
 
 pub use command::NODE_PROPERTIES;
+pub(crate) use inputs::find_missing;
 
+use crate::closures::{Closure, ClosureError, Toolchains};
 use crate::content::{owner, read_whole};
 use crate::encoded::count_fields;
 use crate::scheduler::{Platform, Resources};
@@ -44,6 +46,9 @@ pub(crate) enum ActionError {
     /// It can never be run as it is.
     #[error("{0}")]
     Invalid(String),
+    /// The store paths that it names cannot be had.
+    #[error(transparent)]
+    Closure(#[from] ClosureError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,6 +105,8 @@ pub(crate) struct CheckedAction {
     pub(crate) timeout: Duration,
     /// Whether its result must not be kept, nor shared with others who want the same now.
     pub(crate) do_not_cache: bool,
+    /// The store paths that it sees.
+    pub(crate) closure: Closure,
     input_root: Digest,
 }
 
@@ -131,6 +138,7 @@ impl ReadAction {
         self,
         store: &dyn BlobStore,
         grant: &Authorized<Execute>,
+        toolchains: &Toolchains,
         timeouts: Timeouts,
     ) -> Result<CheckedAction, ActionError> {
         let function = self.digest.function();
@@ -161,14 +169,15 @@ impl ReadAction {
         let message = Command::decode(command)
             .map_err(|error| ActionError::Invalid(format!("the blob {command_digest} is no Command: {error}")))?;
         command::check(&message)?;
-        let (platform, demand) = platform::read(&self.message, &message)?;
+        let asked = platform::read(&self.message, &message)?;
         Ok(CheckedAction {
             digest: self.digest,
             command: command_digest,
-            platform: Arc::new(platform),
-            demand,
+            platform: Arc::new(asked.platform),
+            demand: asked.demand,
             timeout,
             do_not_cache: self.message.do_not_cache,
+            closure: toolchains.provide(grant, asked.store_paths).await?,
             input_root,
         })
     }
@@ -179,9 +188,15 @@ impl CheckedAction {
     ///
     /// # Errors
     /// [`ActionError`].
-    pub(crate) async fn renew(&self, store: &dyn BlobStore, grant: &Authorized<Execute>) -> Result<(), ActionError> {
+    pub(crate) async fn renew(
+        &self,
+        store: &dyn BlobStore,
+        grant: &Authorized<Execute>,
+        toolchains: &Toolchains,
+    ) -> Result<(), ActionError> {
         let named = [self.digest, self.command];
-        inputs::find_missing(store, owner(grant), self.input_root, &named).await.map(drop)
+        inputs::find_missing(store, owner(grant), self.input_root, &named).await?;
+        toolchains.lease(grant, &self.closure).await
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`Content`]: blobs, as the tenant of an [`Authorized`](gf_tenancy::Authorized) sees them;
 //! - [`TreeWalk`]: the directories below a root, in pages;
 //! - [`ActionCache`]: action results, shown only while everything that they name is there;
+//! - [`closures`]: the Nix store paths that actions run with;
 //! - [`Operations`]: what clients wait for while their actions are run;
 //! - [`scheduler`]: who runs what where and when, a pure state machine.
 //!
@@ -11,6 +12,7 @@
 
 mod action_cache;
 mod actions;
+pub mod closures;
 mod content;
 mod encoded;
 pub mod operations;

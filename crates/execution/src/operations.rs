@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::actions::Timeouts;
+use crate::closures::{Closures, NoCaches, Toolchains};
 use crate::scheduler::{AssignmentId, Event, Explanation, Now, Offer, RunStage, SchedulerConfig, Snapshot, WorkerId};
 use crate::{ActionCache, Inlining};
 
@@ -105,6 +106,7 @@ struct Inner {
     store: Arc<dyn BlobStore>,
     action_cache: ActionCache,
     access: Arc<Access>,
+    toolchains: Toolchains,
     config: OperationsConfig,
     origin: Instant,
     desk: Mutex<Desk>,
@@ -116,7 +118,7 @@ struct Inner {
 }
 
 impl Operations {
-    /// Begins to schedule. Must be called within a Tokio runtime.
+    /// Begins to schedule, for actions that name no store paths. Must be called within a Tokio runtime.
     #[must_use]
     pub fn start(
         store: Arc<dyn BlobStore>,
@@ -124,10 +126,24 @@ impl Operations {
         access: Arc<Access>,
         config: OperationsConfig,
     ) -> Self {
+        Self::start_with_closures(store, action_cache, access, Arc::new(NoCaches), config)
+    }
+
+    /// Begins to schedule. Must be called within a Tokio runtime.
+    #[must_use]
+    pub fn start_with_closures(
+        store: Arc<dyn BlobStore>,
+        action_cache: ActionCache,
+        access: Arc<Access>,
+        closures: Arc<dyn Closures>,
+        config: OperationsConfig,
+    ) -> Self {
+        let toolchains = Toolchains::new(Arc::clone(&store), closures, config.lease);
         let operations = Self(Arc::new(Inner {
             store,
             action_cache,
             access,
+            toolchains,
             config,
             origin: Instant::now(),
             desk: Mutex::new(Desk::new(config)),

@@ -30,7 +30,7 @@ const MAX_ASKED: usize = 10_000;
 ///
 /// A directory that is missing hides what is below it. Each distinct directory is read once, so a tree in which one
 /// occurs on 2^30 paths is no more work than its messages.
-pub(super) async fn find_missing(
+pub(crate) async fn find_missing(
     store: &dyn BlobStore,
     owner: OwnerId,
     root: Digest,

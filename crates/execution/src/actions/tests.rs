@@ -7,6 +7,7 @@ use gf_tenancy::{Access, AccessConfig, Principal, TenantConfig, TenantName};
 use gf_testkit::MemoryBlobStore;
 
 use super::*;
+use crate::closures::NoCaches;
 
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
 const TIMEOUTS: Timeouts = Timeouts { default: Duration::from_secs(60), max: Duration::from_secs(600) };
@@ -35,7 +36,8 @@ fn file(name: &str, digest: Digest) -> FileNode {
 
 async fn check(store: &MemoryBlobStore, action: &Action) -> Result<CheckedAction, ActionError> {
     let digest = put(store, action.encode_to_vec()).await;
-    ReadAction::read(store, &grant(), digest).await?.check(store, &grant(), TIMEOUTS).await
+    let toolchains = Toolchains::new(Arc::new(store.clone()), Arc::new(NoCaches), Duration::from_secs(60));
+    ReadAction::read(store, &grant(), digest).await?.check(store, &grant(), &toolchains, TIMEOUTS).await
 }
 
 fn action(command: Digest, root: Digest) -> Action {

@@ -14,6 +14,7 @@ use super::answer::{Ended, Verdict};
 use super::{OperationName, Operations, Request};
 use crate::action_cache::ActionCacheError;
 use crate::actions::{ActionError, CheckedAction, ReadAction};
+use crate::closures::ClosureError;
 
 /// Actions that are looked up in the cache at one time.
 const MAX_LOOKUPS: usize = 256;
@@ -101,7 +102,7 @@ impl Operations {
         if !self.desk().is_wanted(name) {
             return Ok(Admitted::Over(Box::new(Ended::without_result(Verdict::Cancelled))));
         }
-        let checked = action.check(store, grant, self.0.config.timeouts).await?;
+        let checked = action.check(store, grant, &self.0.toolchains, self.0.config.timeouts).await?;
         Ok(Admitted::ToRun(Arc::new(checked)))
     }
 
@@ -136,6 +137,9 @@ fn refusal(error: ActionError) -> Ended {
     Ended::without_result(match error {
         ActionError::Missing(digests) => Verdict::Missing(digests),
         ActionError::Invalid(reason) => Verdict::Invalid(reason),
+        ActionError::Closure(error @ ClosureError::Unavailable(_)) => Verdict::Unavailable(error.to_string()),
+        // No client can upload them as blobs: it is told why, and that this is final.
+        ActionError::Closure(error) => Verdict::Unfit(error.to_string()),
         ActionError::Store(error) => Verdict::Unavailable(error.to_string()),
     })
 }

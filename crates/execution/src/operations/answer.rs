@@ -10,6 +10,7 @@ use gf_reapi::execution::ActionResult;
 use gf_tenancy::{Authorized, Execute, Secret};
 use prost::Message;
 
+use crate::closures::Closure;
 use crate::scheduler::{AssignmentId, NoWorker, Resources};
 
 /// Where an operation stands.
@@ -193,6 +194,8 @@ pub struct Assignment {
     pub credential: Secret,
     /// When the client asked for it.
     pub queued: SystemTime,
+    /// The store paths that it sees, and no others.
+    pub closure: Closure,
 }
 
 /// How an assignment ended, as the worker says.

@@ -12,6 +12,8 @@ use super::*;
 use crate::content::owner;
 use crate::scheduler::Resources;
 
+mod closures;
+
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
 /// Far longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -28,6 +30,10 @@ impl Setting {
     }
 
     fn with(config: OperationsConfig) -> Self {
+        Self::with_closures(Arc::new(NoCaches), config)
+    }
+
+    fn with_closures(closures: Arc<dyn Closures>, config: OperationsConfig) -> Self {
         let tenant = |name: &str, instance: &str| TenantConfig {
             name: TenantName::new(name).unwrap(),
             instances: vec![InstanceName::new(instance).unwrap()],
@@ -38,7 +44,7 @@ impl Setting {
         let store = MemoryBlobStore::default();
         let blobs: Arc<dyn BlobStore> = Arc::new(store.clone());
         let cache = ActionCache::new(Arc::clone(&blobs));
-        let operations = Operations::start(blobs, cache, Arc::clone(&access), config);
+        let operations = Operations::start_with_closures(blobs, cache, Arc::clone(&access), closures, config);
         Self { store, access, operations }
     }
 

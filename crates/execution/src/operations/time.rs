@@ -44,10 +44,8 @@ impl Operations {
             }
             let due = self.desk().due_renewals(self.now());
             for (id, action, grant) in due {
-                let Some(renewed) = self.0.stopping.run_until_cancelled(action.renew(&*self.0.store, &grant)).await
-                else {
-                    return;
-                };
+                let renewal = action.renew(&*self.0.store, &grant, &self.0.toolchains);
+                let Some(renewed) = self.0.stopping.run_until_cancelled(renewal).await else { return };
                 match renewed {
                     Ok(()) => {
                         let now = self.now();

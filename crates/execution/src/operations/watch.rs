@@ -168,7 +168,7 @@ impl Attachment {
         let (action, command) = read.await.map_err(|error| match error {
             ActionError::Missing(digests) => Answer::Missing(digests),
             ActionError::Invalid(reason) => Answer::Invalid(reason),
-            ActionError::Store(error) => Answer::Unavailable(error.to_string()),
+            ActionError::Store(_) | ActionError::Closure(_) => Answer::Unavailable(error.to_string()),
         })?;
         assignment.action = action;
         assignment.command = command;

@@ -84,6 +84,7 @@ impl Desk {
             demand: action.demand,
             credential: loan.credential().clone(),
             queued: execution.queued,
+            closure: action.closure.clone(),
         };
         execution.attempt = Some(Attempt { worker, assignment, _loan: loan });
         self.running.insert(assignment, id);

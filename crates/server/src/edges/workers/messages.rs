@@ -1,10 +1,11 @@
 //! What stands on the stream of a worker, and what it means.
 
 use gf_digest::{Digest, DigestFunction};
+use gf_execution::closures::{ClosurePath, ClosureRoot};
 use gf_execution::operations::{Answer, Assignment, Order};
 use gf_execution::scheduler::{AssignmentId, Offer, Property, Resources, RunStage};
 use gf_reapi::execution::ActionResult;
-use gf_reapi::worker::{self, finished, progress, to_worker};
+use gf_reapi::worker::{self, finished, progress, store_path, to_worker};
 use gf_reapi::{WireDigest, rpc};
 use prost::Message;
 use prost_types::Timestamp;
@@ -107,7 +108,20 @@ fn encode_assignment(assignment: Assignment) -> worker::Assignment {
         reserved: Some(worker::Resources { milli_cores, memory_bytes }),
         credential: assignment.credential.expose().to_owned(),
         queued_timestamp: Some(Timestamp::from(assignment.queued)),
+        store_paths: assignment.closure.paths().iter().map(encode_store_path).collect(),
     }
+}
+
+fn encode_store_path(path: &ClosurePath) -> worker::StorePath {
+    let root = match &path.root {
+        ClosureRoot::Directory(digest) => store_path::Root::Directory(WireDigest::from(digest)),
+        ClosureRoot::File { digest, is_executable } => {
+            let digest = Some(WireDigest::from(digest));
+            store_path::Root::File(worker::StoreFile { digest, is_executable: *is_executable })
+        }
+        ClosureRoot::Symlink { target } => store_path::Root::SymlinkTarget(target.clone()),
+    };
+    worker::StorePath { name: path.path.as_str().to_owned(), root: Some(root) }
 }
 
 /// What a worker says becomes an answer. One that makes no sense is a failure of the worker.
@@ -163,6 +177,7 @@ fn subject(subject: &str) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
+    use gf_execution::closures::StorePath;
     use gf_reapi::execution::OutputFile;
     use gf_reapi::worker::{Finished, FromWorker, Hello, from_worker};
     use prost::Name;
@@ -245,5 +260,22 @@ mod tests {
         assert!(check(result(OutputFile { path: "a".to_owned(), digest, ..OutputFile::default() })));
         assert!(!check(result(OutputFile::default())));
         assert!(!check(from_worker::Message::Hello(Hello { properties: properties(20_000, "", ""), ..hello() })));
+    }
+
+    #[test]
+    fn store_paths_arrive_as_what_they_are() {
+        let digest = Digest::of(DigestFunction::Sha256, b"tool");
+        let encoded = |root: ClosureRoot| {
+            let path = StorePath::parse("2s4rw9nqymidjbnrk72ccxyn6yxcjdf4-tool").unwrap();
+            let encoded = encode_store_path(&ClosurePath { path, root });
+            assert_eq!(encoded.name, "2s4rw9nqymidjbnrk72ccxyn6yxcjdf4-tool");
+            encoded.root.unwrap()
+        };
+        let wire = WireDigest::from(&digest);
+        assert_eq!(encoded(ClosureRoot::Directory(digest)), store_path::Root::Directory(wire.clone()));
+        let file = worker::StoreFile { digest: Some(wire), is_executable: true };
+        assert_eq!(encoded(ClosureRoot::File { digest, is_executable: true }), store_path::Root::File(file));
+        let link = ClosureRoot::Symlink { target: "t".to_owned() };
+        assert_eq!(encoded(link), store_path::Root::SymlinkTarget("t".to_owned()));
     }
 }
