@@ -122,7 +122,7 @@ async fn more_than_was_offered_is_handed_back() {
     let running = case.assign(&command, root, Duration::from_secs(600)).await;
     case.reached(&running, Stage::Running).await;
     let id = case.assign(&command, root, Duration::from_secs(600)).await;
-    assert_eq!(case.finished(&id).await.verdict(), Verdict::WorkerFailed);
+    assert_eq!(case.finished(&id).await.verdict(), Verdict::HandedBack);
     case.cancel(&running).await;
     assert_eq!(case.finished(&running).await.verdict(), Verdict::Cancelled);
 }
