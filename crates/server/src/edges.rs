@@ -8,6 +8,7 @@
 pub(crate) mod credentials;
 mod grpc;
 mod http_cache;
+mod plain_http;
 mod reapi;
 mod workers;
 

@@ -17,17 +17,16 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, Method as Verb, Response, StatusCode};
+use axum::http::{HeaderMap, Method as Verb, Response};
 use axum::routing::any;
 use gf_execution::ActionId;
 use gf_tenancy::{Authorized, Permission};
-use tokio::sync::Semaphore;
 use tonic::Status;
 
 use super::credentials::credential;
+use super::plain_http::{Buffers, Problem};
 use super::{Services, grpc};
 use crate::metrics::{Call, Method};
-use problem::Problem;
 use target::{Half, Target};
 
 /// Kibibytes of bodies that are held in memory at one time, since their size is told by nothing but themselves.
@@ -35,14 +34,13 @@ const BUFFERED_KIB: usize = 128 * 1024;
 
 /// Mounts the cache under every path that no other route takes.
 pub(super) fn router(services: Services) -> Router {
-    let edge = Arc::new(HttpEdge { services, buffer: Semaphore::new(BUFFERED_KIB) });
+    let edge = Arc::new(HttpEdge { services, buffers: Buffers::new(BUFFERED_KIB) });
     Router::new().route("/{*path}", any(serve)).with_state(edge)
 }
 
 struct HttpEdge {
     services: Services,
-    /// One permit for each KiB of a body held in memory.
-    buffer: Semaphore,
+    buffers: Buffers,
 }
 
 impl HttpEdge {
@@ -68,7 +66,7 @@ async fn serve(State(edge): State<Arc<HttpEdge>>, Path(path): Path<String>, requ
         Verb::GET => Method::HttpGet,
         Verb::HEAD => Method::HttpHead,
         Verb::PUT => Method::HttpPut,
-        _ => return Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the cache knows GET, HEAD and PUT").into_response(),
+        _ => return Problem::not_allowed("GET, HEAD, PUT").into_response(),
     };
     let target = match Target::parse(&path) {
         Ok(target) => target,

@@ -11,9 +11,9 @@ use gf_blobstore::{Accept, BlobRead, ByteRange, Encoding, StoreError};
 use gf_execution::{ActionCacheError, Inlining};
 use gf_tenancy::{ActionCacheRead, CasRead};
 
-use super::problem::Problem;
 use super::target::Target;
 use super::{HttpEdge, conclude};
+use crate::edges::plain_http::{Part, Problem, accepts_zstd, part};
 use crate::metrics::{Call, EdgeMetrics, Lookup};
 
 /// What is found, before its bytes are sent.
@@ -22,14 +22,6 @@ enum Found {
     Whole(Bytes),
     /// It is read piece by piece. The length is that of the uncompressed bytes.
     Pieces { read: BlobRead, length: u64, part: Option<Part> },
-}
-
-/// The part of a blob that is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Part {
-    first: u64,
-    last: u64,
-    size: u64,
 }
 
 pub(super) async fn get_blob(edge: &Arc<HttpEdge>, target: &Target, head: &Parts, call: Call) -> Response<Body> {
@@ -51,12 +43,12 @@ async fn find_blob(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<Fou
     // RFC 9110, 14.2: a range means something to GET alone.
     let part = if head.method == Verb::GET { part(headers, digest.size_bytes())? } else { None };
     let (range, accept) = match part {
-        Some(part) => (ByteRange { offset: part.first, limit: Some(part.last - part.first + 1) }, Accept::Identity),
+        Some(part) => (ByteRange { offset: part.first, limit: Some(part.length()) }, Accept::Identity),
         None if accepts_zstd(headers) => (ByteRange::ALL, Accept::Any),
         None => (ByteRange::ALL, Accept::Identity),
     };
     let read = content.read(&grant, digest, range, accept).await?;
-    let length = part.map_or(digest.size_bytes(), |part| part.last - part.first + 1);
+    let length = part.map_or(digest.size_bytes(), Part::length);
     Ok(Found::Pieces { read, length, part })
 }
 
@@ -112,9 +104,9 @@ fn headers_of(found: &Found) -> Response<Body> {
         Found::Whole(bytes) => (bytes.len() as u64, Encoding::Identity, None),
         Found::Pieces { read, length, part } => (*length, read.encoding(), *part),
     };
-    if let Some(Part { first, last, size }) = part {
+    if let Some(part) = part {
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        if let Ok(range) = HeaderValue::from_str(&format!("bytes {first}-{last}/{size}")) {
+        if let Some(range) = part.content_range() {
             response.headers_mut().insert(header::CONTENT_RANGE, range);
         }
     }
@@ -158,71 +150,5 @@ impl Sending {
                 Err(error)
             }
         }
-    }
-}
-
-/// Whether zstd is among the encodings that a client takes, and not with a weight of nothing.
-fn accepts_zstd(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.split(',').any(|coding| {
-            let mut parts = coding.split(';').map(str::trim);
-            let is_zstd = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("zstd"));
-            let is_refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-            is_zstd && !is_refused
-        })
-    })
-}
-
-/// The one range of bytes that was asked for. A header of another form is ignored, as HTTP wants it.
-fn part(headers: &HeaderMap, size: u64) -> Result<Option<Part>, Problem> {
-    let Some(text) = headers.get(header::RANGE).and_then(|value| value.to_str().ok()) else { return Ok(None) };
-    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
-        return Ok(None);
-    };
-    let (first, last) = match (first.parse::<u64>(), last.parse::<u64>()) {
-        (Ok(first), Ok(last)) if first <= last => (first, last.min(size.saturating_sub(1))),
-        (Ok(first), Err(_)) if last.is_empty() => (first, size.saturating_sub(1)),
-        (Err(_), Ok(length)) if first.is_empty() => (size.saturating_sub(length), size.saturating_sub(1)),
-        _ => return Ok(None),
-    };
-    if first > last || first >= size {
-        return Err(Problem::out_of_range(size));
-    }
-    Ok(Some(Part { first, last, size }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(name: header::HeaderName, value: &'static str) -> HeaderMap {
-        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
-    }
-
-    #[test]
-    fn encodings() {
-        for (value, expected) in
-            [("gzip, zstd", true), ("ZSTD;q=0.5", true), ("zstd;q=0", false), ("gzip", false), ("", false)]
-        {
-            assert_eq!(accepts_zstd(&with(header::ACCEPT_ENCODING, value)), expected, "{value}");
-        }
-    }
-
-    #[test]
-    fn ranges() {
-        let check = |value, expected: Option<(u64, u64)>| {
-            let part = part(&with(header::RANGE, value), 100).unwrap();
-            assert_eq!(part.map(|part| (part.first, part.last)), expected, "{value}");
-        };
-        check("bytes=0-9", Some((0, 9)));
-        check("bytes=90-200", Some((90, 99)));
-        check("bytes=90-", Some((90, 99)));
-        check("bytes=-10", Some((90, 99)));
-        check("bytes=-200", Some((0, 99)));
-        for ignored in ["bytes=5-4", "bytes=0-1,3-4", "lines=0-1", "bytes=x-y", "bytes=-"] {
-            check(ignored, None);
-        }
-        assert!(part(&with(header::RANGE, "bytes=100-"), 100).is_err());
-        assert!(part(&with(header::RANGE, "bytes=0-0"), 0).is_err());
     }
 }

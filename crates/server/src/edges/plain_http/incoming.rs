@@ -1,0 +1,141 @@
+//! The body of a request, within bounds of size and time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Response, Version, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use thiserror::Error;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::edges::EdgeState;
+use crate::metrics::EdgeMetrics;
+
+/// From the first to the last byte of a body that is held in memory.
+const BUFFERED_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a body waits for others to leave room. Each keeps what it has meanwhile, so it cannot be long.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a body was not read to its end.
+#[derive(Debug, Error)]
+pub(in crate::edges) enum BodyError {
+    /// The connection or the stream ended.
+    #[error("the request was cut off: {0}")]
+    CutOff(String),
+    /// Nothing came.
+    #[error("the upload was idle for too long")]
+    Idle,
+    /// It came, but not fast enough for what holds memory.
+    #[error("a body without a known size must come within {} s", BUFFERED_TIMEOUT.as_secs())]
+    TooSlow,
+    /// More than may be held in memory.
+    #[error("this body may have {max_bytes} bytes at most")]
+    TooLarge {
+        /// What may be held.
+        max_bytes: usize,
+    },
+    /// Others hold what there is.
+    #[error("too many bodies of unknown size at once: send a Content-Length, uncompressed")]
+    NoRoom,
+}
+
+/// The memory for bodies that are held whole, shared by all requests of an edge.
+pub(in crate::edges) struct Buffers {
+    /// One permit for each KiB.
+    kibibytes: Semaphore,
+}
+
+impl Buffers {
+    pub(in crate::edges) const fn new(kibibytes: usize) -> Self {
+        Self { kibibytes: Semaphore::const_new(kibibytes) }
+    }
+}
+
+/// The body of a request.
+pub(in crate::edges) struct Incoming {
+    body: Body,
+    metrics: Arc<EdgeMetrics>,
+    idle_timeout: Duration,
+    /// The client sends nothing before it is told to go on, which reading the body does.
+    waits_to_be_asked: bool,
+}
+
+impl Incoming {
+    pub(in crate::edges) fn new(state: &EdgeState, headers: &HeaderMap, body: Body) -> Self {
+        let waits_to_be_asked = headers.contains_key(header::EXPECT);
+        let (metrics, idle_timeout) = (Arc::clone(&state.metrics), state.limits.upload_idle_timeout);
+        Self { body, metrics, idle_timeout, waits_to_be_asked }
+    }
+
+    pub(in crate::edges) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.waits_to_be_asked = false;
+        loop {
+            let frame = timeout(self.idle_timeout, self.body.frame()).await.map_err(|_| BodyError::Idle)?;
+            match frame {
+                None => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.metrics.bytes_in(bytes.len() as u64);
+                        return Ok(Some(bytes));
+                    }
+                }
+                Some(Err(error)) => return Err(BodyError::CutOff(error.to_string())),
+            }
+        }
+    }
+
+    /// Reads what is of no use: a client that is still sending would not see the answer.
+    pub(in crate::edges) async fn drain(&mut self) -> Result<(), BodyError> {
+        if !self.waits_to_be_asked {
+            while self.next().await?.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// The whole body, and the room in memory that it takes for as long as it is held.
+    pub(in crate::edges) async fn collect<'a>(
+        &mut self,
+        buffers: &'a Buffers,
+        max_bytes: usize,
+        length: Option<u64>,
+    ) -> Result<(Bytes, SemaphorePermit<'a>), BodyError> {
+        let announced = length.or_else(|| self.body.size_hint().exact());
+        let room = announced.map_or(Some(max_bytes), |length| usize::try_from(length).ok());
+        let room = room.filter(|room| *room <= max_bytes).ok_or(BodyError::TooLarge { max_bytes })?;
+        let mut held = buffers.kibibytes.try_acquire_many(0).map_err(|_| BodyError::NoRoom)?;
+        // Memory that nothing was written to is not taken yet.
+        let mut whole = BytesMut::with_capacity(announced.map_or(0, |_| room));
+        let deadline = Instant::now() + BUFFERED_TIMEOUT;
+        while let Some(bytes) = timeout_at(deadline, self.next()).await.map_err(|_| BodyError::TooSlow)?? {
+            if whole.len() + bytes.len() > room {
+                return Err(BodyError::TooLarge { max_bytes });
+            }
+            // For what came, not for what was announced: who sends slowly keeps nobody else out.
+            let more = (whole.len() + bytes.len()).div_ceil(1024) - held.num_permits();
+            let more = buffers.kibibytes.acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
+            held.merge(timeout(ROOM_TIMEOUT, more).await.ok().and_then(Result::ok).ok_or(BodyError::NoRoom)?);
+            whole.extend_from_slice(&bytes);
+        }
+        Ok((whole.freeze(), held))
+    }
+
+    /// The answer to a request that is refused, perhaps before all of it was read.
+    pub(in crate::edges) fn refuse(&self, head: &Parts, mut response: Response<Body>) -> Response<Body> {
+        // A client that is still sending shall stop: the connection carries no further request. HTTP/2 knows no such
+        // word.
+        if head.version < Version::HTTP_2 && !self.body.is_end_stream() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// The length of a body as its head says it.
+pub(in crate::edges) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
