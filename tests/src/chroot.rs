@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// The version of the recipe that the chroot must have been made by.
-pub const RECIPE: &str = "2";
+pub const RECIPE: &str = "3";
 /// Where the chroot keeps the recipe's version; written last.
 pub const RECIPE_STAMP: &str = "etc/gloriousflywheel-recipe";
 

@@ -1,6 +1,7 @@
 //! How the chroot with the clients is made.
 //!
-//! Debian 12 has no Bazel 7 and no BuildBox; Debian sid has both, so the clients live in a small sid beside the system.
+//! Debian 12 has no Bazel 7, no BuildBox and only an old Nix; Debian sid has them, so the clients live in a small sid
+//! beside the system.
 //! A make that was interrupted goes on where it can and starts over where it must: the base system counts only with
 //! its mark, the whole only with the recipe's stamp, which is written last. All mounts are made in mount namespaces of
 //! their own, so that none is left, however this ends.
@@ -43,6 +44,7 @@ const PACKAGES: &[&str] = &[
     "libnetty-tcnative-jni",
     "libzstd-jni-java",
     "libzstd-jni1",
+    "nix-bin",
     "openssl",
     "procps",
     "python3",

@@ -28,6 +28,7 @@ const CLIENT_PACKAGES: &[&str] = &[
     "bazel-skylib",
     "ccache",
     "g++",
+    "nix-bin",
     "openssl",
     "python-is-python3",
 ];
