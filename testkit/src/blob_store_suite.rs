@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a suite of tests, which fails by panicking")]
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use gf_blobstore::{
@@ -76,6 +77,7 @@ pub async fn check(store: Arc<dyn BlobStore>) {
     owners_do_not_see_each_other(store).await;
     entries_are_replaced_and_removed(store).await;
     chunks_make_up_the_blob(store).await;
+    promises_are_made_of_what_is_here(store).await;
 }
 
 async fn what_is_written_reads_back(store: &dyn BlobStore, function: DigestFunction) {
@@ -291,4 +293,20 @@ async fn chunks_make_up_the_blob(store: &dyn BlobStore) {
     let small_digest = small.digest;
     put(store, OURS, small).await.unwrap();
     assert_eq!(store.split(OURS, small_digest).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+async fn promises_are_made_of_what_is_here(store: &dyn BlobStore) {
+    let here = new_blob(DigestFunction::Sha256, b"promised");
+    let absent = Digest::of(DigestFunction::Blake3, b"nobody brought it");
+    put(store, OURS, here.clone()).await.unwrap();
+    let until = SystemTime::now() + Duration::from_secs(90 * 86_400);
+    let asked = [absent, here.digest, Digest::empty(DigestFunction::Sha256), here.digest, absent];
+    assert_eq!(store.keep_until(OURS, &asked, until).await.unwrap(), [absent]);
+    // Neither an owner who never brought it, nor a moment that has passed, is an error.
+    assert_eq!(store.keep_until(THEIRS, &asked, until).await.unwrap(), [absent, here.digest]);
+    assert_eq!(store.keep_until(OURS, &asked, SystemTime::UNIX_EPOCH).await.unwrap(), [absent]);
+    store.make_durable().await.unwrap();
+    store.let_go(OURS, &asked).await.unwrap();
+    store.let_go(THEIRS, &asked).await.unwrap();
+    assert_eq!(store.find_missing(OURS, &asked).await.unwrap(), [absent]);
 }

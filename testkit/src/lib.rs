@@ -5,9 +5,11 @@ mod intercepted_files;
 mod lossy_files;
 mod manual_time;
 mod memory_blob_store;
+mod postgres;
 mod zstd_decoder;
 
 pub use intercepted_files::{FileOperation, InterceptedFiles};
 pub use lossy_files::LossyFiles;
 pub use manual_time::ManualTime;
 pub use memory_blob_store::MemoryBlobStore;
+pub use postgres::PostgresServer;

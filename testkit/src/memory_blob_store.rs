@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,6 +41,7 @@ struct Shared {
 struct State {
     blobs: HashMap<Digest, Held>,
     owned: HashSet<(OwnerId, Digest)>,
+    promises: HashMap<(OwnerId, Digest), SystemTime>,
     entries: HashMap<EntryKey, Bytes>,
     used_bytes: u64,
     reserved_bytes: u64,
@@ -75,6 +77,12 @@ impl MemoryBlobStore {
     #[must_use]
     pub fn reserved_bytes(&self) -> u64 {
         self.state().reserved_bytes
+    }
+
+    /// Until when a blob is promised to an owner.
+    #[must_use]
+    pub fn promised_until(&self, owner: OwnerId, digest: Digest) -> Option<SystemTime> {
+        self.state().promises.get(&(owner, digest)).copied()
     }
 
     /// Takes a blob away, as eviction would.
@@ -192,6 +200,33 @@ impl BlobStore for MemoryBlobStore {
         Ok(digests.iter().filter(missing).copied().collect())
     }
 
+    async fn keep_until(
+        &self,
+        owner: OwnerId,
+        digests: &[Digest],
+        until: SystemTime,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let missing = self.find_missing(owner, digests).await?;
+        let mut state = self.working()?;
+        for digest in digests.iter().filter(|digest| !missing.contains(digest)) {
+            let promised = state.promises.entry((owner, *digest)).or_insert(until);
+            *promised = until.max(*promised);
+        }
+        Ok(missing)
+    }
+
+    async fn let_go(&self, owner: OwnerId, digests: &[Digest]) -> Result<(), StoreError> {
+        let mut state = self.working()?;
+        for digest in digests {
+            state.promises.remove(&(owner, *digest));
+        }
+        Ok(())
+    }
+
+    async fn make_durable(&self) -> Result<(), StoreError> {
+        self.working().map(drop)
+    }
+
     async fn size_of(
         &self,
         owner: OwnerId,
@@ -280,7 +315,13 @@ impl BlobStore for MemoryBlobStore {
     }
 
     async fn put_entry(&self, key: &EntryKey, value: Bytes) -> Result<(), StoreError> {
-        self.working()?.entries.insert(key.clone(), value);
+        let mut state = self.working()?;
+        let needed_bytes = value.len() as u64;
+        // Room is asked for and not taken: like the disk, a full store takes no entry either.
+        if needed_bytes > self.shared.capacity_bytes.saturating_sub(state.used_bytes) {
+            return Err(no_space(needed_bytes));
+        }
+        state.entries.insert(key.clone(), value);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The seam: what a service may ask of a store, whatever holds the bytes.
 
+use std::time::{Duration, SystemTime};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use gf_digest::{Digest, DigestFunction, InstanceName};
@@ -78,6 +80,9 @@ pub struct EntryKey {
     pub digest: Digest,
 }
 
+/// How far ahead [`BlobStore::keep_until`] may promise.
+pub const LONGEST_PROMISE: Duration = Duration::from_secs(10 * 366 * 86_400);
+
 /// A content-addressed store.
 ///
 /// Every call that reports a blob present, or serves it, extends its lease. Absence is only ever reported when it
@@ -87,6 +92,30 @@ pub trait BlobStore: Send + Sync + 'static {
     /// The digests among `digests` that `owner` must upload, each once, in the order asked. Extends the lease of
     /// the others. The empty blob is always present.
     async fn find_missing(&self, owner: OwnerId, digests: &[Digest]) -> Result<Vec<Digest>, StoreError>;
+
+    /// As [`Self::find_missing`], and what is not missing is promised to `owner` until `until` at least, with all that it is
+    /// made of: eviction takes none of it before, whatever is asked meanwhile, and however long the store is down. The
+    /// longest promise counts; a moment that has passed promises no more than the lease.
+    ///
+    /// An owner has one promise for a blob, however many things of its own need it: who lets go counts them. A promise
+    /// costs about 100 bytes of space and survives what a write survives.
+    ///
+    /// # Errors
+    /// [`StoreError::TooFarAhead`] beyond [`LONGEST_PROMISE`] from now; [`StoreError::NoSpace`]: nothing was promised.
+    async fn keep_until(
+        &self,
+        owner: OwnerId,
+        digests: &[Digest],
+        until: SystemTime,
+    ) -> Result<Vec<Digest>, StoreError>;
+
+    /// Takes back what was promised to `owner` by [`Self::keep_until`]: the lease begins now, and counts alone. What others
+    /// were promised stays promised. Digests without a promise are no error.
+    async fn let_go(&self, owner: OwnerId, digests: &[Digest]) -> Result<(), StoreError>;
+
+    /// Returns when everything acknowledged before this call survives a power cut too, promises included. Calls that come
+    /// together share one flush of the disk, and its failure.
+    async fn make_durable(&self) -> Result<(), StoreError>;
 
     /// The digest of the blob with this hash, for callers that know no size (the HTTP cache); `None` when `owner`
     /// has no such blob. Extends its lease. The hash of the empty blob is always known.

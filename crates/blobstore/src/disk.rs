@@ -24,6 +24,7 @@ mod collect;
 mod core;
 mod eviction;
 mod file_layer;
+mod flushes;
 mod folder;
 mod hashing;
 mod hot_blocks;
@@ -34,6 +35,7 @@ mod maintenance;
 #[cfg(feature = "measure")]
 pub mod measure;
 mod note;
+mod promises;
 mod read;
 mod record;
 mod recovery;

@@ -53,6 +53,12 @@ pub enum StoreError {
     /// The blob cannot be split usefully: it is smaller than a chunk.
     #[error("{0} is not split into chunks")]
     NotSplit(Digest),
+    /// A promise was asked for that reaches further ahead than the store promises.
+    #[error("blobs are promised for at most {} days", limit.as_secs() / 86_400)]
+    TooFarAhead {
+        /// The longest promise.
+        limit: std::time::Duration,
+    },
     /// Nothing may be evicted: all space is under lease, or the file system is full.
     #[error("no space for {needed_bytes} bytes: {reason}")]
     NoSpace {
@@ -99,7 +105,8 @@ impl StoreError {
             | Self::SizeMismatch { .. }
             | Self::TooLarge { .. }
             | Self::Undecodable { .. }
-            | Self::ChunksMismatch(_) => ErrorKind::Invalid,
+            | Self::ChunksMismatch(_)
+            | Self::TooFarAhead { .. } => ErrorKind::Invalid,
             Self::OutOfRange { .. } => ErrorKind::OutOfRange,
             Self::NoSpace { .. } => ErrorKind::Exhausted,
             Self::Io { .. } | Self::Closed => ErrorKind::Unavailable,

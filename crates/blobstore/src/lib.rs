@@ -17,7 +17,8 @@ mod disk;
 mod error;
 
 pub use blob_store::{
-    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, NewBlob, OwnerId, Pieces, Upload,
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, LONGEST_PROMISE, NewBlob, OwnerId, Pieces,
+    Upload,
 };
 #[cfg(feature = "measure")]
 pub use disk::measure;

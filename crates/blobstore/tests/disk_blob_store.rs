@@ -76,7 +76,7 @@ async fn a_folder_in_use_of_another_version_or_foreign_is_refused_untouched() {
     let format = directory.path().join("store/FORMAT");
     let ours = std::fs::read_to_string(&format).unwrap();
     for version in [1, 7] {
-        let other = ours.replace("version 2", &format!("version {version}"));
+        let other = ours.replace("version 3", &format!("version {version}"));
         std::fs::write(&format, &other).unwrap();
         match DiskBlobStore::open(config(&directory)).await {
             Err(OpenError::OlderFormat { found: 1, .. }) => assert_eq!(version, 1),

@@ -43,6 +43,13 @@ impl Clock {
         Self { source, ahead_s }
     }
 
+    /// The second of this clock, perhaps beyond its end, by which the source shows `time`.
+    pub(crate) fn at(&self, time: SystemTime) -> u64 {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let rounded_up = since.as_secs().saturating_add(u64::from(since.subsec_nanos() > 0));
+        rounded_up.saturating_add(self.ahead_s)
+    }
+
     pub(crate) fn now(&self) -> u32 {
         u32::try_from(self.source.now_s() + self.ahead_s).unwrap_or(u32::MAX)
     }

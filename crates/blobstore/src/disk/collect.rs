@@ -119,8 +119,9 @@ impl Core {
 
     /// The most that evicting and compacting could free.
     fn freeable_bytes(&self) -> io::Result<u64> {
+        let now = self.time_to_evict_by()?;
         let (histogram, _) = self.survey()?;
-        let leased = histogram.leased_bytes(self.lease, self.clock.now());
+        let leased = histogram.leased_bytes(self.lease, now);
         self.counters.leased_bytes.store(leased, Ordering::Relaxed);
         Ok(self.capacity.used_bytes().saturating_sub(leased))
     }
@@ -140,8 +141,8 @@ impl Core {
 
     /// What a collection of `needed_bytes` would evict. Changes nothing.
     pub(crate) fn plan_collection(&self, needed_bytes: u64) -> io::Result<CollectionReport> {
+        let now = self.time_to_evict_by()?;
         let (histogram, _) = self.survey()?;
-        let now = self.clock.now();
         let plan = plan(&histogram, needed_bytes, self.lease, now);
         let freed = plan.map_or(0, |plan| plan.freed_bytes);
         Ok(CollectionReport {
@@ -159,8 +160,8 @@ impl Core {
             return Ok(CollectionReport::default());
         }
         let used_before = self.capacity.used_bytes();
+        let now = self.time_to_evict_by()?;
         let (histogram, live) = self.survey()?;
-        let now = self.clock.now();
         let mut report =
             CollectionReport { leased_bytes: histogram.leased_bytes(self.lease, now), ..CollectionReport::default() };
         self.counters.leased_bytes.store(report.leased_bytes, Ordering::Relaxed);
@@ -332,10 +333,10 @@ impl Core {
         scan::records(&self.segments, number, 0, |record| {
             let key = record.header.index_key();
             let kind = record.header.kind;
-            // Of the records of one entry the last one counts. So nothing may be written about it between the look and
-            // the copy, which comes after everything that was.
-            let _alone =
-                matches!(kind, RecordKind::Entry | RecordKind::EntryRemoved).then(|| write_lock(&self.publish));
+            // Of the records of one entry, or promise, the last one counts. So nothing may be written about it between the
+            // look and the copy, which comes after everything that was.
+            let last_counts = matches!(kind, RecordKind::Entry | RecordKind::EntryRemoved | RecordKind::Promise);
+            let _alone = last_counts.then(|| write_lock(&self.publish));
             let is_live = match kind {
                 // It still hides older records, unless the entry was written again.
                 RecordKind::EntryRemoved => !is_oldest && !matches!(self.index.peek(&key)?, Lookup::Found(_)),

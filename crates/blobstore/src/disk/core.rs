@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
 use super::file_layer::{FileLayer, StoreFile};
+use super::flushes::Flushes;
 use super::folder::Folder;
 use super::index::{Fate, Index, IndexKey, Lookup, Place, Slot};
 use super::large::LargeFiles;
@@ -101,6 +102,12 @@ pub(crate) struct Core {
     pub evicting: Mutex<()>,
     /// One blob at a time begins to be shared.
     pub beginning_to_share: Mutex<()>,
+    /// One promise at a time is made or let go.
+    pub promising: Mutex<()>,
+    /// When promised blobs were last asked for, so that they stay; `None` before the first time since the start.
+    pub promises_renewed: Mutex<Option<u32>>,
+    /// How far [`Self::make_durable`] has come.
+    pub flushes: Arc<Flushes>,
     /// What there was no room for lately.
     pub refused: Mutex<Refused>,
     /// One thread makes room; whoever else needs some waits for this, without a thread.

@@ -11,7 +11,7 @@ use super::record::RecordKey;
 use super::store::OpenError;
 
 /// The format that this program writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 const FORMAT_FILE: &str = "FORMAT";
 const HEADLINE: &str = "gloriousflywheel store";
 

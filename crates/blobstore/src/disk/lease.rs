@@ -36,6 +36,18 @@ impl LeasePolicy {
         touched < self.horizon(now)
     }
 
+    /// The last moment at which nothing may go that was touched, or needed no touch, at `asked` or later.
+    #[must_use]
+    pub const fn covers(&self, asked: u32) -> u32 {
+        asked.saturating_add(self.lease_s)
+    }
+
+    /// Whether what was asked for at `asked`, to keep it, is to be asked for again.
+    #[must_use]
+    pub const fn is_due_again(&self, asked: u32, now: u32) -> bool {
+        now.saturating_sub(asked) > self.lease_s / 4
+    }
+
     /// What was touched before this moment is out of its lease.
     #[must_use]
     pub const fn horizon(&self, now: u32) -> u32 {
@@ -61,6 +73,7 @@ mod tests {
             }
             let lease = u32::try_from(lease).unwrap();
             assert!(!policy.may_evict(written, last + lease), "lease {lease}: gone within the lease of a touch");
+            assert!(!policy.may_evict(written, policy.covers(last)));
             assert!(policy.may_evict(written, last + lease + 2 + policy.grain_s), "lease {lease}: never goes");
         }
     }

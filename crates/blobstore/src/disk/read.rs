@@ -1,5 +1,6 @@
 //! Reading: from a slot to pieces of bytes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -19,7 +20,7 @@ use crate::{Accept, BlobRead, ByteRange, Encoding, OwnerId, Pieces, StoreError};
 pub(crate) const MAX_DEPTH: u8 = 4;
 
 /// A record can move between the look and the read; it does not move again and again in so short a time.
-const ATTEMPTS: u8 = 3;
+pub(crate) const ATTEMPTS: u8 = 3;
 
 impl Core {
     /// The slot of a blob that `owner` may see and whose bytes are all here, touched.
@@ -67,19 +68,7 @@ impl Core {
     pub(crate) async fn parts(&self, slot: &Slot, digest: &Digest) -> Result<Vec<Part>, StoreError> {
         let read = self.segments.read(&slot.key, &slot.place).await;
         let (_, payload) = read.map_err(|fault| self.read_failed(fault, slot, digest))?;
-        let function = digest.function();
-        let named = |bytes: &[u8]| Digest::new(function, array(bytes, 0), u64::from_le_bytes(array(bytes, 32)));
-        Ok(match slot.place {
-            Place::View { .. } => {
-                let blob = named(&payload);
-                vec![Part { blob, offset: u64::from_le_bytes(array(&payload, 40)), bytes: digest.size_bytes() }]
-            }
-            _ => payload
-                .chunks_exact(40)
-                .map(named)
-                .map(|blob| Part { blob, offset: 0, bytes: blob.size_bytes() })
-                .collect(),
-        })
+        Ok(named_parts(slot, digest, &payload))
     }
 
     pub(crate) async fn read(
@@ -248,6 +237,22 @@ pub(crate) struct Part {
     pub bytes: u64,
 }
 
+/// The parts that the payload of a view or a recipe names.
+pub(crate) fn named_parts(slot: &Slot, digest: &Digest, payload: &[u8]) -> Vec<Part> {
+    let function = digest.function();
+    let named = |bytes: &[u8]| Digest::new(function, array(bytes, 0), u64::from_le_bytes(array(bytes, 32)));
+    match slot.place {
+        Place::View { .. } => {
+            let blob = named(payload);
+            vec![Part { blob, offset: u64::from_le_bytes(array(payload, 40)), bytes: digest.size_bytes() }]
+        }
+        _ => {
+            let whole = |blob: Digest| Part { blob, offset: 0, bytes: blob.size_bytes() };
+            payload.chunks_exact(40).map(named).map(whole).collect()
+        }
+    }
+}
+
 /// Cuts parts down to the bytes `from..to` of what they make up.
 fn trim(parts: &mut Vec<Part>, from: u64, to: u64) {
     let mut at = 0;
@@ -404,6 +409,30 @@ fn compress(piece: &[u8]) -> Result<Bytes, StoreError> {
 }
 
 impl Core {
+    /// Those of `digests` that `owner` must upload, each once.
+    pub(crate) async fn find_missing(&self, owner: OwnerId, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        let mut missing = Vec::new();
+        // Looking at all parts of a blob is slow, so it happens once for each, however often it is asked about.
+        let mut made_of_parts = HashSet::new();
+        for digest in digests {
+            let is_absent = match self.visible(owner, digest)? {
+                None => !digest.is_empty() || *digest != Digest::empty(digest.function()),
+                Some(slot) if slot.place.has_dependencies() && made_of_parts.insert(*digest) => {
+                    !self.is_here(&slot, digest).await?
+                }
+                Some(_) => false,
+            };
+            if is_absent {
+                missing.push(*digest);
+            }
+        }
+        if missing.len() > 1 {
+            let mut seen = HashSet::with_capacity(missing.len());
+            missing.retain(|digest| seen.insert(*digest));
+        }
+        Ok(missing)
+    }
+
     /// The key and digest of a blob known only by its hash, if `owner` may see it.
     pub(crate) async fn size_of(
         &self,

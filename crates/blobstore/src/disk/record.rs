@@ -82,6 +82,9 @@ pub(crate) enum RecordKind {
     Grant = 7,
     /// The blob has further owners. The payload is a number that no earlier sharing of the blob had.
     Sharing = 8,
+    /// A blob is promised to an owner. The payload is the second, since 1970, until which; 0 when it was let go. Of several
+    /// the last one counts.
+    Promise = 9,
 }
 
 impl RecordKind {
@@ -95,6 +98,7 @@ impl RecordKind {
             6 => Self::Recipe,
             7 => Self::Grant,
             8 => Self::Sharing,
+            9 => Self::Promise,
             _ => return None,
         })
     }
@@ -148,6 +152,7 @@ impl RecordHeader {
             }
             RecordKind::Grant => IndexKey::grant(self.owner, &self.digest),
             RecordKind::Sharing => IndexKey::sharing(&self.digest),
+            RecordKind::Promise => IndexKey::promise(self.owner, &self.digest),
             RecordKind::Entry | RecordKind::EntryRemoved => {
                 IndexKey::entry(self.table, self.owner, &self.instance, &self.digest)
             }
@@ -159,7 +164,7 @@ impl RecordHeader {
         match self.kind {
             RecordKind::Blob | RecordKind::Large | RecordKind::View | RecordKind::Recipe => self.digest.size_bytes(),
             RecordKind::Entry | RecordKind::EntryRemoved => payload.len() as u64,
-            RecordKind::Grant | RecordKind::Sharing => u64::from_le_bytes(array(payload, 0)),
+            RecordKind::Grant | RecordKind::Sharing | RecordKind::Promise => u64::from_le_bytes(array(payload, 0)),
         }
     }
 

@@ -107,7 +107,8 @@ impl Core {
             }
         }
         // First what is not there, since it may hide an older record that is.
-        report.dropped = self.drop_unconfirmed(checkpoint, &confirmed)?;
+        let dropped = self.drop_unconfirmed(checkpoint, &confirmed)?;
+        report.dropped = dropped.len() as u64;
         let mut dependents = Vec::new();
         let mut further = Vec::new();
         for (number, record) in tail {
@@ -123,6 +124,10 @@ impl Core {
         }
         self.let_further_owners_in(&further)?;
         report.dropped += self.drop_dangling(&dependents).await?;
+        // A promise that was lost may have replaced one that was not.
+        for slot in dropped {
+            self.promise_again(&slot)?;
+        }
         Ok(report)
     }
 
@@ -210,7 +215,7 @@ impl Core {
     }
 
     /// Takes out of the index what points past the checkpoint to something that was not confirmed.
-    fn drop_unconfirmed(&self, checkpoint: &Checkpoint, confirmed: &Confirmed) -> io::Result<u64> {
+    fn drop_unconfirmed(&self, checkpoint: &Checkpoint, confirmed: &Confirmed) -> io::Result<Vec<Slot>> {
         let after_checkpoint =
             |segment: u32, offset: u32| (segment, u64::from(offset)) >= (checkpoint.segment, checkpoint.offset);
         let is_doubtful = |slot: &Slot| match slot.place {
@@ -219,13 +224,13 @@ impl Core {
                 after_checkpoint(segment, offset) && !confirmed.records.contains(&(segment, offset))
             }),
         };
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         for shard in 0..SHARDS {
             for slot in self.index.remove_from_shard(shard, is_doubtful)? {
-                dropped += 1;
                 if let Place::Large { file, .. } = slot.place {
                     self.large.remove(file)?;
                 }
+                dropped.push(slot);
             }
         }
         Ok(dropped)
@@ -427,6 +432,7 @@ impl Core {
             | RecordKind::Entry
             | RecordKind::Grant
             | RecordKind::Sharing
+            | RecordKind::Promise
             | RecordKind::EntryRemoved => Place::Segment { segment, offset, bytes, encoding },
             RecordKind::View => Place::View { segment, offset, bytes },
             RecordKind::Recipe => Place::Recipe { segment, offset, bytes },
@@ -451,7 +457,7 @@ impl Core {
         let mut records = Vec::new();
         scan::records(&self.segments, number, from, |mut record| {
             let kind = record.header.kind;
-            if !matches!(kind, RecordKind::Large | RecordKind::Grant | RecordKind::Sharing)
+            if !matches!(kind, RecordKind::Large | RecordKind::Grant | RecordKind::Sharing | RecordKind::Promise)
                 && let Some(payload) = &mut record.payload
             {
                 *payload = Vec::new();

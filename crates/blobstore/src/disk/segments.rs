@@ -322,7 +322,21 @@ impl Segments {
             let whole = HEADER_BYTES + instance_bytes + payload_bytes as usize;
             bytes = read_exactly(&file, whole, u64::from(offset)).await.map_err(ReadFault::Io)?.into();
         }
-        let position = Position::Segment { segment, offset };
+        self.checked(key, Position::Segment { segment, offset }, bytes)
+    }
+
+    /// As [`Self::read`], on a thread that may wait; for records of blobs, whose headers are all of one length.
+    pub(crate) fn read_waiting(&self, key: &IndexKey, place: &Place) -> Result<(RecordHeader, Bytes), ReadFault> {
+        let Some((segment, offset, payload_bytes)) = place.record() else { return Err(ReadFault::Gone) };
+        let file = self.file(segment).map_err(ReadFault::Io)?.ok_or(ReadFault::Gone)?;
+        let mut bytes = vec![0; HEADER_BYTES + payload_bytes as usize];
+        let filled = file.read_at(&mut bytes, u64::from(offset)).map_err(ReadFault::Io)?;
+        bytes.truncate(filled);
+        self.checked(key, Position::Segment { segment, offset }, bytes.into())
+    }
+
+    /// Header and payload of a record, if it is the one of `key` and undamaged.
+    fn checked(&self, key: &IndexKey, position: Position, bytes: Bytes) -> Result<(RecordHeader, Bytes), ReadFault> {
         let header = RecordHeader::decode(self.key, position, &bytes).ok_or(ReadFault::Damaged)?;
         let payload = bytes.slice(header.head_bytes().min(bytes.len())..);
         let sound = header.index_key() == *key

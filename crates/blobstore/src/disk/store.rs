@@ -1,10 +1,10 @@
 //! [`DiskBlobStore`]: opening, closing, and the seam's calls.
 
-use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -311,6 +311,9 @@ async fn open_core(
         syncing: Mutex::default(),
         evicting: Mutex::default(),
         beginning_to_share: Mutex::default(),
+        promising: Mutex::default(),
+        promises_renewed: Mutex::default(),
+        flushes: Arc::default(),
         refused: Mutex::default(),
         making_room: Arc::new(Semaphore::new(1)),
         is_index_whole: AtomicBool::new(is_fresh || before.is_index_whole),
@@ -347,26 +350,24 @@ async fn open_core(
 #[async_trait]
 impl BlobStore for DiskBlobStore {
     async fn find_missing(&self, owner: OwnerId, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
-        let mut missing = Vec::new();
-        // Looking at all parts of a blob is slow, so it happens once for each, however often it is asked about.
-        let mut made_of_parts = HashSet::new();
-        for digest in digests {
-            let is_absent = match self.core.visible(owner, digest)? {
-                None => !digest.is_empty() || *digest != Digest::empty(digest.function()),
-                Some(slot) if slot.place.has_dependencies() && made_of_parts.insert(*digest) => {
-                    !self.core.is_here(&slot, digest).await?
-                }
-                Some(_) => false,
-            };
-            if is_absent {
-                missing.push(*digest);
-            }
-        }
-        if missing.len() > 1 {
-            let mut seen = HashSet::with_capacity(missing.len());
-            missing.retain(|digest| seen.insert(*digest));
-        }
-        Ok(missing)
+        self.core.find_missing(owner, digests).await
+    }
+
+    async fn keep_until(
+        &self,
+        owner: OwnerId,
+        digests: &[Digest],
+        until: SystemTime,
+    ) -> Result<Vec<Digest>, StoreError> {
+        self.core.keep_until(owner, digests, until).await
+    }
+
+    async fn let_go(&self, owner: OwnerId, digests: &[Digest]) -> Result<(), StoreError> {
+        self.core.let_go(owner, digests).await
+    }
+
+    async fn make_durable(&self) -> Result<(), StoreError> {
+        self.core.make_durable().await
     }
 
     async fn size_of(

@@ -131,7 +131,9 @@ impl Core {
             Err(ReadFault::Io(_)) => report.unreadable += 1,
             Err(ReadFault::Gone | ReadFault::Damaged) => {
                 let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
-                if gone.is_some() {
+                if gone.is_some() && self.promise_again(&slot)? {
+                    report.entries += 1;
+                } else if gone.is_some() {
                     lose(report, format!("entry in segment {:?}", slot.place.segment()));
                 }
             }

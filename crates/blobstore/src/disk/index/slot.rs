@@ -20,6 +20,8 @@ pub(crate) enum KeyClass {
     Entry = 3,
     Grant = 4,
     Sharing = 5,
+    Sha256Promise = 6,
+    Blake3Promise = 7,
 }
 
 /// The key of a slot: for a blob its own hash, for the rest a hash of all that names it.
@@ -63,6 +65,25 @@ impl IndexKey {
         Self { class: KeyClass::Sharing, bytes: self.bytes }
     }
 
+    /// The key of what an owner was promised about a blob. It lies in the same shard as the blob's own, and leads back to it.
+    pub(crate) fn promise(owner: OwnerId, digest: &Digest) -> Self {
+        let class = match digest.function() {
+            DigestFunction::Sha256 => KeyClass::Sha256Promise,
+            DigestFunction::Blake3 => KeyClass::Blake3Promise,
+        };
+        Self { class, bytes: mixed(*digest.hash(), owner) }
+    }
+
+    /// The key of the blob that a promise to `owner` is about; `None` for the other classes.
+    pub(crate) fn promised_blob(&self, owner: OwnerId) -> Option<Self> {
+        let class = match self.class {
+            KeyClass::Sha256Promise => KeyClass::Sha256Blob,
+            KeyClass::Blake3Promise => KeyClass::Blake3Blob,
+            _ => return None,
+        };
+        Some(Self { class, bytes: mixed(self.bytes, owner) })
+    }
+
     #[cfg(test)]
     pub(crate) const fn bytes(&self) -> &[u8; 32] {
         &self.bytes
@@ -73,7 +94,7 @@ impl IndexKey {
         match self.class {
             KeyClass::Sha256Blob => Some(Digest::new(DigestFunction::Sha256, self.bytes, size_bytes)),
             KeyClass::Blake3Blob => Some(Digest::new(DigestFunction::Blake3, self.bytes, size_bytes)),
-            KeyClass::Entry | KeyClass::Grant | KeyClass::Sharing => None,
+            _ => None,
         }
     }
 
@@ -95,6 +116,12 @@ impl IndexKey {
         let place = ((u128::from(folded) * capacity as u128) >> 64) as usize;
         place
     }
+}
+
+/// A hash with an owner mixed in; the same again takes it out. The last byte, which chooses the shard, stays.
+fn mixed(mut hash: [u8; 32], owner: OwnerId) -> [u8; 32] {
+    hash.iter_mut().zip(owner.0.to_le_bytes()).for_each(|(byte, mask)| *byte ^= mask);
+    hash
 }
 
 /// BLAKE3 over everything that names an entry or a grant.
@@ -163,7 +190,8 @@ impl Place {
 pub(crate) struct Slot {
     pub key: IndexKey,
     pub place: Place,
-    /// Of a blob: its size. Of an entry: the payload's size. Of a sharing, and of a grant: the number of the sharing.
+    /// Of a blob: its size. Of an entry: the payload's size. Of a sharing, and of a grant: the number of the sharing. Of a
+    /// promise: the second until which it holds; 0 for one that was let go.
     pub size_bytes: u64,
     /// Seconds since 1970 of the last touch, at most [`crate::disk::lease`]'s grain too old.
     pub touched: u32,
@@ -243,6 +271,8 @@ pub(crate) fn decode(raw: &RawSlot) -> Option<Slot> {
         3 => KeyClass::Entry,
         4 => KeyClass::Grant,
         5 => KeyClass::Sharing,
+        6 => KeyClass::Sha256Promise,
+        7 => KeyClass::Blake3Promise,
         _ => return None,
     };
     let segment = u32::from_le_bytes(array(raw, 34));
