@@ -29,7 +29,7 @@ use crate::input_root::{InputRoot, InputRoots};
 use crate::outputs::{self, Asked, Collected, View};
 use crate::persistent::{self, Asked as Answered, Job, PersistentProcesses};
 use crate::removal::Trash;
-use crate::sandbox::{Launcher, Limit, Limits, Ran, Root, Run, SandboxError, Usage};
+use crate::sandbox::{Launcher, Limit, Limits, Ran, Root, Run, SandboxError, StoreView, Usage};
 use crate::times::{Clock, timestamp, wire_duration};
 
 /// Logs up to this size are also in the answer itself.
@@ -182,6 +182,7 @@ impl Workshop {
             environment: order.environment.clone(),
             working_directory: order.inputs.working_directory.to_path(),
             root,
+            store: StoreView::default(),
             scratch: folder.join("scratch"),
             stdout: folder.join("stdout"),
             stderr: folder.join("stderr"),

@@ -20,6 +20,7 @@ mod probe;
 mod process;
 mod scratch;
 mod service;
+mod store;
 mod sys;
 mod template;
 mod view;
@@ -38,6 +39,7 @@ pub use config::{ActionUser, SandboxConfig};
 pub use launcher::{Launcher, LauncherError, Report, SandboxError};
 pub use process::Process;
 pub use scratch::remove_scratch;
+pub use store::{StoreObject, StoreView};
 
 /// The only argument of a program that is to be a launcher.
 pub const LAUNCHER_ARGUMENT: &str = "sandbox-launcher";
@@ -63,6 +65,8 @@ pub struct Run {
     pub working_directory: PathBuf,
     /// The input root.
     pub root: Root,
+    /// What is seen at `/nix/store`, read-only.
+    pub store: StoreView,
     /// A folder of this run alone on the disk: what is written goes below it, also `/tmp`. It is empty.
     pub scratch: PathBuf,
     /// Where stdout and stderr go: files that this run creates.

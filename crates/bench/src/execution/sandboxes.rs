@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::Args;
 use gf_worker::Bounds;
-use gf_worker::sandbox::{Limits, Network, Root, Run, SandboxConfig, remove_scratch, run_bare};
+use gf_worker::sandbox::{Limits, Network, Root, Run, SandboxConfig, StoreView, remove_scratch, run_bare};
 
 use crate::load::as_float;
 
@@ -59,6 +59,7 @@ impl Sandboxes {
             environment: BTreeMap::new(),
             working_directory: PathBuf::new(),
             root: Root::Layers(vec![root]),
+            store: StoreView::default(),
             scratch,
             stdout: folder.join("stdout"),
             stderr: folder.join("stderr"),

@@ -14,7 +14,7 @@ use crate::config::Bounds;
 use crate::failure::Failure;
 use crate::local_blobs::LocalBlobs;
 use crate::removal::Trash;
-use crate::sandbox::{ActionUser, Launcher, Limits, Process, Ran, Root, Run, SandboxError};
+use crate::sandbox::{ActionUser, Launcher, Limits, Process, Ran, Root, Run, SandboxError, StoreView};
 
 use super::harvest::take_out;
 use super::job::Job;
@@ -89,6 +89,7 @@ impl Tenured {
             environment: job.key.environment.clone(),
             working_directory: job.key.working_directory.clone(),
             root: Root::Private(self.folder.join("root")),
+            store: StoreView::default(),
             scratch: self.folder.join("scratch"),
             stdout: self.folder.join("stdout"),
             stderr: self.stderr(),

@@ -27,7 +27,7 @@ const LINKS: [(&str, &str); 6] = [
     ("../tmp", "var/tmp"),
 ];
 /// What a sandbox mounts something of its own on.
-const PLACES: [&str; 7] = ["build", "tmp", "proc", "dev", "dev/pts", "dev/shm", "var"];
+const PLACES: [&str; 9] = ["build", "tmp", "proc", "dev", "dev/pts", "dev/shm", "var", "nix", "nix/store"];
 
 /// Where the tree is mounted, in the mount namespace of the launcher.
 pub(super) struct Template {

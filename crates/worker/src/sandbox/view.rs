@@ -1,4 +1,4 @@
-//! What one sandbox sees: the template, and over it the input root, `/tmp`, `/proc`, terminals of its own.
+//! What one sandbox sees: the template, and over it the input root, `/tmp`, `/proc`, store paths, terminals of its own.
 //!
 //! Everything here happens in the new process, in its new namespaces. Paths are opened while it still is the user of
 //! the launcher, who alone may pass through the worker's folders; mounted is as the user of the action, because an
@@ -12,25 +12,28 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use super::wire::{Doing, Failure, Start};
+use super::store;
+use super::wire::{Doing, Failure, Start, Store};
 
 const PRIVATE_FOLDER: Mode = Mode::RWXU;
 const EVERYBODYS_FOLDER: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO).union(Mode::SVTX);
 
 /// The folders of one run, found but not mounted.
-pub(super) struct Found {
+pub(super) struct Found<'a> {
     scratch: OwnedFd,
     layers: Vec<OwnedFd>,
     private: Option<OwnedFd>,
+    store: Option<(OwnedFd, &'a Store)>,
 }
 
 /// Clones the template, goes there and finds the folders of the run.
-pub(super) fn find(template: &Path, start: &Start) -> Result<Found, Failure> {
+pub(super) fn find<'a>(template: &Path, start: &'a Start) -> Result<Found<'a>, Failure> {
     rustix::mount::mount_bind_recursive(template, template).doing("clone the root of sandboxes")?;
     let found = Found {
         scratch: folder(&start.scratch)?,
         layers: start.layers.iter().map(|layer| folder(layer)).collect::<Result<_, _>>()?,
         private: start.private.as_ref().map(|private| folder(private)).transpose()?,
+        store: start.store.as_ref().map(|store| Ok((folder(&store.folder)?, store))).transpose()?,
     };
     rustix::process::chdir(template).doing("enter the root of the sandbox")?;
     Ok(found)
@@ -49,12 +52,15 @@ pub(super) struct Written {
 }
 
 /// Mounts what is of this run alone, makes all of it the root, and lets go of the machine's.
-pub(super) fn enter(found: &Found) -> Result<Written, Failure> {
+pub(super) fn enter(found: &Found<'_>) -> Result<Written, Failure> {
     let mut written = vec![own_folder(found, "tmp", EVERYBODYS_FOLDER)?, own_folder(found, "shm", EVERYBODYS_FOLDER)?];
     written.push(mount_inputs(found)?);
     if let [tmp, shm, ..] = written.as_slice() {
         bind(tmp.as_fd(), "tmp")?;
         bind(shm.as_fd(), "dev/shm")?;
+    }
+    if let Some((folder, store)) = &found.store {
+        store::mount(folder.as_fd(), &store.objects)?;
     }
     let safe = MountFlags::NOSUID | MountFlags::NOEXEC;
     rustix::mount::mount("devpts", "dev/pts", "devpts", safe, c"newinstance,ptmxmode=0666,mode=0620")
@@ -66,7 +72,7 @@ pub(super) fn enter(found: &Found) -> Result<Written, Failure> {
     Ok(Written { folders: written })
 }
 
-fn mount_inputs(found: &Found) -> Result<OwnedFd, Failure> {
+fn mount_inputs(found: &Found<'_>) -> Result<OwnedFd, Failure> {
     if let Some(private) = &found.private {
         bind(private.as_fd(), "build")?;
         return reopen(private);
@@ -81,14 +87,14 @@ fn mount_inputs(found: &Found) -> Result<OwnedFd, Failure> {
 
 /// `volatile`, because without it the end of every sandbox would write back the whole file system below the scratch
 /// folder; what a power cut takes from an action that runs is nobody's.
-fn overlay_options(found: &Found, upper: &OwnedFd, work: &OwnedFd) -> Result<CString, std::io::Error> {
+fn overlay_options(found: &Found<'_>, upper: &OwnedFd, work: &OwnedFd) -> Result<CString, std::io::Error> {
     let layers: Vec<String> = found.layers.iter().map(|layer| in_proc(layer.as_fd())).collect();
     let (layers, upper, work) = (layers.join(":"), in_proc(upper.as_fd()), in_proc(work.as_fd()));
     Ok(CString::new(format!("lowerdir={layers},upperdir={upper},workdir={work},userxattr,volatile"))?)
 }
 
 /// A folder of this run below its scratch folder, which it owns.
-fn own_folder(found: &Found, name: &str, mode: Mode) -> Result<OwnedFd, Failure> {
+fn own_folder(found: &Found<'_>, name: &str, mode: Mode) -> Result<OwnedFd, Failure> {
     let doing = || format!("create {name} in the scratch folder");
     match rustix::fs::mkdirat(&found.scratch, name, mode) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => {}
@@ -108,6 +114,6 @@ fn bind(source: BorrowedFd<'_>, place: &str) -> Result<(), Failure> {
 }
 
 /// The name of an open folder, whatever its path and whoever may pass through it.
-fn in_proc(fd: BorrowedFd<'_>) -> String {
+pub(super) fn in_proc(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -94,6 +94,36 @@ pub(super) struct Start {
     pub disk_bytes: u64,
     #[prost(uint64, tag = "16")]
     pub log_bytes: u64,
+    /// Absent: `/nix/store` is empty.
+    #[prost(message, optional, tag = "17")]
+    pub store: Option<Store>,
+}
+
+/// A [`super::StoreView`].
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Store {
+    #[prost(bytes = "vec", tag = "1")]
+    pub folder: Vec<u8>,
+    #[prost(message, repeated, tag = "2")]
+    pub objects: Vec<StoreObject>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StoreObject {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(oneof = "StoreRoot", tags = "2, 3, 4")]
+    pub root: Option<StoreRoot>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(super) enum StoreRoot {
+    #[prost(string, tag = "2")]
+    Folder(String),
+    #[prost(string, tag = "3")]
+    File(String),
+    #[prost(string, tag = "4")]
+    Symlink(String),
 }
 
 #[derive(Clone, PartialEq, Message)]

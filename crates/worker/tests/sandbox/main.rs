@@ -9,5 +9,6 @@ mod isolation;
 mod limits;
 mod outcome;
 mod process;
+mod store;
 mod support;
 mod unprivileged;

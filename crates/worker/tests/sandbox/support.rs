@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gf_worker::sandbox::{Launcher, Limits, Network, Ran, Report, Root, Run, SandboxConfig};
+use gf_worker::sandbox::{Launcher, Limits, Network, Ran, Report, Root, Run, SandboxConfig, StoreView};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -101,6 +101,7 @@ impl Bench {
             environment: BTreeMap::from([("PATH".into(), "/usr/bin:/bin".into())]),
             working_directory: PathBuf::new(),
             root,
+            store: StoreView::default(),
             scratch,
             stdout: folder.join("stdout"),
             stderr: folder.join("stderr"),
