@@ -19,13 +19,18 @@ pub(crate) fn run(args: QuestionArgs) -> Result<(), Failure> {
 }
 
 fn show(server: &str, status: &Status) -> String {
-    let Status { version, uptime_seconds, not_ready, tenants, store, execution } = status;
-    let ready = if not_ready.is_none() { "ready" } else { "NOT READY" };
+    let Status { version, uptime_seconds, not_ready, full, tenants, store, execution } = status;
+    let ready = match (not_ready, full) {
+        (Some(_), _) => "NOT READY",
+        (None, Some(_)) => "FULL",
+        (None, None) => "ready",
+    };
+    let full = full.as_ref().map(|reason| format!("writes    refused: {}\n", plain(reason))).unwrap_or_default();
     let uptime = show_age(*uptime_seconds);
     let tenants = tenants.join(", ");
     let execution = execution.as_ref().map(show_execution).unwrap_or_default();
     format!(
-        "server    {server}, gf {version}, {ready}, up for {uptime}\ntenants   {tenants}\n{execution}{}",
+        "server    {server}, gf {version}, {ready}, up for {uptime}\ntenants   {tenants}\n{full}{execution}{}",
         show_stats(store)
     )
 }

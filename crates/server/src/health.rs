@@ -1,5 +1,8 @@
 //! `/healthz`: the process lives. `/readyz`: the store really takes and gives back bytes.
 //!
+//! A full store is ready: it refuses writes and goes on being read, and a balancer that takes the server away for it would
+//! end the reading as well.
+//!
 //! What always holds: an answer comes within [`PROBE_TIMEOUT`], and at most one probe runs at a time, however many
 //! ask and however long the disk hangs.
 
@@ -13,7 +16,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use bytes::Bytes;
-use gf_blobstore::{BlobStore, EntryKey, EntryTable, OwnerId, StoreError};
+use gf_blobstore::{BlobStore, EntryKey, EntryTable, ErrorKind, OwnerId, StoreError};
 use gf_digest::{Digest, DigestFunction, InstanceName};
 use thiserror::Error;
 use tokio::sync::Mutex;
@@ -24,6 +27,15 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const VERDICT_AGE: Duration = Duration::from_secs(1);
 /// Tenants' numbers are hashes of their names; this one is the server's own.
 const SERVER_OWNER: OwnerId = OwnerId(0);
+
+/// That the server is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    /// To read and to write.
+    Whole,
+    /// To read only; what stands in the way of writes.
+    Full(String),
+}
 
 /// Why the server is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -69,7 +81,7 @@ pub(crate) struct Readiness {
 
 struct Verdict {
     at: Instant,
-    result: Result<(), NotReady>,
+    result: Result<Ready, NotReady>,
 }
 
 impl Readiness {
@@ -83,11 +95,11 @@ impl Readiness {
     ///
     /// # Errors
     /// [`NotReady`] says why not.
-    pub(crate) async fn check(&self) -> Result<(), NotReady> {
+    pub(crate) async fn check(&self) -> Result<Ready, NotReady> {
         timeout(PROBE_TIMEOUT, self.check_unbounded()).await.unwrap_or(Err(NotReady::Slow))
     }
 
-    async fn check_unbounded(&self) -> Result<(), NotReady> {
+    async fn check_unbounded(&self) -> Result<Ready, NotReady> {
         let last = Arc::clone(&self.last).lock_owned().await;
         if let Some(verdict) = last.as_ref().filter(|verdict| verdict.at.elapsed() < VERDICT_AGE) {
             return verdict.result.clone();
@@ -99,6 +111,7 @@ impl Readiness {
             .map_err(|error| NotReady::Store(error.to_string()))?;
         let result = match probed {
             Ok(()) => self.probe_store().await,
+            Err(error) if is_full(&error) => self.probe_reading("the disk is full".to_owned()).await,
             Err(error) => Err(NotReady::Folder { path: self.folder.to_path_buf(), problem: error.to_string() }),
         };
         *last = Some(Verdict { at: Instant::now(), result: result.clone() });
@@ -106,16 +119,37 @@ impl Readiness {
     }
 
     /// Through the seam, as a client's bytes go. The same entry is written each time, so nothing piles up.
-    async fn probe_store(&self) -> Result<(), NotReady> {
-        let failed = |error: StoreError| NotReady::Store(error.to_string());
-        let instance = InstanceName::new("").map_err(|error| NotReady::Store(error.to_string()))?;
-        let digest = Digest::of(DigestFunction::Sha256, b"readyz");
-        let key = EntryKey { table: EntryTable::OpaqueResult, owner: SERVER_OWNER, instance, digest };
+    async fn probe_store(&self) -> Result<Ready, NotReady> {
+        let key = probe_key()?;
         let value = Bytes::from(stamp().into_bytes());
-        self.store.put_entry(&key, value.clone()).await.map_err(failed)?;
-        let read = self.store.get_entry(&key).await.map_err(failed)?;
-        if read.as_ref() == Some(&value) { Ok(()) } else { Err(NotReady::WrongBytes) }
+        match self.store.put_entry(&key, value.clone()).await {
+            Ok(()) => {}
+            Err(full) if full.kind() == ErrorKind::Exhausted => return self.probe_reading(full.to_string()).await,
+            Err(error) => return Err(failed(&error)),
+        }
+        let read = self.store.get_entry(&key).await.map_err(|error| failed(&error))?;
+        if read.as_ref() == Some(&value) { Ok(Ready::Whole) } else { Err(NotReady::WrongBytes) }
     }
+
+    /// Of a store that takes nothing: whether it can still be read.
+    async fn probe_reading(&self, full: String) -> Result<Ready, NotReady> {
+        self.store.get_entry(&probe_key()?).await.map_err(|error| failed(&error))?;
+        Ok(Ready::Full(full))
+    }
+}
+
+fn probe_key() -> Result<EntryKey, NotReady> {
+    let instance = InstanceName::new("").map_err(|error| NotReady::Store(error.to_string()))?;
+    let digest = Digest::of(DigestFunction::Sha256, b"readyz");
+    Ok(EntryKey { table: EntryTable::OpaqueResult, owner: SERVER_OWNER, instance, digest })
+}
+
+fn failed(error: &StoreError) -> NotReady {
+    NotReady::Store(error.to_string())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Open files outlive their folder, so the store may not notice that it was removed or turned read-only.
@@ -140,11 +174,44 @@ pub(crate) fn router(readiness: Readiness) -> Router {
 
 async fn ready(State(readiness): State<Readiness>) -> (StatusCode, String) {
     match readiness.check().await {
-        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Ok(Ready::Whole) => (StatusCode::OK, "ready\n".to_owned()),
+        Ok(Ready::Full(_)) => (StatusCode::OK, "ready to read; full: writes are refused\n".to_owned()),
         Err(reason) => {
             tracing::warn!(%reason, "not ready");
             let text = format!("{}: `gf status` and the log say more\n", reason.in_public());
             (StatusCode::SERVICE_UNAVAILABLE, text)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gf_blobstore::{Encoding, NewBlob};
+    use gf_testkit::MemoryBlobStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_store_is_ready_to_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = MemoryBlobStore::with_capacity(100);
+        let readiness = |store: &MemoryBlobStore| Readiness::new(Arc::new(store.clone()), folder.path());
+        assert_eq!(readiness(&store).check().await, Ok(Ready::Whole));
+
+        let bytes = Bytes::from_static(&[7; 100]);
+        let digest = Digest::of(DigestFunction::Sha256, &bytes);
+        let blob = NewBlob { digest, bytes, encoding: Encoding::Identity };
+        store.write_batch(OwnerId(1), vec![blob]).await.remove(0).unwrap();
+        assert!(matches!(readiness(&store).check().await, Ok(Ready::Full(_))));
+
+        store.set_failing(true);
+        assert!(matches!(readiness(&store).check().await, Err(NotReady::Store(_))));
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_gone_is_not_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        let readiness = Readiness::new(Arc::new(MemoryBlobStore::default()), &folder.path().join("gone"));
+        assert!(matches!(readiness.check().await, Err(NotReady::Folder { .. })));
     }
 }

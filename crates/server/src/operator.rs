@@ -27,7 +27,7 @@ use crate::app::{blob_store_config, store_folder};
 use crate::builtin_worker::Condition;
 use crate::capacity::Background;
 use crate::config::StoreSettings;
-use crate::health::Readiness;
+use crate::health::{Readiness, Ready};
 use report::{GcRequest, GcResult, Repaired, ScrubStatus, Status, StoreStatus, VerifyRequest, VerifyResult};
 pub(crate) use routes::router;
 
@@ -71,12 +71,17 @@ pub(crate) struct Operator {
 
 impl Operator {
     async fn status(&self, operator: &Authorized<Operate>) -> Result<Status, OperateError> {
-        let not_ready = self.readiness.check().await.err().map(|reason| reason.to_string());
+        let (not_ready, full) = match self.readiness.check().await {
+            Ok(Ready::Whole) => (None, None),
+            Ok(Ready::Full(reason)) => (None, Some(reason)),
+            Err(reason) => (Some(reason.to_string()), None),
+        };
         let tenants = self.access.tenants().iter().map(|tenant| tenant.name().to_string()).collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.began.elapsed().as_secs(),
             not_ready,
+            full,
             tenants,
             store: self.store_stats(operator).await?,
             execution: Some(self.execution_summary(operator)),

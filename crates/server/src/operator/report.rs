@@ -19,6 +19,9 @@ pub struct Status {
     /// Why the store cannot be used now; absent when it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_ready: Option<String>,
+    /// Why writes are refused now, while reads go on; absent when there is room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<String>,
     /// The tenants served, by name.
     pub tenants: Vec<String>,
     /// The store.
