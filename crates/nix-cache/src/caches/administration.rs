@@ -1,0 +1,289 @@
+//! Making caches, changing and showing them.
+
+use std::sync::Arc;
+
+use gf_blobstore::OwnerId;
+use gf_database::{DatabaseError, Transaction, sql};
+use gf_nix_formats::{KeyName, SecretKey};
+use gf_tenancy::{
+    Authorized, NixConfigureCache, NixConfigureRetention, NixCreateCache, NixDestroyCache, NixPull, NoRandomness, Permission, Tenant,
+};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::NixCaches;
+use crate::cache::{Cache, CacheId, SettingsRow};
+use crate::rows::{signed, unsigned};
+use crate::settings::RetentionChange;
+use crate::{CacheError, CacheName, Settings, SettingsChange, Visibility};
+
+/// The cache that a fresh server has.
+const MAIN: &str = "main";
+
+/// The signing key of a cache.
+#[derive(Debug)]
+pub enum NewKey {
+    /// A new one, named after the cache and a random number: clients know keys by name, and two servers may both have a
+    /// cache `main`.
+    Generate,
+    /// This one.
+    Given(SecretKey),
+}
+
+/// A cache to be made.
+#[derive(Debug)]
+pub struct NewCache {
+    /// How it is called.
+    pub name: CacheName,
+    /// What it signs with.
+    pub key: NewKey,
+    /// Everything else.
+    pub settings: Settings,
+}
+
+/// A cache and what is in it.
+#[derive(Clone, Debug)]
+pub struct CacheReport {
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// Paths that clients see.
+    pub paths: u64,
+    /// Bytes of their archives, uncompressed.
+    pub nar_bytes: u64,
+    /// Paths that were uploaded and wait for others that they refer to.
+    pub waiting_paths: u64,
+    /// Pins.
+    pub pins: u64,
+    /// What came from where.
+    pub upstreams: Vec<UpstreamReport>,
+}
+
+/// What a cache has from one upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamReport {
+    /// Where it is.
+    pub url: String,
+    /// Paths that were asked for here and found there.
+    pub paths: u64,
+    /// Bytes of their archives, uncompressed.
+    pub nar_bytes: u64,
+}
+
+impl NixCaches {
+    /// Makes the public cache `main`, unless there is any cache already.
+    ///
+    /// # Errors
+    /// [`CacheError::Database`], or [`CacheError::NoRandomness`].
+    pub async fn ensure_main(&self, tenant: &Tenant) -> Result<(), CacheError> {
+        if self.shared.database.first(sql("SELECT id FROM nix_caches LIMIT 1")).await?.is_some() {
+            return Ok(());
+        }
+        let name = CacheName::new(MAIN).map_err(|error| CacheError::Name(error.to_string()))?;
+        let settings = Settings { visibility: Visibility::Public, ..Settings::default() };
+        match self.insert(tenant, NewCache { name, key: NewKey::Generate, settings }).await {
+            // Another server on the same database was quicker.
+            Err(CacheError::Exists(_)) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The cache of this name, whosever it is: for the edge, which has to know whose it is and whether it is public
+    /// before it can authorize. What it says must not reach who may not see the cache.
+    ///
+    /// # Errors
+    /// [`CacheError::Database`] when that cannot be known.
+    pub async fn resolve(&self, name: &CacheName) -> Result<Option<Arc<Cache>>, CacheError> {
+        self.shared.registry.find(&self.shared.database, name).await
+    }
+
+    /// Makes a cache of the tenant.
+    ///
+    /// # Errors
+    /// [`CacheError::Exists`], whosever the other is; [`CacheError::Setting`].
+    pub async fn create(&self, grant: &Authorized<NixCreateCache>, cache: NewCache) -> Result<Arc<Cache>, CacheError> {
+        check(&cache.settings)?;
+        self.insert(grant.tenant(), cache).await
+    }
+
+    /// Changes settings, or the signing key. Paths that were signed with an older key keep those signatures, and are
+    /// signed with the new one too.
+    ///
+    /// # Errors
+    /// [`CacheError::NoSuchCache`] or [`CacheError::Setting`].
+    pub async fn configure(
+        &self,
+        grant: &Authorized<NixConfigureCache>,
+        name: &CacheName,
+        change: SettingsChange,
+        key: Option<NewKey>,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let key = key.map(|key| make_key(name, key)).transpose()?;
+        self.change(grant, name, key, |settings| change.clone().apply(settings)).await
+    }
+
+    /// Changes how long unused paths stay.
+    ///
+    /// # Errors
+    /// As [`Self::configure`].
+    pub async fn configure_retention(
+        &self,
+        grant: &Authorized<NixConfigureRetention>,
+        name: &CacheName,
+        change: RetentionChange,
+    ) -> Result<Arc<Cache>, CacheError> {
+        self.change(grant, name, None, |settings| change.apply(settings)).await
+    }
+
+    /// Removes a cache with all its paths. Archives that no other cache of the tenant needs go with the next collection.
+    ///
+    /// # Errors
+    /// [`CacheError::NoSuchCache`].
+    pub async fn destroy(&self, grant: &Authorized<NixDestroyCache>, name: &CacheName) -> Result<(), CacheError> {
+        let cache = self.cache(grant, name).await?;
+        let removed = self.shared.database.execute(sql("DELETE FROM nix_caches WHERE id = $1").bind(cache.id.0)).await?;
+        self.shared.registry.forget(name);
+        self.shared.rendered.forget_all();
+        if removed == 0 { Err(CacheError::NoSuchCache(name.clone())) } else { Ok(()) }
+    }
+
+    /// All caches of the tenant, by name.
+    ///
+    /// # Errors
+    /// [`CacheError::Database`].
+    pub async fn list(&self, grant: &Authorized<NixPull>) -> Result<Vec<Arc<Cache>>, CacheError> {
+        self.caches_of(grant.tenant().name().as_str()).await
+    }
+
+    /// A cache, and what is in it.
+    ///
+    /// # Errors
+    /// [`CacheError::NoSuchCache`].
+    pub async fn show(&self, grant: &Authorized<NixPull>, name: &CacheName) -> Result<CacheReport, CacheError> {
+        let cache = self.cache(grant, name).await?;
+        let count = "SELECT CASE waiting WHEN 0 THEN 1 ELSE 0 END AS visible, upstream, COUNT(*) AS paths, \
+                     CAST(SUM(nar_size) AS BIGINT) AS bytes FROM nix_paths WHERE cache = $1 GROUP BY 1, 2 ORDER BY 2";
+        let pins = "SELECT COUNT(*) AS pins FROM nix_pins WHERE cache = $1";
+        let pins = self.shared.database.first(sql(pins).bind(cache.id.0)).await?;
+        let pins = pins.map(|row| unsigned(&row, "pins")).transpose()?.unwrap_or(0);
+        let mut report =
+            CacheReport { pins, paths: 0, nar_bytes: 0, waiting_paths: 0, upstreams: Vec::new(), cache: Arc::clone(&cache) };
+        for row in self.shared.database.all(sql(count).bind(cache.id.0)).await? {
+            let (paths, nar_bytes) = (unsigned(&row, "paths")?, unsigned(&row, "bytes")?);
+            if !row.flag("visible")? {
+                report.waiting_paths += paths;
+                continue;
+            }
+            report.paths += paths;
+            report.nar_bytes += nar_bytes;
+            if let Some(url) = row.get("upstream")? {
+                report.upstreams.push(UpstreamReport { url, paths, nar_bytes });
+            }
+        }
+        Ok(report)
+    }
+
+    /// The cache of this name, if it is one of the tenant's.
+    pub(super) async fn cache<P: Permission>(
+        &self,
+        grant: &Authorized<P>,
+        name: &CacheName,
+    ) -> Result<Arc<Cache>, CacheError> {
+        match self.resolve(name).await? {
+            Some(cache) if cache.tenant == *grant.tenant().name() => Ok(cache),
+            _ => Err(CacheError::NoSuchCache(name.clone())),
+        }
+    }
+
+    pub(super) async fn caches_of(&self, tenant: &str) -> Result<Vec<Arc<Cache>>, CacheError> {
+        let statement = sql("SELECT * FROM nix_caches WHERE tenant = $1 ORDER BY name").bind(tenant);
+        let rows = self.shared.database.all(statement).await?;
+        rows.iter().map(|row| Cache::read(row).map(Arc::new)).collect()
+    }
+
+    async fn insert(&self, tenant: &Tenant, cache: NewCache) -> Result<Arc<Cache>, CacheError> {
+        let NewCache { name, key, settings } = cache;
+        let key = make_key(&name, key)?;
+        let id = i64::from_le_bytes(random()?) & i64::MAX;
+        let owner = OwnerId(tenant.id().number());
+        let insert = "INSERT INTO nix_caches (id, name, tenant, owner, signing_key, settings, created_s) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7)";
+        let insert = sql(insert)
+            .bind(id)
+            .bind(name.as_str())
+            .bind(tenant.name().as_str())
+            .bind(owner.0)
+            .bind(key.reveal())
+            .bind(SettingsRow::format(&settings))
+            .bind(signed(self.shared.time.now_s()));
+        match self.shared.database.execute(insert).await {
+            Err(error) if error.is_conflict() => Err(CacheError::Exists(name)),
+            Err(error) => Err(error.into()),
+            Ok(_) => Ok(Arc::new(Cache { id: CacheId(id), name, tenant: tenant.name().clone(), owner, key, settings })),
+        }
+    }
+
+    async fn change<P: Permission>(
+        &self,
+        grant: &Authorized<P>,
+        name: &CacheName,
+        key: Option<SecretKey>,
+        apply: impl Fn(&mut Settings) + Sync,
+    ) -> Result<Arc<Cache>, CacheError> {
+        let id = self.cache(grant, name).await?.id;
+        let key = key.map(|key| key.reveal());
+        self.shared
+            .database
+            .write(async |transaction: &mut Transaction| {
+                let row = transaction.first(sql("SELECT * FROM nix_caches WHERE id = $1").bind(id.0)).await?;
+                let row = row.ok_or_else(|| CacheError::NoSuchCache(name.clone()))?;
+                let mut settings = Cache::read(&row)?.settings;
+                apply(&mut settings);
+                check(&settings)?;
+                let update = "UPDATE nix_caches SET settings = $2, signing_key = COALESCE($3, signing_key) WHERE id = $1";
+                let update = sql(update).bind(id.0).bind(SettingsRow::format(&settings)).bind(key.clone());
+                transaction.execute(update).await?;
+                Ok::<_, CacheError>(())
+            })
+            .await?;
+        self.shared.registry.forget(name);
+        self.shared.rendered.forget_all();
+        self.cache(grant, name).await
+    }
+}
+
+fn make_key(cache: &CacheName, key: NewKey) -> Result<SecretKey, CacheError> {
+    match key {
+        NewKey::Given(key) => Ok(key),
+        NewKey::Generate => {
+            let name = KeyName::new(&format!("{cache}-{}", hex::encode(random::<4>()?)))?;
+            Ok(SecretKey::from_seed(name, random()?)?)
+        }
+    }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(bytes)
+}
+
+/// What no cache may be set to.
+fn check(settings: &Settings) -> Result<(), CacheError> {
+    let wrong = |text: String| Err(CacheError::Setting(text));
+    if settings.upstreams.len() > Settings::MAX_UPSTREAMS {
+        return wrong(format!("a cache has at most {} upstreams", Settings::MAX_UPSTREAMS));
+    }
+    if settings.upstream_key_names.len() > Settings::MAX_KEY_NAMES {
+        return wrong(format!("a cache has at most {} names of keys of upstreams", Settings::MAX_KEY_NAMES));
+    }
+    for upstream in &settings.upstreams {
+        let uri: Option<http::Uri> = upstream.url.parse().ok();
+        let is_good = uri.is_some_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+        if !is_good {
+            return wrong(format!("`{}` is not the URL of an upstream: use http://… or https://…", upstream.url));
+        }
+    }
+    if settings.retention == (crate::Retention::Unused { period_s: 0 }) {
+        return wrong("a retention period is above 0; to keep paths for ever, set none".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! Archives that clients upload, before the narinfos that name them.
+//!
+//! What always holds: when an upload is answered, the blobs of the archive are durable and promised by the store, and so
+//! is the note which archive came in which file. A narinfo that follows finds it, after a restart too.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::Stream;
+use gf_blobstore::{OwnerId, StoreError};
+use gf_database::{Transaction, sql};
+use gf_nix_formats::{Compression, NarHash};
+use gf_tenancy::{Authorized, NixPush};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::NixCaches;
+use crate::archives::{Expected, Ingested, ReadError};
+use crate::rows::{ArchiveRow, RootText, digest_text, file_hash, signed, unsigned};
+use crate::{CacheError, CacheName, PublishError};
+
+const DAY_S: u64 = 24 * 60 * 60;
+
+/// How long the store is made to promise what a tenant has; renewed while it is needed.
+pub(super) const PROMISE_S: u64 = 60 * DAY_S;
+
+/// Promises that end sooner than this are renewed. A server that is down for less keeps everything.
+pub(super) const RENEWED_S: u64 = 30 * DAY_S;
+
+/// Uploads of one file that are read at the same time. A second one, so that a slow client does not hold up a quick one;
+/// no third, so that sixty-four clients do not do the same work sixty-four times.
+const UPLOADS_OF_ONE_FILE: usize = 2;
+
+/// The file that an archive comes in, as its URL says: `nar/<base 32 of hash>.nar<suffix of compression>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ArchiveFile {
+    /// The SHA-256 of the file.
+    pub hash: [u8; 32],
+    /// How it is compressed.
+    pub compression: Compression,
+}
+
+/// An archive that is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArchiveFacts {
+    /// Its hash.
+    pub nar_hash: NarHash,
+    /// Its size in bytes, uncompressed.
+    pub nar_size: u64,
+}
+
+/// What became of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It was read, and is here now.
+    Stored(ArchiveFacts),
+    /// It was here already; the body was not read, or not to its end.
+    AlreadyHere(ArchiveFacts),
+}
+
+impl NixCaches {
+    /// Takes in an archive: decodes, checks and stores it. `size_bytes` is the size of the file, if the client said it.
+    /// When this answers, the archive is durable.
+    ///
+    /// An archive that the tenant has is not read again. Of several uploads of one file at the same time two are read, and
+    /// the others wait for one of them; a reader may drain their bodies while they do.
+    ///
+    /// # Errors
+    /// [`PublishError::Ingest`] when the body is not what its name says or cannot be stored; [`PublishError::Cache`].
+    pub async fn accept_archive<S, E>(
+        &self,
+        grant: &Authorized<NixPush>,
+        name: &CacheName,
+        file: ArchiveFile,
+        size_bytes: Option<u64>,
+        body: S,
+    ) -> Result<Accepted, PublishError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let owner = self.cache(grant, name).await?.owner;
+        if let Some(known) = self.find_file(owner, file).await? {
+            return Ok(Accepted::AlreadyHere(known));
+        }
+        let _turn = self.shared.flights.enter((owner, file)).await;
+        if let Some(known) = self.find_file(owner, file).await? {
+            return Ok(Accepted::AlreadyHere(known));
+        }
+        let expected = Expected { file_hash: Some(file.hash), file_size: size_bytes, ..Expected::default() };
+        let ingested = self.shared.archives.ingest(owner, file.compression, body, expected).await?;
+        self.note_archive(owner, &ingested, Some(file)).await?;
+        Ok(Accepted::Stored(ArchiveFacts { nar_hash: ingested.nar_hash, nar_size: ingested.nar_size }))
+    }
+
+    /// Whether a client need not upload this file, since the tenant has the archive that comes in it.
+    ///
+    /// # Errors
+    /// [`CacheError::NoSuchCache`], or [`CacheError::Database`] when that cannot be known.
+    pub async fn has_archive(
+        &self,
+        grant: &Authorized<NixPush>,
+        name: &CacheName,
+        file: ArchiveFile,
+    ) -> Result<Option<ArchiveFacts>, CacheError> {
+        let owner = self.cache(grant, name).await?.owner;
+        self.find_file(owner, file).await
+    }
+
+    /// Makes an archive durable, has the store promise it, and notes it, in this order.
+    pub(super) async fn note_archive(
+        &self,
+        owner: OwnerId,
+        ingested: &Ingested,
+        file: Option<ArchiveFile>,
+    ) -> Result<(), CacheError> {
+        // Nothing is let go meanwhile, so that an archive is not taken away that was found to be promised.
+        let _promises = self.shared.promises.read().await;
+        let now_s = self.shared.time.now_s();
+        let (is_promised, until_s) = match self.promised_until(owner, &ingested.nar_hash).await? {
+            Some(until_s) if until_s >= now_s + RENEWED_S => (true, until_s),
+            _ => (false, now_s + PROMISE_S),
+        };
+        if !is_promised {
+            self.promise(owner, &ingested.blobs, until_s).await?;
+        }
+        self.shared.store.make_durable().await?;
+        let archive = "INSERT INTO nix_archives (owner, nar_hash, nar_size, root, blobs, created_s, kept_until_s) \
+                       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (owner, nar_hash) DO UPDATE SET root = excluded.root, \
+                       blobs = excluded.blobs, created_s = excluded.created_s, kept_until_s = excluded.kept_until_s";
+        let archive = sql(archive)
+            .bind(owner.0)
+            .bind(ingested.nar_hash.base32())
+            .bind(signed(ingested.nar_size))
+            .bind(RootText::format(&ingested.root))
+            .bind(digest_text(&ingested.blobs))
+            .bind(signed(now_s))
+            .bind(signed(until_s));
+        let named = file.map(|file| {
+            sql("INSERT INTO nix_archive_files (owner, file_hash, compression, nar_hash) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT DO NOTHING")
+            .bind(owner.0)
+            .bind(file_hash(&file.hash))
+            .bind(file.compression.name())
+            .bind(ingested.nar_hash.base32())
+        });
+        self.shared
+            .database
+            .write(async |transaction: &mut Transaction| {
+                transaction.execute(archive.clone()).await?;
+                if let Some(named) = &named {
+                    transaction.execute(named.clone()).await?;
+                }
+                Ok(())
+            })
+            .await
+    }
+
+    /// Has the store promise an archive until a moment.
+    pub(super) async fn promise(
+        &self,
+        owner: OwnerId,
+        list: &gf_digest::Digest,
+        until_s: u64,
+    ) -> Result<(), CacheError> {
+        let mut blobs = self.shared.archives.read_blob_list(owner, *list).await?;
+        blobs.push(*list);
+        let until = UNIX_EPOCH + Duration::from_secs(until_s);
+        for some in blobs.chunks(MAX_PROMISED) {
+            let missing = self.shared.store.keep_until(owner, some, until).await?;
+            if let Some(missing) = missing.first() {
+                return Err(ReadError::Store(StoreError::NotFound(*missing)).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The archive that came in this file.
+    pub(super) async fn find_file(
+        &self,
+        owner: OwnerId,
+        file: ArchiveFile,
+    ) -> Result<Option<ArchiveFacts>, CacheError> {
+        let named = "SELECT a.* FROM nix_archive_files f JOIN nix_archives a ON a.owner = f.owner AND a.nar_hash = f.nar_hash \
+                     WHERE f.owner = $1 AND f.file_hash = $2 AND f.compression = $3";
+        let named = sql(named).bind(owner.0).bind(file_hash(&file.hash)).bind(file.compression.name());
+        let mut row = self.shared.database.first(named).await?;
+        if row.is_none() && file.compression == Compression::None {
+            // The archive itself, which may have come in another file.
+            return Ok(self.find_archive(owner, &NarHash::new(file.hash)).await?.map(|archive| archive.facts()));
+        }
+        row.take().map(|row| ArchiveRow::read(&row).map(|archive| archive.facts())).transpose()
+    }
+
+    /// The archive with this hash.
+    pub(super) async fn find_archive(&self, owner: OwnerId, hash: &NarHash) -> Result<Option<ArchiveRow>, CacheError> {
+        let statement = sql("SELECT * FROM nix_archives WHERE owner = $1 AND nar_hash = $2");
+        let row = self.shared.database.first(statement.bind(owner.0).bind(hash.base32())).await?;
+        row.map(|row| ArchiveRow::read(&row)).transpose()
+    }
+
+    async fn promised_until(&self, owner: OwnerId, hash: &NarHash) -> Result<Option<u64>, CacheError> {
+        let statement = sql("SELECT kept_until_s FROM nix_archives WHERE owner = $1 AND nar_hash = $2");
+        let row = self.shared.database.first(statement.bind(owner.0).bind(hash.base32())).await?;
+        row.map(|row| unsigned(&row, "kept_until_s")).transpose()
+    }
+}
+
+/// Blobs in one question to the store.
+const MAX_PROMISED: usize = 4096;
+
+impl ArchiveRow {
+    pub(super) const fn facts(&self) -> ArchiveFacts {
+        ArchiveFacts { nar_hash: self.nar_hash, nar_size: self.nar_size }
+    }
+}
+
+type Flight = (OwnerId, ArchiveFile);
+
+/// Turns of those who bring the same file at the same time. As large as the number of files under way.
+#[derive(Default)]
+pub(super) struct Flights {
+    under_way: Mutex<HashMap<Flight, Weak<Semaphore>>>,
+}
+
+/// A turn; dropping it lets the next one in.
+pub(super) struct Turn<'a> {
+    flights: &'a Flights,
+    key: Flight,
+    /// Dropped before the table is swept.
+    permit: Option<(Arc<Semaphore>, Option<OwnedSemaphorePermit>)>,
+}
+
+impl Flights {
+    pub(super) async fn enter(&self, key: Flight) -> Turn<'_> {
+        let semaphore = self.semaphore(key);
+        let mut turn = Turn { flights: self, key, permit: Some((Arc::clone(&semaphore), None)) };
+        // Fails only when it is closed, which none ever is.
+        let permit = semaphore.acquire_owned().await.ok();
+        if let Some((_, place)) = &mut turn.permit {
+            *place = permit;
+        }
+        turn
+    }
+
+    fn semaphore(&self, key: Flight) -> Arc<Semaphore> {
+        // Nothing panics under the lock, and a map is whole between two of its calls.
+        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = under_way.entry(key).or_default();
+        place.upgrade().unwrap_or_else(|| {
+            let semaphore = Arc::new(Semaphore::new(UPLOADS_OF_ONE_FILE));
+            *place = Arc::downgrade(&semaphore);
+            semaphore
+        })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.permit = None;
+        let mut under_way = self.flights.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+        if under_way.get(&self.key).is_some_and(|semaphore| semaphore.strong_count() == 0) {
+            under_way.remove(&self.key);
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What clients read: narinfos, archives, listings.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use gf_blobstore::ErrorKind;
+use gf_database::sql;
+use gf_nix_formats::{NarHash, StorePathHash};
+use gf_tenancy::{Authorized, NixPull};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache as Memory;
+
+use super::NixCaches;
+use super::intake::{ArchiveFacts, ArchiveFile};
+use crate::archives::Archive;
+use crate::cache::{Cache, CacheId};
+use crate::rows::{ArchiveRow, PathRow};
+use crate::uses::UseCount;
+use crate::{CacheError, CacheName};
+
+/// What rendered narinfos may take of memory, in bytes: a hundred thousand of them, and more.
+const MEMORY_BYTES: u64 = 192 << 20;
+
+/// How many there are, more or less: for the size of tables, no limit.
+const TYPICAL_COUNT: usize = 100_000;
+
+/// The answer about a path. What cannot be known is an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Its narinfo, as it goes to the client.
+    Present(Bytes),
+    /// It is not here, for certain.
+    Absent,
+}
+
+/// How a client asks for an archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveName {
+    /// By its hash, as the narinfos of this server say.
+    Nar(NarHash),
+    /// By the file that it was uploaded in, as the narinfo says that its uploader remembers.
+    File(ArchiveFile),
+    /// By the path that it is of, as Attic does.
+    Path(StorePathHash),
+}
+
+/// An archive that can be read.
+pub struct OpenedArchive {
+    /// Its hash and its size: what an `ETag` and a `Content-Length` are made of.
+    pub facts: ArchiveFacts,
+    /// Its bytes, uncompressed.
+    pub archive: Archive,
+}
+
+impl NixCaches {
+    /// The narinfo of a path. Serving it counts as use: the path stays for the grace of the cache.
+    ///
+    /// # Errors
+    /// [`CacheError`] when it cannot be known; a client must be told to try again, and not that it is absent.
+    pub async fn lookup(
+        &self,
+        grant: &Authorized<NixPull>,
+        name: &CacheName,
+        path: StorePathHash,
+    ) -> Result<Lookup, CacheError> {
+        let cache = self.cache(grant, name).await?;
+        if let Some(narinfo) = self.shared.rendered.get(cache.id, path) {
+            self.shared.uses.narinfo_served(&narinfo.uses);
+            return Ok(Lookup::Present(narinfo.bytes));
+        }
+        let version = self.shared.rendered.version();
+        let row = match self.find_path(&cache, path).await? {
+            Some(row) if row.is_visible() => Some(row),
+            // What waits here for others may be complete there.
+            _ => self.find_upstream(&cache, path).await?,
+        };
+        let Some(row) = row else { return Ok(Lookup::Absent) };
+        let narinfo = Narinfo {
+            bytes: render(&cache, &row)?,
+            uses: Arc::new(UseCount::new(cache.id, path)),
+        };
+        self.shared.uses.narinfo_served(&narinfo.uses);
+        self.shared.rendered.insert(cache.id, path, narinfo.clone(), version);
+        Ok(Lookup::Present(narinfo.bytes))
+    }
+
+    /// Hash and size of an archive that a path of this cache names; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`CacheError`] when it cannot be known.
+    pub async fn find(
+        &self,
+        grant: &Authorized<NixPull>,
+        name: &CacheName,
+        archive: ArchiveName,
+    ) -> Result<Option<ArchiveFacts>, CacheError> {
+        let cache = self.cache(grant, name).await?;
+        let Some(row) = self.path_of(&cache, archive).await? else { return Ok(None) };
+        Ok(Some(ArchiveFacts { nar_hash: row.nar_hash, nar_size: row.nar_size }))
+    }
+
+    /// Opens an archive that a path of this cache names; `None` when there is none. What an upstream has is fetched
+    /// first, and stays here.
+    ///
+    /// # Errors
+    /// [`CacheError`] when it cannot be known, or not be fetched.
+    pub async fn open_archive(
+        &self,
+        grant: &Authorized<NixPull>,
+        name: &CacheName,
+        archive: ArchiveName,
+    ) -> Result<Option<OpenedArchive>, CacheError> {
+        let cache = self.cache(grant, name).await?;
+        let Some(path) = self.path_of(&cache, archive).await? else { return Ok(None) };
+        let Some((row, archive)) = self.open_path(&cache, &path).await? else { return Ok(None) };
+        self.shared.uses.archive_read(cache.id, row.nar_hash);
+        Ok(Some(OpenedArchive { facts: row.facts(), archive }))
+    }
+
+    /// The `.ls` of a path; `None` when there is no such path, or its names are not UTF-8, which JSON cannot say.
+    ///
+    /// # Errors
+    /// [`CacheError`] when it cannot be known.
+    pub async fn listing(
+        &self,
+        grant: &Authorized<NixPull>,
+        name: &CacheName,
+        path: StorePathHash,
+    ) -> Result<Option<String>, CacheError> {
+        let cache = self.cache(grant, name).await?;
+        let Some(path) = self.path_of(&cache, ArchiveName::Path(path)).await? else { return Ok(None) };
+        let Some((row, _)) = self.open_path(&cache, &path).await? else { return Ok(None) };
+        let listing = self.shared.archives.list(cache.owner, &row.root).await?;
+        Ok(listing.to_json().ok())
+    }
+
+    /// The archive of a path, from the store or else its upstream. A path whose blobs the store lost for certain is
+    /// withdrawn with all that refer to it.
+    pub(super) async fn open_path(
+        &self,
+        cache: &Cache,
+        path: &PathRow,
+    ) -> Result<Option<(ArchiveRow, Archive)>, CacheError> {
+        if let Some(row) = self.find_archive(cache.owner, &path.nar_hash).await? {
+            match self.shared.archives.open(cache.owner, &row.root, row.nar_size).await {
+                Ok(archive) => return Ok(Some((row, archive))),
+                Err(error) if error.kind() == ErrorKind::NotFound => self.lose_archive(cache.owner, &row).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let Some(row) = self.fetch(cache, path).await? else { return Ok(None) };
+        let archive = self.shared.archives.open(cache.owner, &row.root, row.nar_size).await?;
+        Ok(Some((row, archive)))
+    }
+
+    /// A visible path of the cache that names this archive.
+    async fn path_of(&self, cache: &Cache, archive: ArchiveName) -> Result<Option<PathRow>, CacheError> {
+        let nar_hash = match archive {
+            ArchiveName::Path(hash) => {
+                return Ok(self.find_path(cache, hash).await?.filter(PathRow::is_visible));
+            }
+            ArchiveName::Nar(hash) => hash,
+            ArchiveName::File(file) => match self.find_file(cache.owner, file).await? {
+                Some(facts) => facts.nar_hash,
+                None => return Ok(None),
+            },
+        };
+        // By the archive alone: few caches share one, and an index over both would be as large as the table.
+        let statement = "SELECT * FROM nix_paths WHERE nar_hash = $1 AND cache = $2 AND waiting = 0 LIMIT 1";
+        let row = self.shared.database.first(sql(statement).bind(nar_hash.base32()).bind(cache.id.0)).await?;
+        row.map(|row| PathRow::read(&row)).transpose()
+    }
+
+    /// A path of the cache, visible or not.
+    pub(super) async fn find_path(&self, cache: &Cache, path: StorePathHash) -> Result<Option<PathRow>, CacheError> {
+        let statement = sql("SELECT * FROM nix_paths WHERE cache = $1 AND hash = $2");
+        let row = self.shared.database.first(statement.bind(cache.id.0).bind(path.to_string())).await?;
+        row.map(|row| PathRow::read(&row)).transpose()
+    }
+}
+
+/// A narinfo with a signature of the cache's key of today: a path that was published under an older one gets it here.
+fn render(cache: &Cache, row: &PathRow) -> Result<Bytes, CacheError> {
+    let store = &cache.settings.store_dir;
+    let mut narinfo = row.narinfo()?;
+    let ours = cache.key.sign(narinfo.fingerprint(store).as_bytes());
+    // With no place left, it has sixty-four others.
+    let _ = narinfo.signatures.insert(ours);
+    Ok(narinfo.format(store).into())
+}
+
+#[derive(Clone)]
+struct Narinfo {
+    bytes: Bytes,
+    uses: Arc<UseCount>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<(CacheId, StorePathHash), Narinfo> for ByBytes {
+    fn weight(&self, _key: &(CacheId, StorePathHash), narinfo: &Narinfo) -> u64 {
+        // The entry itself, its counter and the places in the tables take about so much beside the text.
+        narinfo.bytes.len() as u64 + 256
+    }
+}
+
+/// Narinfos as they are sent, in memory.
+pub(super) struct Rendered {
+    memory: Memory<(CacheId, StorePathHash), Narinfo, ByBytes>,
+    /// Counts changes of what may be rendered: what was read before a change is not remembered after it.
+    version: AtomicU64,
+}
+
+impl Default for Rendered {
+    fn default() -> Self {
+        Self { memory: Memory::with_weighter(TYPICAL_COUNT, MEMORY_BYTES, ByBytes), version: AtomicU64::new(0) }
+    }
+}
+
+impl Rendered {
+    fn get(&self, cache: CacheId, path: StorePathHash) -> Option<Narinfo> {
+        self.memory.get(&(cache, path))
+    }
+
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// Remembers a narinfo that was read at `version`.
+    fn insert(&self, cache: CacheId, path: StorePathHash, narinfo: Narinfo, version: u64) {
+        self.memory.insert((cache, path), narinfo);
+        if self.version() != version {
+            self.memory.remove(&(cache, path));
+        }
+    }
+
+    /// Called after a visible path was changed.
+    pub(super) fn forget(&self, cache: CacheId, path: StorePathHash) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.memory.remove(&(cache, path));
+    }
+
+    /// Called after many were.
+    pub(super) fn forget_all(&self) {
+        self.version.fetch_add(1, Ordering::SeqCst);
+        self.memory.clear();
+    }
+}
