@@ -19,7 +19,7 @@ use crate::{
     tidy, tools,
 };
 
-/// What the real clients of `tests/` need beside the chroot.
+/// What the real clients of `tests/` need beside the chroot, and the database that tests start.
 const CLIENT_PACKAGES: &[&str] = &[
     "bazel-bootstrap",
     "bazel-platforms",
@@ -30,8 +30,14 @@ const CLIENT_PACKAGES: &[&str] = &[
     "g++",
     "nix-bin",
     "openssl",
+    "postgresql",
     "python-is-python3",
 ];
+
+/// The case that is asked of a server with readers.
+const READER: &str = "32-read-only-caller";
+/// Cases that no client can bring about at will, and the one that is asked by itself. Any other that is skipped fails.
+const MAY_SKIP: &[&str] = &[READER];
 
 /// Runs all checks, or with a filter only the tests whose names contain it.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
@@ -111,12 +117,29 @@ fn each_line(output: impl Read, mut show: impl FnMut(&str)) -> io::Result<()> {
     Ok(())
 }
 
+/// Everything, of a server as it comes; and the case of a caller who may only read, of one that has such callers.
 fn conformance(binary: &Path) -> Result<()> {
     let suite = build_binary("gf-conformance", "gf-conformance", &[])?;
+    let may_skip = MAY_SKIP.iter().flat_map(|case| ["--may-skip", case]);
+    let all: Vec<&str> = ["--platform", "OSFamily=linux"].into_iter().chain(may_skip).collect();
+    conforms(&suite, binary, None, &all)?;
+
+    let folder = tempfile::tempdir()?;
+    let token = "conformance-writes";
+    std::fs::write(folder.path().join("token"), token)?;
+    let config = folder.path().join("gf.toml");
+    std::fs::write(&config, "[access]\ntoken_file = \"token\"\nanonymous_read = true\n")?;
+    let reader = ["--token", token, "--read-only-token", "", "--case", READER, "--may-skip", "none"];
+    conforms(&suite, binary, Some(&config), &reader)
+}
+
+fn conforms(suite: &Path, binary: &Path, config: Option<&Path>, arguments: &[&str]) -> Result<()> {
     let data = tempfile::tempdir()?;
-    let server = GfServer::start_with(binary, ([127, 0, 0, 1], 0).into(), data.path(), &[])?;
+    let config = config.map(|config| config.display().to_string());
+    let serve: Vec<&str> = config.iter().flat_map(|config| ["--config", config]).collect();
+    let server = GfServer::start_with(binary, ([127, 0, 0, 1], 0).into(), data.path(), &serve)?;
     let mut command = Command::new(suite);
-    command.args(["--endpoint", &server.grpc(), "--platform", "OSFamily=linux"]);
+    command.args(["--endpoint", &server.grpc()]).args(arguments);
     show(command)?;
     if !server.stop()?.success() {
         bail!("the server did not end well");
