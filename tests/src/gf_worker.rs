@@ -25,6 +25,18 @@ impl GfWorker {
     /// Starts a worker for `server` that shows actions the tools of the root file system `tools`. It attaches when it
     /// is ready.
     pub fn start(binary: &Path, server: &GfServer, data: &Path, name: &str, tools: &Path) -> Result<Self> {
+        Self::start_with(binary, server, data, name, tools, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(
+        binary: &Path,
+        server: &GfServer,
+        data: &Path,
+        name: &str,
+        tools: &Path,
+        more: &[&str],
+    ) -> Result<Self> {
         // The kernel ends it when this process dies before it could.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(binary).arg("worker");
@@ -37,6 +49,7 @@ impl GfWorker {
         for (option, value) in arguments {
             command.arg(option).arg(value);
         }
+        command.args(more);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         Ok(Self { child: child.with_context(|| format!("cannot start {}", binary.display()))? })
     }

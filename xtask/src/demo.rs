@@ -42,14 +42,7 @@ pub(crate) fn run(once: bool) -> Result<()> {
     let mut steps = Steps::new();
     let (binary, client) = prepare(&mut steps)?;
     let data = tempfile::Builder::new().prefix("gf-demo-").tempdir()?;
-    let configuration = match &client {
-        Client::Bazel { place, .. } => remote::configuration(place, data.path())?,
-        Client::BuiltIn { .. } => None,
-    };
-    let configuration = configuration.map(|file| file.display().to_string());
-    let arguments: Vec<&str> = configuration.iter().flat_map(|file| ["--config", file.as_str()]).collect();
-    let server =
-        steps.run("start gf serve", || GfServer::start_with(&binary, free_address(), data.path(), &arguments))?;
+    let server = steps.run("start gf serve", || GfServer::start_with(&binary, free_address(), data.path(), &[]))?;
     println!("    {} with its data in {}", server.url(), data.path().display());
     match client {
         Client::Bazel { version, place } => {
@@ -159,7 +152,7 @@ fn builds(
         after_build: first_hit.saturating_duration_since(started),
     };
     clean(steps)?;
-    let first = ask(&bazel, ALL, "everything in five languages", steps)?;
+    let first = ask(&bazel, ALL, "everything in four languages", steps)?;
     clean(steps)?;
     let cleaned = ask(&bazel, ALL, "everything again, after a clean", steps)?;
     let other = workspace.bazel("other");

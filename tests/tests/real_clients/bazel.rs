@@ -79,7 +79,7 @@ fn grpc(fixture: &Fixture) -> String {
 }
 
 #[test]
-fn every_action_of_five_languages_and_every_test_is_a_hit() {
+fn every_action_of_four_languages_and_every_test_is_a_hit() {
     let fixture = Fixture::start();
     let workshop = Workshop::new();
     let cache = grpc(&fixture);

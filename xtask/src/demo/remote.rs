@@ -1,21 +1,30 @@
 //! The second half of the demo: the same workspace built and tested by workers, one of which does not live to the end.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    collections::BTreeMap,
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use gf_tests::{Bazel, Built, GfServer, GfWorker, Metrics, Place};
+use gf_tests::{Bazel, Built, GfServer, GfWorker, Metrics, Place, http_get};
 
 use super::BUILD_LIMIT;
 use crate::steps::Steps;
 
 /// Every action runs on a worker, whether its result is known or not; one that cannot fails the build.
-const OPTIONS: [&str; 4] =
-    ["--spawn_strategy=remote", "--remote_local_fallback=false", "--noremote_accept_cached", "--jobs=8"];
+const OPTIONS: [&str; 5] = [
+    "--spawn_strategy=remote",
+    "--remote_local_fallback=false",
+    "--noremote_accept_cached",
+    "--jobs=8",
+    "--remote_default_exec_properties=pool=demo",
+];
+const STEADY: &str = "steady";
+const DOOMED: &str = "doomed";
+/// One core each, so that both have work whatever the machine; and nobody else has what the actions ask for.
+const WORKER_OPTIONS: [&str; 4] = ["--cores", "1", "--property", "pool=demo"];
 /// For a worker to attach, and to get something to do.
 const ATTACH_LIMIT: Duration = Duration::from_secs(60);
 
@@ -26,19 +35,8 @@ pub(super) struct Remote {
     executions: f64,
 }
 
-/// A configuration in which the worker shows actions the tools of the place where Bazel is, when that is not this
-/// machine as it is.
-pub(super) fn configuration(place: &Place, data: &Path) -> Result<Option<PathBuf>> {
-    if matches!(place, Place::Host(_)) {
-        return Ok(None);
-    }
-    let file = data.join("demo.toml");
-    let root = place.on_host(Path::new("/")).display().to_string();
-    fs::write(&file, format!("[worker]\nroot = {root:?}\n"))?;
-    Ok(Some(file))
-}
-
-/// Builds and tests everything on two workers, and kills one of them in the middle.
+/// Builds and tests everything on two workers, and kills one of them in the middle. Both are of the demo's own, since they
+/// show actions the tools of the place where Bazel is; the server's worker shows those of this machine.
 pub(super) fn run(
     steps: &mut Steps,
     binary: &Path,
@@ -48,30 +46,35 @@ pub(super) fn run(
     bazel: &Bazel<'_>,
 ) -> Result<Remote> {
     let tools = place.on_host(Path::new("/"));
-    let doomed = steps.run("start a second worker", || {
-        let worker = GfWorker::start(binary, server, &data.join("second-worker"), "doomed", &tools)?;
-        wait_for(server, "gf_workers", 2.0)?;
-        Ok(worker)
+    let worker = |name: &str| GfWorker::start_with(binary, server, &data.join(name), name, &tools, &WORKER_OPTIONS);
+    let (steady, doomed) = steps.run("start two workers", || {
+        let workers = (worker(STEADY)?, worker(DOOMED)?);
+        wait_for(server, "two workers", |workers| workers.contains_key(STEADY) && workers.contains_key(DOOMED))?;
+        Ok(workers)
     })?;
     let executor = format!("--remote_executor={}", server.grpc());
     let mut options = vec![executor.as_str()];
     options.extend(OPTIONS);
-    let before = metric(server, "gf_executions_total")?;
-    let built = steps.run("build and test it all remotely, and kill the second worker meanwhile", || {
+    let before = executions(server)?;
+    let built = steps.run("build and test it all remotely, and kill a worker that is at work", || {
         thread::scope(|scope| {
             let build = scope.spawn(|| bazel.build("test", &["//..."], &options, BUILD_LIMIT));
-            // As many as one worker of this size can have, and one more: both are at work.
-            let killed = wait_for(server, "gf_executions_running", busy()).and_then(|()| doomed.kill());
+            let at_work = |workers: &Workers| workers.get(DOOMED).is_some_and(|running| *running > 0);
+            let killed = wait_for(server, "work for both", at_work).and_then(|()| doomed.kill());
             let built = build.join().map_err(|_| anyhow::anyhow!("the build panicked"))?;
             killed.context("the second worker was not killed while it was at work")?;
             built
         })
     })?;
     built.log.all_remote_runs()?;
-    if metric(server, "gf_workers")? != 1.0 {
+    if workers(server)?.contains_key(DOOMED) {
         bail!("the server still believes that the killed worker is there");
     }
-    Ok(Remote { built, executions: metric(server, "gf_executions_total")? - before })
+    let ended = steady.stop()?;
+    if !ended.success() {
+        bail!("the other worker ended with {ended}");
+    }
+    Ok(Remote { built, executions: executions(server)? - before })
 }
 
 impl Remote {
@@ -84,23 +87,27 @@ impl Remote {
     }
 }
 
-/// More than one worker takes on at once: one action a core.
-#[allow(clippy::cast_precision_loss, reason = "cores are few")]
-fn busy() -> f64 {
-    thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64) + 1.0
+/// How many actions each worker runs, by its name.
+type Workers = BTreeMap<String, usize>;
+
+fn workers(server: &GfServer) -> Result<Workers> {
+    let report: serde_json::Value = serde_json::from_str(&http_get(server.address(), "/api/v1/execution")?)?;
+    let workers = report["workers"].as_array().context("the server names no workers")?;
+    let running = |worker: &serde_json::Value| worker["running"].as_array().map_or(0, Vec::len);
+    Ok(workers.iter().map(|worker| (worker["name"].as_str().unwrap_or_default().to_owned(), running(worker))).collect())
 }
 
-fn wait_for(server: &GfServer, name: &str, at_least: f64) -> Result<()> {
+fn wait_for(server: &GfServer, what: &str, is_so: impl Fn(&Workers) -> bool) -> Result<()> {
     let deadline = Instant::now() + ATTACH_LIMIT;
-    while metric(server, name)? < at_least {
+    while !is_so(&workers(server)?) {
         if Instant::now() > deadline {
-            bail!("{name} did not reach {at_least} within {} s", ATTACH_LIMIT.as_secs());
+            bail!("no {what} within {} s", ATTACH_LIMIT.as_secs());
         }
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
-fn metric(server: &GfServer, name: &str) -> Result<f64> {
-    Ok(Metrics::read(server.address())?.sum(name, &[]))
+fn executions(server: &GfServer) -> Result<f64> {
+    Ok(Metrics::read(server.address())?.sum("gf_executions_total", &[]))
 }
