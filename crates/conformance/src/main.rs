@@ -12,7 +12,8 @@ use rand::Rng;
 
 /// Asks a Remote Execution API endpoint whether it conforms.
 ///
-/// Exit status: 0 every case passed or was skipped, 1 a case failed, 2 wrong usage, 3 the endpoint cannot be reached.
+/// Exit status: 0 every case passed or was skipped as it may be, 1 a case failed, or was skipped and may not be, 2 wrong
+/// usage, 3 the endpoint cannot be reached.
 #[derive(Parser)]
 #[command(name = "gf-conformance", version)]
 struct Arguments {
@@ -43,6 +44,10 @@ struct Arguments {
     /// Run only this case, by number or whole name; may be given several times.
     #[arg(long = "case")]
     cases: Vec<String>,
+    /// A case that may be skipped, by whole name; may be given several times. With one, every other skipped case fails
+    /// the run.
+    #[arg(long, value_name = "CASE")]
+    may_skip: Option<Vec<String>>,
     /// Where random content starts from; use one only once on a server [default: a random one].
     #[arg(long)]
     seed: Option<u64>,
@@ -94,6 +99,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
         program: arguments.program,
         ..Config::new(&arguments.endpoint.unwrap_or_default(), arguments.seed.unwrap_or_else(|| rand::rng().random()))
     };
+    let may_skip = arguments.may_skip;
     let mut report = Report::new(arguments.json)?;
     eprintln!("asking {} with --seed {}", config.endpoint, config.seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -104,7 +110,19 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
     }))?;
     written.context("writing the report")?;
     report.finish(&outcomes).context("writing the report")?;
-    Ok(u8::from(outcomes.iter().any(|outcome| outcome.verdict == Verdict::Fail)))
+    let unexpected = unexpected(&outcomes, may_skip.as_deref());
+    if !unexpected.is_empty() {
+        eprintln!("skipped, and may not be: {}", unexpected.join(", "));
+    }
+    let failed = outcomes.iter().any(|outcome| outcome.verdict == Verdict::Fail);
+    Ok(u8::from(failed || !unexpected.is_empty()))
+}
+
+/// The cases that were skipped though they are not among those that may be.
+fn unexpected<'a>(outcomes: &'a [Outcome], may_skip: Option<&[String]>) -> Vec<&'a str> {
+    let Some(may_skip) = may_skip else { return Vec::new() };
+    let skipped = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Skip).map(|outcome| &*outcome.case);
+    skipped.filter(|case| !may_skip.iter().any(|may| may == case)).collect()
 }
 
 /// Characters of detail that the table shows of a case that did not fail.
