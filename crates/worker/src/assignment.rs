@@ -17,6 +17,7 @@ use crate::outputs::Asked;
 use crate::paths::InsidePath;
 use crate::persistent::Wish;
 use crate::sandbox::Network;
+use crate::store_paths::StorePath;
 use crate::times::read_duration;
 
 /// What an action may ask for to get the network: our word, and that of other services.
@@ -38,6 +39,8 @@ pub(crate) struct Order {
     pub(crate) timeout: Duration,
     pub(crate) memory_bytes: u64,
     pub(crate) network: Network,
+    /// What it sees at `/nix/store`.
+    pub(crate) store_paths: Vec<StorePath>,
     /// The process that it would rather be a request to.
     pub(crate) persistent: Option<Wish>,
 }
@@ -67,6 +70,7 @@ impl Order {
             timeout,
             memory_bytes: memory_bytes(assignment),
             network,
+            store_paths: assignment.store_paths.iter().map(StorePath::read).collect::<Result<_, _>>()?,
             persistent: Wish::of(platform),
         })
     }

@@ -81,6 +81,11 @@ impl BlobClient {
         Ok(Self { cas, streams, instance, function, authorization, batch_bytes })
     }
 
+    /// The same for blobs that have digests of another function.
+    pub(crate) fn of_function(&self, function: DigestFunction) -> Self {
+        Self { function, ..self.clone() }
+    }
+
     pub(crate) const fn function(&self) -> DigestFunction {
         self.function
     }

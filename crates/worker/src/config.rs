@@ -24,7 +24,7 @@ pub struct WorkerConfig {
     pub cores: u32,
     /// What it offers.
     pub memory_bytes: u64,
-    /// The most that its cache of input files may hold.
+    /// The most that its cache of input files may hold, and as much again that of Nix store paths.
     pub cache_bytes: u64,
     /// Whether actions that ask for the network get that of the machine.
     pub network: NetworkPolicy,
@@ -141,7 +141,8 @@ impl WorkerConfig {
 
     /// What is offered to the server: what was found out first, unless the operator named the same property.
     pub(crate) fn offered_properties(&self) -> Vec<(String, String)> {
-        let found = [("Arch", arch()), ("ISA", instruction_set()), ("OSFamily", "linux")];
+        let found =
+            [("Arch", arch()), ("ISA", instruction_set()), ("OSFamily", "linux"), ("nix-closure", "supported")];
         let is_said = |name: &str| self.properties.iter().any(|(said, _)| said == name);
         let found = found.into_iter().filter(|(name, _)| !is_said(name));
         found.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(self.properties.iter().cloned()).collect()

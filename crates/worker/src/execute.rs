@@ -30,6 +30,7 @@ use crate::outputs::{self, Asked, Collected, View};
 use crate::persistent::{self, Asked as Answered, Job, PersistentProcesses};
 use crate::removal::Trash;
 use crate::sandbox::{Launcher, Limit, Limits, Ran, Root, Run, SandboxError, StoreView, Usage};
+use crate::store_paths::{Shown, StorePaths};
 use crate::times::{Clock, timestamp, wire_duration};
 
 /// Logs up to this size are also in the answer itself.
@@ -40,6 +41,7 @@ pub(crate) struct Workshop {
     pub(crate) name: String,
     pub(crate) launcher: Launcher,
     pub(crate) roots: InputRoots,
+    pub(crate) store_paths: StorePaths,
     pub(crate) trash: Arc<Trash>,
     pub(crate) runs_folder: PathBuf,
     pub(crate) next_run: AtomicU64,
@@ -107,11 +109,11 @@ impl Workshop {
         let scene = Scene { order: &order, blobs: &blobs, around, folder: run_folder, clock };
         (around.progress)(Stage::Fetching);
         answer.metadata.input_fetch_start_timestamp = Some(timestamp(clock.now()));
-        let (run, inputs) = match self.job(&scene).await? {
+        let (run, surroundings) = match self.job(&scene).await? {
             Some(job) => (self.ask(&scene, &job, answer).await?, None),
             None => {
-                let (run, inputs) = self.run_alone(&scene, answer).await?;
-                (run, Some(inputs))
+                let (run, surroundings) = self.run_alone(&scene, answer).await?;
+                (run, Some(surroundings))
             }
         };
 
@@ -119,17 +121,21 @@ impl Workshop {
         answer.metadata.output_upload_start_timestamp = Some(timestamp(clock.now()));
         let kept = unless_cancelled(&around.cancel, keep(&blobs, &order.outputs, run, answer)).await;
         answer.metadata.output_upload_completed_timestamp = Some(timestamp(clock.now()));
-        drop(inputs);
+        drop(surroundings);
         kept
     }
 
-    async fn run_alone(&self, scene: &Scene<'_>, answer: &mut Answer) -> Result<(Run, InputRoot), Failure> {
+    async fn run_alone(&self, scene: &Scene<'_>, answer: &mut Answer) -> Result<(Run, (InputRoot, Shown)), Failure> {
         let Scene { order, blobs, around, folder, clock } = scene;
-        let inputs = unless_cancelled(&around.cancel, self.roots.make(blobs, &order.inputs, folder)).await?;
+        let fetched = async {
+            let inputs = self.roots.make(blobs, &order.inputs, folder);
+            tokio::try_join!(inputs, self.store_paths.show(blobs, &order.store_paths))
+        };
+        let (inputs, shown) = unless_cancelled(&around.cancel, fetched).await?;
         answer.metadata.input_fetch_completed_timestamp = Some(timestamp(clock.now()));
 
         (around.progress)(Stage::Running);
-        let run = self.run_of(order, inputs.root.clone(), folder);
+        let run = Run { store: shown.view.clone(), ..self.run_of(order, inputs.root.clone(), folder) };
         let before = clock.now();
         let ran = self.launcher.run(run.clone(), around.cancel.clone()).await.map_err(not_run)?;
         if ran.ended_by == Some(Limit::Cancelled) {
@@ -137,16 +143,16 @@ impl Workshop {
         }
         answer.ran(&ran, before, clock.now());
         answer.ended = ran.ended_by.map(|limit| ended(limit, &run.limits));
-        Ok((run, inputs))
+        Ok((run, (inputs, shown)))
     }
 
-    /// The request that the order is, if it is one.
+    /// The request that the order is, if it is one. What sees store paths runs alone.
     async fn job(&self, scene: &Scene<'_>) -> Result<Option<Arc<Job>>, Failure> {
         match self.persistent_policy {
-            PersistentPolicy::Refused => Ok(None),
-            PersistentPolicy::OnRequest => {
+            PersistentPolicy::OnRequest if scene.order.store_paths.is_empty() => {
                 unless_cancelled(&scene.around.cancel, self.persistent.job(scene.blobs, scene.order)).await
             }
+            PersistentPolicy::OnRequest | PersistentPolicy::Refused => Ok(None),
         }
     }
 
@@ -208,6 +214,7 @@ impl Workshop {
             tracing::warn!(error, "what an action left behind stays until the next start");
         }
         self.roots.trim();
+        self.store_paths.trim().await;
     }
 }
 

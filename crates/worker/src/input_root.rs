@@ -29,7 +29,7 @@ use crate::removal::{Trash, spread};
 use crate::sandbox::Root;
 
 use difference::{Change, difference};
-use layout::{Layout, Material};
+pub(crate) use layout::{Layout, Material};
 
 /// Roots with fewer entries are made anew each time.
 const SMALL_ENTRIES: u64 = 500;
@@ -273,7 +273,7 @@ fn is_unused(base: &Arc<Base>) -> bool {
 }
 
 /// Every file below a folder.
-fn contents(tree: &Tree, folder: &Arc<Folder>) -> HashSet<Content> {
+pub(crate) fn contents(tree: &Tree, folder: &Arc<Folder>) -> HashSet<Content> {
     let mut contents = HashSet::new();
     add_contents(tree, folder, &mut contents);
     contents

@@ -22,6 +22,7 @@ mod persistent;
 mod removal;
 pub mod sandbox;
 mod session;
+mod store_paths;
 mod times;
 mod worker;
 

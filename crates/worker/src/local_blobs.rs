@@ -9,7 +9,7 @@
 
 mod files;
 
-pub(crate) use files::{FOLDER_MODE, Files, file_time, mode_of, name as file_name};
+pub(crate) use files::{FOLDER_MODE, Files, Look, file_time, mode_of, name as file_name};
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -93,9 +93,20 @@ struct Lacking {
 }
 
 impl LocalBlobs {
-    /// Opens the folder and takes in what is whole.
+    /// Opens the folder of inputs and takes in what is whole.
     pub(crate) fn open(folder: PathBuf, max_bytes: u64, owner: Option<ActionUser>, trash: &Trash) -> io::Result<Self> {
-        let files = Files::open(folder, owner, trash)?;
+        Self::open_as(Look::Inputs, folder, max_bytes, owner, trash)
+    }
+
+    /// Opens a folder and takes in what is whole.
+    pub(crate) fn open_as(
+        look: Look,
+        folder: PathBuf,
+        max_bytes: u64,
+        owner: Option<ActionUser>,
+        trash: &Trash,
+    ) -> io::Result<Self> {
+        let files = Files::open(folder, look, owner, trash)?;
         let state = State { files: Lru::new(), fetching: HashMap::new() };
         let cache = Self { files: Arc::new(files), max_bytes, state: Mutex::new(state) };
         cache.take_in(&cache.files.scan()?);
@@ -106,6 +117,11 @@ impl LocalBlobs {
     /// Where the files are. Those that are pinned stay.
     pub(crate) fn files(&self) -> Arc<Files> {
         Arc::clone(&self.files)
+    }
+
+    /// The most that it keeps.
+    pub(crate) const fn max_bytes(&self) -> u64 {
+        self.max_bytes
     }
 
     /// The path of a file that is pinned.

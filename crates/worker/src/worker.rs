@@ -24,6 +24,7 @@ use crate::persistent::{IdleBounds, PersistentProcesses};
 use crate::removal::{Trash, spread};
 use crate::sandbox::{Launcher, LauncherError, Report};
 use crate::session::{self, End, Offer};
+use crate::store_paths::StorePaths;
 
 /// From the end of a connection to the next; twice as long each time, ...
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -184,6 +185,7 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
     let style = if report.overlay { Style::Overlay } else { Style::Private };
     let blobs = Arc::new(blobs);
     let roots = InputRoots::open(data_dir, FOLDER_CACHE_BYTES, Arc::clone(&blobs), Arc::clone(&trash), style)?;
+    let store_paths = StorePaths::open(data_dir, config.cache_bytes, Arc::clone(&trash))?;
     let idle = IdleBounds::of(config.cores, config.memory_bytes);
     let folder = data_dir.join("persistent");
     let persistent = PersistentProcesses::open(folder, blobs, Arc::clone(&trash), config.bounds, idle)?;
@@ -191,6 +193,7 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
         name: config.name.clone(),
         launcher,
         roots,
+        store_paths,
         trash,
         runs_folder,
         next_run: AtomicU64::new(0),

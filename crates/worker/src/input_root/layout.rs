@@ -17,8 +17,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timestamps, Uid, Xat
 use rustix::io::Errno;
 
 use crate::failure::Failure;
-use crate::folders::{FileEntry, Folder, Tree};
-use crate::local_blobs::{FOLDER_MODE, Files, file_name, file_time, mode_of};
+use crate::folders::{Content, FileEntry, Folder, Tree};
+use crate::local_blobs::{FOLDER_MODE, Files, Look, file_name, mode_of};
 use crate::paths::InsidePath;
 
 use super::difference::Change;
@@ -74,6 +74,12 @@ impl Layout {
         let top = self.make_top(path)?;
         self.fill(tree, folder, top.as_fd(), Path::new("")).map_err(|error| failed(path, &error))?;
         Ok(top)
+    }
+
+    /// Makes a file.
+    pub(crate) fn make_file(&self, content: Content, path: &Path) -> Result<(), Failure> {
+        let file = FileEntry { name: "".into(), content, properties: None };
+        self.file(&file, CWD, path).map_err(|error| failed(path, &error))
     }
 
     /// Makes an empty folder.
@@ -150,7 +156,10 @@ impl Layout {
             next += 1;
         }
         self.fill_each(top, &folders)?;
-        folders.iter().rev().try_for_each(|(path, folder)| set_folder_properties(folder, top, path))
+        folders.iter().rev().try_for_each(|(path, folder)| match self.files.look() {
+            Look::Inputs => set_folder_properties(folder, top, path),
+            Look::StorePaths => seal_folder(top, path),
+        })
     }
 
     fn fill_each(&self, top: BorrowedFd<'_>, folders: &[Placed<'_>]) -> io::Result<()> {
@@ -231,11 +240,14 @@ impl Layout {
         let (mode, time) = file.properties.as_deref().map_or((None, None), mode_and_time);
         self.own(at, path)?;
         copy.set_permissions(Permissions::from_mode(mode.unwrap_or(usual)))?;
-        copy.set_modified(time.unwrap_or_else(file_time))
+        copy.set_modified(time.unwrap_or_else(|| self.files.look().time()))
     }
 
     fn symlink(&self, target: &str, at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
         rustix::fs::symlinkat(target, at, path)?;
+        if self.files.look() == Look::StorePaths {
+            set_time(at, path, Look::StorePaths.time())?;
+        }
         self.own(at, path)
     }
 
@@ -260,18 +272,30 @@ fn white_out(at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     Ok(rustix::fs::mknodat(at, path, FileType::CharacterDevice, Mode::empty(), 0)?)
 }
 
+/// Nobody may write to it any more.
+fn seal_folder(at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    set_time(at, path, Look::StorePaths.time())?;
+    Ok(rustix::fs::chmodat(at, path, Mode::from_raw_mode(mode_of(true)), AtFlags::empty())?)
+}
+
+/// Of a link, it is its own.
+fn set_time(at: BorrowedFd<'_>, path: &Path, time: SystemTime) -> io::Result<()> {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let time = rustix::fs::Timespec {
+        tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: since.subsec_nanos().into(),
+    };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(at, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
 fn set_folder_properties(folder: &Folder, at: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let Some(properties) = folder.properties.as_deref() else { return Ok(()) };
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let (mode, time) = mode_and_time(properties);
     if let Some(time) = time {
-        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let time = rustix::fs::Timespec {
-            tv_sec: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: since.subsec_nanos().into(),
-        };
-        let times = Timestamps { last_access: time, last_modification: time };
-        rustix::fs::utimensat(at, path, &times, AtFlags::empty())?;
+        set_time(at, path, time)?;
     }
     match mode {
         Some(mode) => Ok(rustix::fs::chmodat(at, path, Mode::from_raw_mode(mode), AtFlags::empty())?),

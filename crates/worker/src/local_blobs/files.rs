@@ -1,8 +1,8 @@
 //! The files of the cache on the disk: their names, how they are written, and which of them are whole.
 //!
 //! A small file is written under its own name, because a second name costs as much as the file. What always holds: the
-//! time of a file is set last, so a file that has [`file_time`] and the size in its name is whole, unless the machine
-//! itself went down.
+//! time of a file is set last, so a file that has the time of its [`Look`] and the size in its name is whole, unless the
+//! machine itself went down.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -21,8 +21,28 @@ use crate::folders::Content;
 use crate::removal::{Trash, spread};
 use crate::sandbox::ActionUser;
 
-/// 2000-01-01: build tools that compare times of inputs see no difference between workers.
-const FILE_TIME: Duration = Duration::from_secs(946_684_800);
+/// What files look like, and the folders that they are shown in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Inputs of actions, in folders that their owner may write to. Files are of 2000-01-01: build tools that compare
+    /// times see no difference between workers, and archivers know no earlier years.
+    Inputs,
+    /// Store paths. All is of the first second of 1970 and nobody may write to it, as in any Nix store: interpreters have
+    /// compiled their libraries for files of that time.
+    StorePaths,
+}
+
+impl Look {
+    /// The time of everything that was given none.
+    pub(crate) fn time(self) -> SystemTime {
+        let seconds = match self {
+            Self::Inputs => 946_684_800,
+            Self::StorePaths => 1,
+        };
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+}
+
 /// Where large files lie until they are whole.
 const PARTS: &str = "parts";
 
@@ -31,6 +51,7 @@ const PARTS: &str = "parts";
 pub(crate) struct Files {
     path: PathBuf,
     folder: OwnedFd,
+    look: Look,
     owner: Option<ActionUser>,
     /// Whether the mask of the process takes permissions away that files need.
     is_masked: bool,
@@ -56,7 +77,7 @@ impl Drop for Part {
 
 impl Files {
     /// Opens the folder, emptied of what nobody knows to be whole.
-    pub(super) fn open(path: PathBuf, owner: Option<ActionUser>, trash: &Trash) -> io::Result<Self> {
+    pub(super) fn open(path: PathBuf, look: Look, owner: Option<ActionUser>, trash: &Trash) -> io::Result<Self> {
         if !is_whole(&path, owner) {
             trash.remove(&path)?;
         }
@@ -68,7 +89,7 @@ impl Files {
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(CWD, &path, flags, Mode::empty())?;
-        let mut files = Self { path, folder, owner, is_masked: true, next_part: AtomicU64::new(0) };
+        let mut files = Self { path, folder, look, owner, is_masked: true, next_part: AtomicU64::new(0) };
         files.is_masked = files.find_mask()?;
         fs::write(files.path.join(MARK), mark(owner))?;
         Ok(files)
@@ -81,7 +102,7 @@ impl Files {
             for entry in fs::read_dir(self.path.join(shard))? {
                 let entry = entry?;
                 let content = entry.file_name().to_str().and_then(parse_name);
-                match content.filter(|content| entry.metadata().is_ok_and(|found| has_been_finished(content, &found))) {
+                match content.filter(|content| entry.metadata().is_ok_and(|found| self.has_finished(content, &found))) {
                     Some(content) => whole.push(content),
                     None => fs::remove_file(entry.path())?,
                 }
@@ -138,6 +159,11 @@ impl Files {
         self.owner
     }
 
+    /// What they look like.
+    pub(crate) const fn look(&self) -> Look {
+        self.look
+    }
+
     /// Whether what is created must be given its permissions once more.
     pub(crate) const fn is_masked(&self) -> bool {
         self.is_masked
@@ -155,7 +181,12 @@ impl Files {
         if self.is_masked {
             file.set_permissions(fs::Permissions::from_mode(mode_of(is_executable)))?;
         }
-        file.set_modified(file_time())
+        file.set_modified(self.look.time())
+    }
+
+    fn has_finished(&self, content: &Content, found: &fs::Metadata) -> bool {
+        let has_time = found.modified().is_ok_and(|time| time == self.look.time());
+        found.is_file() && found.len() == content.digest.size_bytes() && has_time
     }
 
     fn find_mask(&self) -> io::Result<bool> {
@@ -179,9 +210,9 @@ pub(crate) const fn mode_of(is_executable: bool) -> u32 {
     if is_executable { 0o555 } else { 0o444 }
 }
 
-/// The time of files that were given none.
+/// The time of inputs that were given none.
 pub(crate) fn file_time() -> SystemTime {
-    SystemTime::UNIX_EPOCH + FILE_TIME
+    Look::Inputs.time()
 }
 
 /// The name of a file, from the folder of the cache.
@@ -200,11 +231,6 @@ fn parse_name(name: &str) -> Option<Content> {
     let (hash, size) = (parts.next()?, parts.next()?.parse().ok()?);
     let digest = Digest::parse(function, hash, size).ok()?;
     parts.next().is_none().then_some(Content { digest, is_executable })
-}
-
-fn has_been_finished(content: &Content, found: &fs::Metadata) -> bool {
-    let has_time = found.modified().is_ok_and(|time| time == file_time());
-    found.is_file() && found.len() == content.digest.size_bytes() && has_time
 }
 
 fn shards() -> impl Iterator<Item = String> {

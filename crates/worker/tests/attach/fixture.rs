@@ -12,7 +12,7 @@ use gf_reapi::execution::{Action, Command, Directory, DirectoryNode, FileNode, S
 use gf_reapi::worker::finished::Verdict;
 use gf_reapi::worker::workers_server::WorkersServer;
 use gf_reapi::worker::{
-    Assignment, Cancel, Finished, Hello, Resources, ToWorker, from_worker, progress::Stage, to_worker,
+    Assignment, Cancel, Finished, Hello, Resources, StorePath, ToWorker, from_worker, progress::Stage, to_worker,
 };
 use gf_worker::{ServerConnection, Token, WorkerConfig, WorkerError};
 use prost::Message;
@@ -37,6 +37,9 @@ pub(crate) struct Case {
     pub(crate) stop: CancellationToken,
     pub(crate) worker: JoinHandle<Result<(), WorkerError>>,
     pub(crate) hello: Hello,
+    pub(crate) url: String,
+    /// What every assignment shows.
+    pub(crate) store_paths: Vec<StorePath>,
     attached: Attached,
     attaching: mpsc::Receiver<Attached>,
     server: AbortHandle,
@@ -82,7 +85,7 @@ impl Case {
         let server = tokio::spawn(router.serve_with_incoming(incoming)).abort_handle();
 
         let dir = tempfile::tempdir().unwrap();
-        let connection = ServerConnection::Url { url, ca_pem: None };
+        let connection = ServerConnection::Url { url: url.clone(), ca_pem: None };
         let mut config = WorkerConfig::new("tested".to_owned(), dir.path().join("data"), connection, Token::new(TOKEN));
         config.cores = 4;
         config.memory_bytes = 4 << 30;
@@ -95,13 +98,19 @@ impl Case {
             ended = &mut worker => panic!("the worker does not run here: {ended:?}"),
         };
         let Some(from_worker::Message::Hello(hello)) = hear(&mut attached).await else { panic!("no hello") };
-        Self { store, dir, stop, worker, hello, attached, attaching, server, next: 0 }
+        let store_paths = Vec::new();
+        Self { store, dir, stop, worker, hello, url, store_paths, attached, attaching, server, next: 0 }
     }
 
     /// Waits until the worker comes back after its stream was cut.
     pub(crate) async fn cut(&mut self) {
         let attached = &mut self.attached;
         attached.orders.send(Err(tonic::Status::unavailable("cut"))).await.unwrap();
+        self.await_another().await;
+    }
+
+    /// Waits until a worker comes, and works with that one from now on.
+    pub(crate) async fn await_another(&mut self) {
         self.attached = timeout(PATIENCE, self.attaching.recv()).await.unwrap().unwrap();
         let Some(from_worker::Message::Hello(_)) = hear(&mut self.attached).await else { panic!("no hello") };
     }
@@ -151,6 +160,7 @@ impl Case {
             reserved: Some(Resources { milli_cores: 1000, memory_bytes: 512 << 20 }),
             credential: CREDENTIAL.to_owned(),
             queued_timestamp: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
+            store_paths: self.store_paths.clone(),
             ..Assignment::default()
         };
         self.tell(to_worker::Message::Assignment(assignment)).await;

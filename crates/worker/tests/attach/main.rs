@@ -8,3 +8,4 @@ mod outputs;
 mod persistent;
 mod server;
 mod stages;
+mod store_paths;
