@@ -11,15 +11,21 @@
 //! - the blobs of an archive are in the store before [`Archives::ingest`] answers, and as durable as its writes;
 //! - memory is bounded whatever arrives: by the limits for what is not contents, and by constants for contents.
 
+mod blob_list;
 mod ingest;
+mod layout;
 mod limits;
 mod read;
 mod root;
+mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use gf_blobstore::BlobStore;
+use tokio::sync::Semaphore;
+
+use layout::Layouts;
 
 pub use ingest::{Expected, IngestError, Ingested};
 pub use limits::ArchiveLimits;
@@ -31,6 +37,8 @@ pub struct Archives {
     store: Arc<dyn BlobStore>,
     scratch: PathBuf,
     limits: ArchiveLimits,
+    layouts: Layouts,
+    ingests: Arc<Semaphore>,
 }
 
 impl Archives {
@@ -38,6 +46,8 @@ impl Archives {
     /// must exist, in files without a name: nothing is left there by a killed process.
     #[must_use]
     pub fn new(store: Arc<dyn BlobStore>, scratch: PathBuf, limits: ArchiveLimits) -> Self {
-        Self { store, scratch, limits }
+        let layouts = Layouts::new(limits.layout_cache_bytes);
+        let ingests = Arc::new(Semaphore::new(limits.concurrent_ingests.max(1)));
+        Self { store, scratch, limits, layouts, ingests }
     }
 }

@@ -1,16 +1,35 @@
-//! Taking in an archive.
+//! Taking in an archive: what is compressed, hashed and parsed has a thread, what is stored a task, and the caller's task
+//! reads the body. Between them are short queues, so the slowest sets the pace and memory is bounded.
 
+mod contents;
+mod decoder;
+mod dismantling;
+mod opaque;
+mod source;
+mod spool;
+mod storing;
+mod tree;
+
+use std::fmt::Display;
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use gf_blobstore::{ErrorKind, OwnerId, StoreError};
 use gf_digest::Digest;
 use gf_nix_formats::nar::NarError;
-use gf_nix_formats::{Compression, NarHash};
+use gf_nix_formats::{Compression, Hash, NarHash};
 use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 
-use super::{Archives, Root};
+use super::{ArchiveLimits, Archives, Root, blob_list};
+use decoder::Decoder;
+use dismantling::{Destination, Dismantled, Dismantling};
+use source::{Portion, Source};
+use storing::{store_all, store_one};
 
 /// What an archive was announced to be. What is `None` is not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +66,7 @@ pub struct Ingested {
 #[derive(Debug, Error)]
 pub enum IngestError {
     /// There is no decoder for it.
-    #[error("archives compressed with {} are not read here; use none, xz, zstd, bzip2, br, gzip or lzma", .0.name())]
+    #[error("archives compressed with {} are not read here; use none, xz, zstd, bzip2, br, gzip, lzma or lzip", .0.name())]
     Unsupported(Compression),
     /// The sender, or what is between it and here, failed.
     #[error("the archive stopped arriving")]
@@ -113,17 +132,144 @@ impl Archives {
     /// [`IngestError`]; [`IngestError::kind`] says whose fault it is.
     pub async fn ingest<S, E>(
         &self,
-        _owner: OwnerId,
+        owner: OwnerId,
         compression: Compression,
-        _body: S,
-        _expected: Expected,
+        body: S,
+        expected: Expected,
     ) -> Result<Ingested, IngestError>
     where
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        // The decoders follow; until then no archive is taken.
-        let _ = (&self.store, &self.scratch, self.limits.nar());
-        Err(IngestError::Unsupported(compression))
+        if !decoder::is_supported(compression) {
+            return Err(IngestError::Unsupported(compression));
+        }
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.ingests).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let (portions, receiver) = mpsc::channel(PORTIONS);
+        let (jobs, queue) = mpsc::channel(1);
+        let source = Source::new(receiver, expected.file_size.unwrap_or(self.limits.size_bytes));
+        let limits = self.limits_of(expected);
+        let to = Destination {
+            store: Arc::clone(&self.store),
+            owner,
+            scratch: self.scratch.clone(),
+            jobs,
+            runtime: Handle::current(),
+        };
+        let mut storing = JoinSet::new();
+        storing.spawn(store_all(Arc::clone(&self.store), owner, queue));
+        let dismantling = spawn_blocking(move || {
+            // Held here, so that a thread whose caller has left is counted until it ends.
+            let _permit = permit;
+            Dismantling::new(to, limits).run(Decoder::new(compression, source)?)
+        });
+        let fed = feed(body, portions).await;
+        let dismantled = dismantling.await.map_err(failed)?;
+        let stored = storing.join_next().await.unwrap_or(Ok(Ok(()))).map_err(failed)?;
+        // The cause first: whatever ends ends the others.
+        fed?;
+        stored?;
+        self.conclude(owner, dismantled?, expected).await
+    }
+
+    fn limits_of(&self, expected: Expected) -> ArchiveLimits {
+        let size_bytes = expected.nar_size.unwrap_or(u64::MAX).min(self.limits.size_bytes);
+        ArchiveLimits { size_bytes, ..self.limits }
+    }
+
+    /// Compares what came with what was announced, and stores the list of blobs.
+    async fn conclude(&self, owner: OwnerId, came: Dismantled, expected: Expected) -> Result<Ingested, IngestError> {
+        let hex = |hash: [u8; 32]| Hash::from(NarHash::new(hash)).to_string();
+        check("the size of the file", came.file_size, expected.file_size)?;
+        check("the hash of the file", hex(came.file_hash), expected.file_hash.map(hex))?;
+        check("the size of the archive", came.nar_size, expected.nar_size)?;
+        check("the hash of the archive", came.nar_hash, expected.nar_hash)?;
+        let blobs = store_one(self.store.as_ref(), owner, blob_list::encode(&came.blobs)).await?;
+        Ok(Ingested {
+            file_hash: came.file_hash,
+            file_size: came.file_size,
+            nar_hash: came.nar_hash,
+            nar_size: came.nar_size,
+            root: came.root,
+            blobs,
+        })
+    }
+}
+
+/// Portions that wait for the thread that takes them.
+const PORTIONS: usize = 2;
+
+/// A portion has at least so many bytes, or so many pieces: handing over costs more than a piece is worth.
+const PORTION_BYTES: usize = 256 << 10;
+const PORTION_PIECES: usize = 1024;
+
+/// Reads the body for as long as somebody takes it.
+async fn feed<S, E>(body: S, portions: mpsc::Sender<Portion>) -> Result<(), IngestError>
+where
+    S: Stream<Item = Result<Bytes, E>> + Send,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = std::pin::pin!(body);
+    let mut pieces = Vec::new();
+    let mut bytes = 0;
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| IngestError::Body(error.into()))?;
+        bytes += piece.len();
+        pieces.push(piece);
+        if bytes >= PORTION_BYTES || pieces.len() >= PORTION_PIECES {
+            bytes = 0;
+            if portions.send(Portion::Bytes(std::mem::take(&mut pieces))).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    // Whoever does not take the end knows why.
+    let _ = portions.send(Portion::Bytes(pieces)).await;
+    let _ = portions.send(Portion::End).await;
+    Ok(())
+}
+
+fn check<T: PartialEq + Display>(what: &'static str, actual: T, expected: Option<T>) -> Result<(), IngestError> {
+    match expected {
+        Some(expected) if expected != actual => {
+            Err(IngestError::Mismatch { what, actual: actual.to_string(), expected: expected.to_string() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A thread or task did not end by itself.
+fn failed(error: JoinError) -> IngestError {
+    StoreError::Io { doing: "taking an archive in", source: io::Error::other(error) }.into()
+}
+
+/// Why the work on an archive ends early.
+#[derive(Debug, Error)]
+enum Halt {
+    /// Something is wrong with the archive, or with what it needs.
+    #[error(transparent)]
+    Failed(Box<IngestError>),
+    /// The body was given up; whoever read it knows why.
+    #[error("the upload was given up")]
+    GivenUp,
+    /// The task that stores has failed, and says why.
+    #[error("the store failed")]
+    StoringEnded,
+}
+
+impl From<IngestError> for Halt {
+    fn from(error: IngestError) -> Self {
+        Self::Failed(Box::new(error))
+    }
+}
+
+impl From<Halt> for IngestError {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Failed(error) => *error,
+            // Both are told by who caused them, so nobody sees this.
+            halt @ (Halt::GivenUp | Halt::StoringEnded) => Self::Body(Box::new(halt)),
+        }
     }
 }

@@ -92,6 +92,12 @@ impl NarLayoutBuilder {
     fn size_bytes(&self) -> u64 {
         self.contents_bytes.saturating_add(self.framing.buffer.len() as u64)
     }
+
+    /// Where the contents of the file that was added last begin in the archive; 0 before the first one.
+    #[must_use]
+    pub fn contents_offset(&self) -> u64 {
+        self.files.last().map_or(0, |file| file.offset)
+    }
 }
 
 impl NarLayout {
@@ -99,6 +105,12 @@ impl NarLayout {
     #[must_use]
     pub const fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    /// About what this takes of memory, in bytes.
+    #[must_use]
+    pub const fn memory_bytes(&self) -> usize {
+        self.framing.len() + self.files.len() * size_of::<FilePlace>()
     }
 
     /// Where the contents of every file are in the archive, in order.
