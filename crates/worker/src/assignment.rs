@@ -37,7 +37,7 @@ pub(crate) struct Order {
     pub(crate) inputs: Wanted,
     pub(crate) outputs: Asked,
     pub(crate) timeout: Duration,
-    pub(crate) memory_bytes: u64,
+    pub(crate) memory: Memory,
     pub(crate) network: Network,
     /// What it sees at `/nix/store`.
     pub(crate) store_paths: Vec<StorePath>,
@@ -45,9 +45,39 @@ pub(crate) struct Order {
     pub(crate) persistent: Option<Wish>,
 }
 
+/// How much memory an action may use, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// What it asked for, and what the server keeps free for it.
+    Reserved(u64),
+    /// It did not say how much it takes, and may take what the worker has for all its actions.
+    Shared(u64),
+}
+
+impl Memory {
+    /// An action never gets more than the worker has.
+    fn of(assignment: &worker::Assignment, worker_bytes: u64) -> Self {
+        match assignment.reserved.as_ref().map_or(0, |reserved| reserved.memory_bytes) {
+            0 => Self::Shared(worker_bytes),
+            reserved => Self::Reserved(reserved.min(worker_bytes)),
+        }
+    }
+
+    /// The most that it may use.
+    pub(crate) const fn bytes(self) -> u64 {
+        match self {
+            Self::Reserved(bytes) | Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
 impl Order {
-    /// Reads what the server sent, and refuses what cannot be run.
-    pub(crate) fn read(assignment: &worker::Assignment, policy: NetworkPolicy) -> Result<Self, Failure> {
+    /// Reads what the server sent to a worker that has so much memory, and refuses what cannot be run.
+    pub(crate) fn read(
+        assignment: &worker::Assignment,
+        policy: NetworkPolicy,
+        worker_bytes: u64,
+    ) -> Result<Self, Failure> {
         let broken = |what: String| Failure::Worker(format!("the assignment cannot be read: {what}"));
         let instance = InstanceName::new(&assignment.instance_name).map_err(|error| broken(error.to_string()))?;
         let function = digest_function(assignment.digest_function).map_err(|error| broken(error.to_string()))?;
@@ -68,18 +98,12 @@ impl Order {
             inputs,
             outputs,
             timeout,
-            memory_bytes: memory_bytes(assignment),
+            memory: Memory::of(assignment, worker_bytes),
             network,
             store_paths: assignment.store_paths.iter().map(StorePath::read).collect::<Result<_, _>>()?,
             persistent: Wish::of(platform),
         })
     }
-}
-
-/// An action that did not say how much it takes may take all that there is.
-fn memory_bytes(assignment: &worker::Assignment) -> u64 {
-    let reserved = assignment.reserved.as_ref().map(|reserved| reserved.memory_bytes);
-    reserved.filter(|bytes| *bytes > 0).unwrap_or(u64::MAX)
 }
 
 fn root(action: &Action, function: DigestFunction) -> Result<Digest, Failure> {
@@ -159,7 +183,7 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused() {
         let refused = |action: &Action, command: &Command| {
-            let read = Order::read(&assignment(action, command), NetworkPolicy::Refused);
+            let read = Order::read(&assignment(action, command), NetworkPolicy::Refused, 1 << 30);
             matches!(read, Err(Failure::Refused { .. }))
         };
         assert!(!refused(&action(), &command()));
@@ -176,9 +200,21 @@ mod tests {
     fn the_network_is_for_those_that_ask_where_the_operator_allows_it() {
         let property = Property { name: "network".to_owned(), value: "on".to_owned() };
         let asking = Action { platform: Some(Platform { properties: vec![property] }), ..action() };
-        let read = |action: &Action, policy| Order::read(&assignment(action, &command()), policy);
+        let read = |action: &Action, policy| Order::read(&assignment(action, &command()), policy, 1 << 30);
         assert_eq!(read(&asking, NetworkPolicy::OnRequest).unwrap().network, Network::Host);
         assert_eq!(read(&action(), NetworkPolicy::OnRequest).unwrap().network, Network::Loopback);
         assert!(read(&asking, NetworkPolicy::Refused).is_err());
+    }
+
+    #[test]
+    fn no_action_gets_more_memory_than_the_worker_has() {
+        let memory = |reserved: u64| {
+            let reserved = worker::Resources { milli_cores: 1000, memory_bytes: reserved };
+            let assignment = worker::Assignment { reserved: Some(reserved), ..assignment(&action(), &command()) };
+            Order::read(&assignment, NetworkPolicy::Refused, 1000).unwrap().memory
+        };
+        assert_eq!(memory(999), Memory::Reserved(999));
+        assert_eq!(memory(1001), Memory::Reserved(1000));
+        assert_eq!(memory(0), Memory::Shared(1000));
     }
 }

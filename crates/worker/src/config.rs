@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::sandbox::SandboxConfig;
+use crate::sandbox::{SandboxConfig, machine_memory_bytes};
 
 /// Everything that a worker needs to know. [`WorkerConfig::new`] fills in what most machines want.
 #[derive(Debug)]
@@ -161,11 +161,6 @@ fn instruction_set() -> &'static str {
         "aarch64" => "arm-a64",
         other => other,
     }
-}
-
-fn machine_memory_bytes() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram.saturating_mul(u64::from(info.mem_unit.max(1)))
 }
 
 #[cfg(test)]

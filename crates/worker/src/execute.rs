@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::assignment::Order;
+use crate::assignment::{Memory, Order};
 use crate::blobs::{BlobClient, blocking};
 use crate::config::{Bounds, NetworkPolicy, PersistentPolicy};
 use crate::failure::{Failure, status};
@@ -46,6 +46,8 @@ pub(crate) struct Workshop {
     pub(crate) runs_folder: PathBuf,
     pub(crate) next_run: AtomicU64,
     pub(crate) bounds: Bounds,
+    /// What all actions together may have.
+    pub(crate) memory_bytes: u64,
     pub(crate) network: NetworkPolicy,
     pub(crate) persistent: PersistentProcesses,
     pub(crate) persistent_policy: PersistentPolicy,
@@ -100,7 +102,7 @@ impl Workshop {
         clock: &Clock,
         answer: &mut Answer,
     ) -> Result<(), Failure> {
-        let order = Order::read(assignment, self.network)?;
+        let order = Order::read(assignment, self.network, self.memory_bytes)?;
         let credential = order.credential.expose();
         let (channel, function) = (around.channel.clone(), order.function);
         let blobs = BlobClient::new(channel, order.instance.clone(), function, credential, around.max_batch_bytes)?;
@@ -142,7 +144,7 @@ impl Workshop {
             return Err(Failure::Cancelled);
         }
         answer.ran(&ran, before, clock.now());
-        answer.ended = ran.ended_by.map(|limit| ended(limit, &run.limits));
+        answer.ended = ran.ended_by.map(|limit| ended(limit, &run.limits, order.memory));
         Ok((run, (inputs, shown)))
     }
 
@@ -173,7 +175,7 @@ impl Workshop {
                 output
             }
             Answered::Ended { limit, words } => {
-                answer.ended = Some(ended(limit, &run.limits));
+                answer.ended = Some(ended(limit, &run.limits, order.memory));
                 words.into_bytes()
             }
         };
@@ -195,7 +197,7 @@ impl Workshop {
             network: order.network,
             limits: Limits {
                 timeout: order.timeout,
-                memory_bytes: order.memory_bytes,
+                memory_bytes: order.memory.bytes(),
                 processes: self.bounds.processes,
                 disk_bytes: self.bounds.disk_bytes,
                 log_bytes: self.bounds.log_bytes,
@@ -290,8 +292,8 @@ async fn keep(blobs: &BlobClient, asked: &Asked, run: Run, answer: &mut Answer) 
 }
 
 /// Which limit, how much it is, and who can raise it.
-fn ended(limit: Limit, limits: &Limits) -> rpc::Status {
-    let Limits { timeout, memory_bytes, disk_bytes, log_bytes, .. } = limits;
+fn ended(limit: Limit, limits: &Limits, memory: Memory) -> rpc::Status {
+    let Limits { timeout, disk_bytes, log_bytes, .. } = limits;
     let (code, message) = match limit {
         Limit::Time => (
             Code::DeadlineExceeded,
@@ -299,13 +301,7 @@ fn ended(limit: Limit, limits: &Limits) -> rpc::Status {
                 "the action ran longer than its time limit of {timeout:?}; a client can ask for more with Action.timeout"
             ),
         ),
-        Limit::Memory => (
-            Code::ResourceExhausted,
-            format!(
-                "the action used more than its memory limit of {memory_bytes} bytes; it can ask for more with the platform \
-                 property `memory`"
-            ),
-        ),
+        Limit::Memory => (Code::ResourceExhausted, out_of_memory(memory)),
         Limit::Disk => (
             Code::ResourceExhausted,
             format!(
@@ -319,6 +315,19 @@ fn ended(limit: Limit, limits: &Limits) -> rpc::Status {
         Limit::Cancelled => (Code::Cancelled, "the action was cancelled".to_owned()),
     };
     status(code, message)
+}
+
+fn out_of_memory(memory: Memory) -> String {
+    match memory {
+        Memory::Reserved(bytes) => format!(
+            "the action used more than its memory limit of {bytes} bytes; it can ask for more with the platform property \
+             `memory`"
+        ),
+        Memory::Shared(bytes) => format!(
+            "the action used more memory than this worker had left of the limit of {bytes} bytes for all its actions; one \
+             that says with the platform property `memory` how much it takes gets a worker that has it free"
+        ),
+    }
 }
 
 impl Answer {

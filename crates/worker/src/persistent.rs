@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::assignment::Order;
+use crate::assignment::{Memory, Order};
 use crate::blobs::{BlobClient, blocking};
 use crate::config::Bounds;
 use crate::failure::Failure;
@@ -43,7 +43,7 @@ use protocol::Broken;
 
 /// A process that was not asked for so long is ended.
 const LONGEST_IDLE: Duration = Duration::from_secs(300);
-/// What waits is counted with the memory that it may have, or with this where that has no bound.
+/// What waits is counted with the memory that it may have, or with this where it did not say how much it takes.
 const USUAL_MEMORY_BYTES: u64 = 1 << 30;
 /// The part of the worker's memory that those who wait may have.
 const IDLE_MEMORY_SHARE: u64 = 2;
@@ -90,8 +90,11 @@ struct Idle {
 }
 
 impl Idle {
-    const fn memory_bytes(&self) -> u64 {
-        if self.key.memory_bytes == u64::MAX { USUAL_MEMORY_BYTES } else { self.key.memory_bytes }
+    fn memory_bytes(&self) -> u64 {
+        match self.key.memory {
+            Memory::Reserved(bytes) => bytes,
+            Memory::Shared(bytes) => bytes.min(USUAL_MEMORY_BYTES),
+        }
     }
 }
 

@@ -35,7 +35,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 pub use bare::run_bare;
-pub use config::{ActionUser, SandboxConfig};
+pub use config::{ActionUser, SandboxConfig, machine_memory_bytes};
 pub use launcher::{Launcher, LauncherError, Report, SandboxError};
 pub use process::Process;
 pub use scratch::remove_scratch;

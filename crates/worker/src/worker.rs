@@ -22,7 +22,7 @@ use crate::input_root::{InputRoots, Style};
 use crate::local_blobs::LocalBlobs;
 use crate::persistent::{IdleBounds, PersistentProcesses};
 use crate::removal::{Trash, spread};
-use crate::sandbox::{Launcher, LauncherError, Report};
+use crate::sandbox::{Launcher, LauncherError, Report, SandboxConfig};
 use crate::session::{self, End, Offer};
 use crate::store_paths::StorePaths;
 
@@ -89,7 +89,8 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Wo
     let _lock = lock(&config.data_dir)?;
     let in_folder = |source| WorkerError::Folder { path: config.data_dir.display().to_string(), source };
     fs::create_dir_all(&config.sandbox.folder).map_err(in_folder)?;
-    let (launcher, report) = Launcher::start(config.sandbox.clone()).await?;
+    let sandbox = SandboxConfig { memory_bytes: config.memory_bytes, ..config.sandbox.clone() };
+    let (launcher, report) = Launcher::start(sandbox).await?;
     report.limitations.iter().for_each(|limitation| tracing::warn!(limitation, "the sandbox is limited here"));
     let offer = offer(&config, &report)?;
     let workshop = open(&config, launcher, &report).map_err(in_folder)?;
@@ -198,6 +199,7 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
         runs_folder,
         next_run: AtomicU64::new(0),
         bounds: config.bounds,
+        memory_bytes: config.memory_bytes,
         network: config.network,
         persistent,
         persistent_policy: config.persistent,

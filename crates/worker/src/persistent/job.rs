@@ -12,7 +12,7 @@ use std::time::Duration;
 use gf_digest::{Digest, Hasher, InstanceName};
 use gf_reapi::execution::Platform;
 
-use crate::assignment::Order;
+use crate::assignment::{Memory, Order};
 use crate::folders::Content;
 use crate::local_blobs::{LocalBlobs, Pins};
 use crate::paths::InsidePath;
@@ -62,7 +62,7 @@ pub(super) struct Key {
     pub(super) environment: BTreeMap<OsString, OsString>,
     pub(super) working_directory: PathBuf,
     pub(super) network: Network,
-    pub(super) memory_bytes: u64,
+    pub(super) memory: Memory,
 }
 
 /// A request, ready to be asked.
@@ -107,7 +107,7 @@ pub(super) fn key_of(order: &Order, wish: &Wish, inputs: &mut Node) -> Option<Ke
         environment: order.environment.clone(),
         working_directory: directory.to_path(),
         network: order.network,
-        memory_bytes: order.memory_bytes,
+        memory: order.memory,
     })
 }
 

@@ -96,7 +96,7 @@ impl Tenured {
             network: job.key.network,
             limits: Limits {
                 timeout: LONGEST_LIFE,
-                memory_bytes: job.key.memory_bytes,
+                memory_bytes: job.key.memory.bytes(),
                 processes: bounds.processes,
                 disk_bytes: bounds.disk_bytes,
                 log_bytes: bounds.log_bytes,

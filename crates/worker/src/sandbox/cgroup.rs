@@ -4,11 +4,15 @@
 //! a limit of the user namespace bounds without a control group. What always holds: a group is removed when its run is
 //! over, and groups that a killed launcher left behind are removed by the next.
 
+mod place;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(super) use place::Place;
 
 /// Which of the two interfaces there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +60,10 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// Finds the group of this process and makes one in it. An error says what is in the way.
-    pub(super) fn make() -> Result<Self, String> {
-        let (own, version) = own_group()?;
+    /// Finds the group of this process and makes one in it, in which all runs together get no more than `memory_bytes`. An
+    /// error says what is in the way.
+    pub(super) fn make(memory_bytes: u64) -> Result<Self, String> {
+        let Place { path: own, version, .. } = Place::find()?;
         if version == Version::V2 {
             delegate_memory(&own)?;
         }
@@ -72,6 +77,8 @@ impl Parent {
         if !parent.path.join(version.limit_file()).exists() {
             return Err(format!("{} has no memory controller", own.display()));
         }
+        limit_memory(&parent.path, version, memory_bytes)
+            .map_err(|error| format!("the memory of {} cannot be bounded: {error}", parent.path.display()))?;
         Ok(parent)
     }
 
@@ -88,12 +95,7 @@ impl Parent {
         let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir(&path)?;
         let group = Group { path, version: self.version };
-        group.write(self.version.limit_file(), memory_bytes)?;
-        let (swap_file, swap_bytes) = self.version.swap_limit(memory_bytes);
-        match group.write(swap_file, swap_bytes) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            answer => answer?,
-        }
+        limit_memory(&group.path, self.version, memory_bytes)?;
         Ok(group)
     }
 }
@@ -127,11 +129,6 @@ impl Group {
     /// Whether the kernel ended a process of it for want of memory.
     pub(super) fn killed_any(&self) -> bool {
         fs::read_to_string(self.path.join(self.version.kills_file())).is_ok_and(|text| counts_kills(&text))
-    }
-
-    fn write(&self, file: &str, number: u64) -> io::Result<()> {
-        // Opened without creating: a file that the kernel does not offer is "not found" and not "denied".
-        OpenOptions::new().write(true).open(self.path.join(file))?.write_all(number.to_string().as_bytes())
     }
 }
 
@@ -185,39 +182,20 @@ fn counts_kills(text: &str) -> bool {
 }
 
 const GROUP_PREFIX: &str = "gf-worker-";
-const ROOT: &str = "/sys/fs/cgroup";
 
-/// The folder of the group that this process is in and that can bound memory.
-fn own_group() -> Result<(PathBuf, Version), String> {
-    let groups = fs::read_to_string("/proc/self/cgroup").map_err(|error| format!("/proc/self/cgroup: {error}"))?;
-    let mounts = fs::read_to_string("/proc/self/mounts").map_err(|error| format!("/proc/self/mounts: {error}"))?;
-    let (mount, group, version) =
-        find_group(&groups, &mounts).ok_or_else(|| format!("no memory controller is mounted below {ROOT}"))?;
-    // In a container the path is often that of the host while the mount begins at our own group.
-    let path = mount.join(group.trim_start_matches('/'));
-    Ok((if path.is_dir() { path } else { mount }, version))
+/// Bounds the memory of a group and of all groups in it together.
+fn limit_memory(group: &Path, version: Version, bytes: u64) -> io::Result<()> {
+    write(&group.join(version.limit_file()), bytes)?;
+    let (swap_file, swap_bytes) = version.swap_limit(bytes);
+    match write(&group.join(swap_file), swap_bytes) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        answer => answer,
+    }
 }
 
-fn find_group<'a>(groups: &'a str, mounts: &str) -> Option<(PathBuf, &'a str, Version)> {
-    let of = |wanted: &str| {
-        groups.lines().find_map(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            let controllers = fields.next()?;
-            controllers.split(',').any(|controller| controller == wanted).then(|| fields.next())?
-        })
-    };
-    let mounted = |kind: &str, option: Option<&str>| {
-        mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let (path, found, options) = (fields.next()?, fields.next()?, fields.next()?);
-            let wanted = found == kind && option.is_none_or(|option| options.split(',').any(|each| each == option));
-            wanted.then(|| PathBuf::from(path))
-        })
-    };
-    if let (Some(group), Some(mount)) = (of("memory"), mounted("cgroup", Some("memory"))) {
-        return Some((mount, group, Version::V1));
-    }
-    Some((mounted("cgroup2", None)?, of("")?, Version::V2))
+fn write(file: &Path, number: u64) -> io::Result<()> {
+    // Opened without creating: a file that the kernel does not offer is "not found" and not "denied".
+    OpenOptions::new().write(true).open(file)?.write_all(number.to_string().as_bytes())
 }
 
 /// Lets the children of a group of version 2 bound their memory.
@@ -251,15 +229,6 @@ fn remove_left_behind(own: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_group_is_found_in_either_version() {
-        let v1 = find_group("5:pids:/\n4:memory:/a/b\n0::/", "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n");
-        assert_eq!(v1, Some((PathBuf::from("/sys/fs/cgroup/memory"), "/a/b", Version::V1)));
-        let v2 = find_group("0::/user.slice/x", "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n");
-        assert_eq!(v2, Some((PathBuf::from("/sys/fs/cgroup"), "/user.slice/x", Version::V2)));
-        assert_eq!(find_group("0::/", "tmpfs /tmp tmpfs rw 0 0\n"), None);
-    }
 
     #[test]
     fn kills_are_counted_in_either_version() {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::wire;
+use super::{cgroup, wire};
 use std::os::unix::ffi::OsStrExt;
 
 /// The user that actions run as, outside, when the worker is root: nobody else's.
@@ -22,6 +22,8 @@ pub struct SandboxConfig {
     pub action_user: ActionUser,
     /// Whether memory may be bounded by control groups.
     pub use_cgroups: bool,
+    /// What all runs together may have of it, where control groups bound it.
+    pub memory_bytes: u64,
     /// The program whose `main` calls [`super::run_if_launcher`] first: this one, unless told.
     pub program: PathBuf,
 }
@@ -46,6 +48,7 @@ impl SandboxConfig {
             shown: shown.map(PathBuf::from).to_vec(),
             action_user: ActionUser { uid: ACTION_USER, gid: ACTION_USER },
             use_cgroups: true,
+            memory_bytes: machine_memory_bytes(),
             program: PathBuf::from("/proc/self/exe"),
         }
     }
@@ -59,6 +62,16 @@ impl SandboxConfig {
             action_uid: self.action_user.uid,
             action_gid: self.action_user.gid,
             use_cgroups: self.use_cgroups,
+            memory_bytes: self.memory_bytes,
         }
     }
+}
+
+/// The memory of this machine, or of the container or unit that this process is confined to.
+#[must_use]
+pub fn machine_memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    let all = info.totalram.saturating_mul(u64::from(info.mem_unit.max(1)));
+    let confined = cgroup::Place::find().ok().and_then(|place| place.memory_limit_bytes());
+    confined.map_or(all, |limit| limit.min(all))
 }

@@ -29,7 +29,7 @@ pub(super) fn probe(setup: &Setup, factory: &mut Factory) -> Result<Ready, Failu
         ));
     }
     if setup.use_cgroups {
-        match cgroup::Parent::make() {
+        match cgroup::Parent::make(setup.memory_bytes) {
             Ok(groups) => factory.cgroups = Some(groups),
             Err(reason) => limitations.push(format!(
                 "no control group for memory ({reason}): the memory of each process is bounded, not that of all together; \

@@ -29,6 +29,9 @@ pub(super) struct Setup {
     pub action_gid: u32,
     #[prost(bool, tag = "6")]
     pub use_cgroups: bool,
+    /// Of all runs together.
+    #[prost(uint64, tag = "7")]
+    pub memory_bytes: u64,
 }
 
 /// The answer to it, if sandboxes can be made.

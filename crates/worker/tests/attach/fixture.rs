@@ -38,6 +38,8 @@ pub(crate) struct Case {
     pub(crate) worker: JoinHandle<Result<(), WorkerError>>,
     pub(crate) hello: Hello,
     pub(crate) url: String,
+    /// What every assignment reserves.
+    pub(crate) reserved: Resources,
     /// What every assignment shows.
     pub(crate) store_paths: Vec<StorePath>,
     attached: Attached,
@@ -98,8 +100,9 @@ impl Case {
             ended = &mut worker => panic!("the worker does not run here: {ended:?}"),
         };
         let Some(from_worker::Message::Hello(hello)) = hear(&mut attached).await else { panic!("no hello") };
+        let reserved = Resources { milli_cores: 1000, memory_bytes: 512 << 20 };
         let store_paths = Vec::new();
-        Self { store, dir, stop, worker, hello, url, store_paths, attached, attaching, server, next: 0 }
+        Self { store, dir, stop, worker, hello, url, reserved, store_paths, attached, attaching, server, next: 0 }
     }
 
     /// Waits until the worker comes back after its stream was cut.
@@ -157,7 +160,7 @@ impl Case {
                 seconds: limit.as_secs() as i64,
                 nanos: limit.subsec_nanos() as i32,
             }),
-            reserved: Some(Resources { milli_cores: 1000, memory_bytes: 512 << 20 }),
+            reserved: Some(self.reserved),
             credential: CREDENTIAL.to_owned(),
             queued_timestamp: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }),
             store_paths: self.store_paths.clone(),

@@ -103,6 +103,28 @@ async fn a_log_limit_is_named() {
     assert!(said.ends_with("write large output to a file\n"), "clients that show only logs are told: {said:?}");
 }
 
+/// Keeps all that it reads, which never ends.
+const MEMORY_HOG: &str = "tail /dev/zero";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_limit_is_named() {
+    let mut case = Case::start().await;
+    case.reserved.memory_bytes = 64 << 20;
+    let finished = case.run(MEMORY_HOG, &[], &[]).await;
+    ended_with(&finished, Verdict::Ended, Code::ResourceExhausted);
+    assert!(finished.message.contains("memory limit of 67108864 bytes"), "{}", finished.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_that_names_no_memory_gets_no_more_than_the_worker_has() {
+    let mut case = Case::start_with(|config| config.memory_bytes = 128 << 20).await;
+    case.reserved.memory_bytes = 0;
+    let finished = case.run(MEMORY_HOG, &[], &[]).await;
+    ended_with(&finished, Verdict::Ended, Code::ResourceExhausted);
+    assert!(finished.message.contains("memory") && finished.message.contains("134217728 bytes"), "{finished:?}");
+    completed(&case.run("true", &[], &[]).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_action_ends_at_once_and_leaves_nothing() {
     let mut case = Case::start().await;
