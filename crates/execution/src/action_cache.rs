@@ -20,7 +20,7 @@ use gf_blobstore::{
 };
 use gf_digest::{Digest, DigestFunction};
 use gf_reapi::execution::ActionResult;
-use gf_tenancy::{ActionCacheRead, ActionCacheWrite, Authorized, Execute, Permission};
+use gf_tenancy::{ActionCacheRead, ActionCacheWrite, Authorized, Execute, InstancePermission};
 use prost::Message;
 use thiserror::Error;
 use tokio::sync::Mutex;
@@ -79,7 +79,7 @@ impl From<Digest> for ActionId {
 
 impl ActionId {
     /// The size is not part of the key, so that gRPC and HTTP clients find each other's results.
-    fn key<P: Permission>(&self, table: EntryTable, grant: &Authorized<P>) -> EntryKey {
+    fn key<P: InstancePermission>(&self, table: EntryTable, grant: &Authorized<P>) -> EntryKey {
         EntryKey {
             table,
             owner: owner(grant),
@@ -234,7 +234,7 @@ impl ActionCache {
     }
 
     /// The entry of an action, when it is complete.
-    async fn look_up<P: Permission>(
+    async fn look_up<P: InstancePermission>(
         &self,
         grant: &Authorized<P>,
         action: ActionId,

@@ -1,16 +1,20 @@
-//! The policy: from a credential to a principal, from a principal and an instance to an [`Authorized`].
+//! From a credential to a principal, from a principal and a place to an [`Authorized`].
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use gf_digest::InstanceName;
 use thiserror::Error;
 
+use crate::attic::AtticTokens;
 use crate::loan::Ledger;
+use crate::policy::{self, Policy, Thing, Visibility};
 use crate::secret::Fingerprint;
 use crate::{
-    Authorized, Execute, Loan, NoRandomness, Permission, PermissionName, Principal, Secret, Tenant, TenantId,
-    TenantName,
+    AtticConfig, Authorized, Denied, Execute, InstancePermission, Loan, NixPermission, NoRandomness, PermissionName,
+    Principal, Secret, Tenant, TenantId, TenantName, jwt,
 };
 
 /// A tenant and the REAPI instances that resolve to it.
@@ -33,21 +37,30 @@ pub struct AccessConfig {
     pub anonymous_read: bool,
 }
 
-/// Why a call is refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Denied {
-    /// No credential, and none but holders may do this.
-    #[error("{permission} needs a credential: send `Authorization: Bearer <token>`", permission = .0.as_str())]
-    Unauthenticated(PermissionName),
-    /// A credential that is not known.
-    #[error("the credential is not valid")]
-    BadCredential,
-    /// Known, but not allowed.
-    #[error("this credential does not grant {permission}", permission = .0.as_str())]
-    Forbidden(PermissionName),
-    /// No such instance, for all that this caller may know.
-    #[error("there is no instance {0:?} here; ask the operator which instance names are served")]
-    UnknownInstance(InstanceName),
+/// The Nix cache that somebody names.
+#[derive(Clone, Copy, Debug)]
+pub enum NixScope<'a> {
+    /// One that is there.
+    Existing {
+        /// Its name.
+        name: &'a str,
+        /// Whose it is.
+        tenant: &'a TenantName,
+        /// Who can read it.
+        visibility: Visibility,
+    },
+    /// No cache has this name.
+    Absent {
+        /// The name.
+        name: &'a str,
+    },
+    /// One that is to be made, whether or not there is one of this name: the answer must not tell.
+    New {
+        /// The name.
+        name: &'a str,
+        /// Whose it is to be.
+        tenant: &'a TenantName,
+    },
 }
 
 /// Why a configuration makes no policy.
@@ -68,13 +81,15 @@ pub enum AccessConfigError {
     NumberClash(TenantName, TenantName),
 }
 
-/// Decides. Cheap to ask: one look-up, and no lock but for what is lent.
+/// Decides. Cheap to ask: one look-up, and no lock but for what is lent and for tokens that were seen before.
 #[derive(Debug)]
 pub struct Access {
     instances: HashMap<InstanceName, Arc<Tenant>>,
+    tenants: HashMap<TenantName, Arc<Tenant>>,
     token: Option<Fingerprint>,
-    anonymous_read: bool,
     worker_tokens: Vec<Fingerprint>,
+    attic: Option<AtticTokens>,
+    policy: Policy,
     loans: Arc<Ledger>,
 }
 
@@ -85,12 +100,14 @@ impl Access {
     /// [`AccessConfigError`] when tenants or instances clash.
     pub fn new(config: AccessConfig) -> Result<Self, AccessConfigError> {
         let mut instances: HashMap<InstanceName, Arc<Tenant>> = HashMap::new();
+        let mut tenants: HashMap<TenantName, Arc<Tenant>> = HashMap::new();
         let mut numbers: HashMap<TenantId, TenantName> = HashMap::new();
         for TenantConfig { name, instances: names } in config.tenants {
             let tenant = Arc::new(Tenant::new(name.clone()));
             if let Some(other) = numbers.insert(tenant.id(), name.clone()) {
                 return Err(AccessConfigError::NumberClash(other, name));
             }
+            tenants.insert(name.clone(), Arc::clone(&tenant));
             for instance in names {
                 if let Some(first) = instances.insert(instance.clone(), Arc::clone(&tenant)) {
                     let first = first.name().clone();
@@ -99,21 +116,31 @@ impl Access {
             }
         }
         let token = config.token.as_ref().map(Secret::fingerprint);
-        let AccessConfig { anonymous_read, .. } = config;
-        Ok(Self { instances, token, anonymous_read, worker_tokens: Vec::new(), loans: Arc::default() })
+        let policy = Policy { open: token.is_none(), anonymous_read: config.anonymous_read, workers_restricted: false };
+        Ok(Self { instances, tenants, token, worker_tokens: Vec::new(), attic: None, policy, loans: Arc::default() })
     }
 
     /// Lets the holders of these tokens attach workers; with at least one, nobody else may.
     #[must_use]
     pub fn with_worker_tokens(mut self, tokens: &[Secret]) -> Self {
         self.worker_tokens.extend(tokens.iter().map(Secret::fingerprint));
+        self.policy.workers_restricted = !self.worker_tokens.is_empty();
+        self
+    }
+
+    /// Takes tokens in Attic's format too. A server that does is not open any more.
+    #[must_use]
+    pub fn with_attic_tokens(mut self, config: AtticConfig) -> Self {
+        self.attic = Some(AtticTokens::new(config));
+        self.policy.open = false;
         self
     }
 
     /// Who presents this credential: the text after `Bearer `, or the password of basic credentials.
     ///
     /// # Errors
-    /// [`Denied::BadCredential`] when one is given and it is not right.
+    /// [`Denied::BadCredential`], [`Denied::Expired`] or [`Denied::NotYetValid`] when one is given and it is not right.
+    /// It is never taken for none: whoever presents it believes that it counts.
     pub fn authenticate(&self, credential: Option<&str>) -> Result<Principal, Denied> {
         let Some(credential) = credential else { return Ok(Principal::Anonymous) };
         let fingerprint = Fingerprint::of(credential);
@@ -126,56 +153,89 @@ impl Access {
         if Ledger::is_lent(credential) {
             return self.loans.borrower(fingerprint).ok_or(Denied::BadCredential);
         }
-        match self.token {
-            Some(_) => Err(Denied::BadCredential),
-            // An open server ignores credentials, so that a client may keep its configuration.
-            None => Ok(Principal::Anonymous),
+        if let Some(attic) = self.attic.as_ref().filter(|_| jwt::looks_like_token(credential)) {
+            return attic.verify(credential, fingerprint, now_s()).map(Principal::Attic);
         }
+        // An open server ignores credentials, so that a client may keep its configuration.
+        if self.policy.open { Ok(Principal::Anonymous) } else { Err(Denied::BadCredential) }
     }
 
     /// Grants `P` in the tenant of `instance`, or says why not.
     ///
     /// # Errors
     /// [`Denied`]. What a principal may not do is refused before an unknown instance is, so that names do not leak.
-    pub fn authorize<P: Permission>(
+    pub fn authorize<P: InstancePermission>(
         &self,
-        principal: Principal,
+        principal: impl Borrow<Principal>,
         instance: &InstanceName,
     ) -> Result<Authorized<P>, Denied> {
+        let principal = principal.borrow();
         self.check(principal, P::NAME)?;
         let unknown = || Denied::UnknownInstance(instance.clone());
         let tenant = self.instances.get(instance).ok_or_else(unknown)?;
-        match principal {
-            Principal::Worker(loan) if !self.loans.is_for(loan, instance) => return Err(unknown()),
-            _ => {}
+        let thing = Thing::Instance { name: instance, tenant: Some(tenant.name()) };
+        let lent_elsewhere = matches!(principal, Principal::Worker(loan) if !self.loans.is_for(*loan, instance));
+        if lent_elsewhere || !policy::decide(&self.policy, principal, P::NAME, thing).allowed {
+            return Err(unknown());
         }
-        Ok(Authorized::new(principal, Arc::clone(tenant), instance.clone()))
+        Ok(Authorized::new(principal.clone(), Arc::clone(tenant), instance.clone()))
     }
 
-    /// Refuses who may not do this in any tenant: what an edge can ask before it reads what was sent.
+    /// Grants `P` on a Nix cache, or says why not. A refusal is the same whether or not there is such a cache; that
+    /// there is none is told only to whom it would have been granted.
+    ///
+    /// # Errors
+    /// [`Denied::Unauthenticated`], [`Denied::Forbidden`] or [`Denied::UnknownCache`].
+    pub fn authorize_nix<P: NixPermission>(
+        &self,
+        principal: impl Borrow<Principal>,
+        scope: NixScope<'_>,
+    ) -> Result<Authorized<P>, Denied> {
+        let principal = principal.borrow();
+        let (name, tenant, visibility) = match scope {
+            NixScope::Existing { name, tenant, visibility } => (name, self.tenants.get(tenant), visibility),
+            NixScope::Absent { name } => (name, None, Visibility::Private),
+            NixScope::New { name, tenant } => (name, self.tenants.get(tenant), Visibility::Private),
+        };
+        let thing = Thing::Cache { name, tenant: tenant.map(|tenant| tenant.name()), visibility };
+        if !policy::decide(&self.policy, principal, P::NAME, thing).allowed {
+            return Err(refusal(principal, P::NAME));
+        }
+        // A tenant that is configured no longer has no caches that could be reached.
+        let tenant = tenant.ok_or_else(|| Denied::UnknownCache(name.to_owned()))?;
+        Ok(Authorized::new(principal.clone(), Arc::clone(tenant), name.into()))
+    }
+
+    /// Grants `P` on a Nix cache to whoever presents this credential, as [`Self::authorize_nix`] does. What needs no
+    /// credential is granted with a wrong one too: a client whose token has expired can go on reading public caches,
+    /// for which Nix sends it along, as it does to Attic's own server.
+    ///
+    /// # Errors
+    /// [`Denied`]; what is wrong with the credential comes first.
+    pub fn admit_nix<P: NixPermission>(
+        &self,
+        credential: Option<&str>,
+        scope: NixScope<'_>,
+    ) -> Result<Authorized<P>, Denied> {
+        match self.authenticate(credential) {
+            Ok(principal) => self.authorize_nix(principal, scope),
+            Err(bad) => self.authorize_nix(Principal::Anonymous, scope).map_err(|_| bad),
+        }
+    }
+
+    /// Refuses who may not do this anywhere: what an edge can ask before it reads what was sent.
     ///
     /// # Errors
     /// [`Denied::Unauthenticated`] or [`Denied::Forbidden`].
-    pub fn check(&self, principal: Principal, permission: PermissionName) -> Result<(), Denied> {
-        match principal {
-            _ if self.allows(principal, permission) => Ok(()),
-            Principal::Anonymous => Err(Denied::Unauthenticated(permission)),
-            _ => Err(Denied::Forbidden(permission)),
-        }
+    pub fn check(&self, principal: impl Borrow<Principal>, permission: PermissionName) -> Result<(), Denied> {
+        let principal = principal.borrow();
+        if self.allows(principal, permission) { Ok(()) } else { Err(refusal(principal, permission)) }
     }
 
-    /// Whether the permission is granted: for answers such as Capabilities, which say what a caller may do.
+    /// Whether the permission is granted anywhere: for answers such as Capabilities, which say what a caller may do.
     #[must_use]
-    pub fn allows(&self, principal: Principal, permission: PermissionName) -> bool {
-        match (principal, permission) {
-            (Principal::Server, _) => true,
-            // A machine that runs hostile code must not need the token that opens everything.
-            (Principal::TokenHolder, _) => permission != PermissionName::Work,
-            (Principal::WorkerHost, _) => permission == PermissionName::Work,
-            (Principal::Worker(_), _) => matches!(permission, PermissionName::CasRead | PermissionName::CasWrite),
-            (Principal::Anonymous, PermissionName::Work) => self.token.is_none() && self.worker_tokens.is_empty(),
-            (Principal::Anonymous, _) => self.token.is_none() || (self.anonymous_read && permission.is_read()),
-        }
+    pub fn allows(&self, principal: impl Borrow<Principal>, permission: PermissionName) -> bool {
+        policy::decide_anywhere(&self.policy, principal.borrow(), permission).allowed
     }
 
     /// Lends a credential for one assignment: whoever presents it reads and writes blobs where `grant` was given,
@@ -195,161 +255,32 @@ impl Access {
         self.loans.lend_attachment()
     }
 
-    /// Every tenant's number, for metrics and reports.
+    /// The tenant of this name, if it is served.
+    #[must_use]
+    pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {
+        self.tenants.get(name).map(AsRef::as_ref)
+    }
+
+    /// All tenants, by name, for metrics and reports.
     #[must_use]
     pub fn tenants(&self) -> Vec<&Tenant> {
-        let mut tenants: Vec<&Tenant> = self.instances.values().map(AsRef::as_ref).collect();
+        let mut tenants: Vec<&Tenant> = self.tenants.values().map(AsRef::as_ref).collect();
         tenants.sort_by(|a, b| a.name().cmp(b.name()));
-        tenants.dedup_by_key(|tenant| tenant.id());
         tenants
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{ActionCacheRead, ActionCacheWrite, CasRead, CasWrite, Work};
-
-    fn access(token: Option<&str>, anonymous_read: bool) -> Access {
-        let tenant = |name: &str, instances: &[&str]| TenantConfig {
-            name: TenantName::new(name).unwrap(),
-            instances: instances.iter().map(|name| InstanceName::new(name).unwrap()).collect(),
-        };
-        Access::new(AccessConfig {
-            tenants: vec![tenant("default", &["", "default"]), tenant("org-acme", &["org-acme"])],
-            token: token.map(|token| Secret::new(token.to_owned())),
-            anonymous_read,
-        })
-        .unwrap()
-    }
-
-    fn instance(name: &str) -> InstanceName {
-        InstanceName::new(name).unwrap()
-    }
-
-    #[test]
-    fn an_open_server_grants_everything_in_known_instances() {
-        let access = access(None, false);
-        let who = access.authenticate(None).unwrap();
-        let granted = access.authorize::<ActionCacheWrite>(who, &instance("org-acme")).unwrap();
-        assert_eq!(granted.tenant().name().as_str(), "org-acme");
-        assert_eq!(
-            access.authorize::<CasRead>(who, &instance("nope")).unwrap_err(),
-            Denied::UnknownInstance(instance("nope"))
-        );
-    }
-
-    #[test]
-    fn a_token_guards_writes_and_reads() {
-        let closed = access(Some("s3cret"), false);
-        let who = closed.authenticate(None).unwrap();
-        assert!(matches!(closed.authorize::<CasRead>(who, &instance("")), Err(Denied::Unauthenticated(_))));
-        assert_eq!(closed.authenticate(Some("wrong")), Err(Denied::BadCredential));
-        let holder = closed.authenticate(Some("s3cret")).unwrap();
-        assert!(closed.authorize::<CasWrite>(holder, &instance("")).is_ok());
-
-        let public = access(Some("s3cret"), true);
-        let who = public.authenticate(None).unwrap();
-        assert!(public.authorize::<ActionCacheRead>(who, &instance("")).is_ok());
-        assert!(public.authorize::<ActionCacheWrite>(who, &instance("")).is_err());
-    }
-
-    const PERMISSIONS: [PermissionName; 7] = [
-        PermissionName::CasRead,
-        PermissionName::CasWrite,
-        PermissionName::ActionCacheRead,
-        PermissionName::ActionCacheWrite,
-        PermissionName::Execute,
-        PermissionName::Work,
-        PermissionName::Operate,
-    ];
-
-    fn check_grants(access: &Access, principal: Principal, expected: &str) {
-        let granted = PERMISSIONS.into_iter().filter(|permission| access.allows(principal, *permission));
-        let granted: Vec<&str> = granted.map(PermissionName::as_str).collect();
-        assert_eq!(granted.join(" "), expected, "{principal:?}");
-    }
-
-    const ALL_BUT_WORK: &str = "cas:read cas:write actioncache:read actioncache:write execute admin:operate";
-
-    #[test]
-    fn who_may_do_what() {
-        let worker_token = [Secret::new("w0rker".to_owned())];
-        let open = access(None, false);
-        let with_workers = access(None, false).with_worker_tokens(&worker_token);
-        let public = access(Some("s3cret"), true);
-        let closed = access(Some("s3cret"), false).with_worker_tokens(&worker_token);
-        check_grants(&open, Principal::Anonymous, &ALL_BUT_WORK.replace("admin", "workers:attach admin"));
-        check_grants(&with_workers, Principal::Anonymous, ALL_BUT_WORK);
-        check_grants(&public, Principal::Anonymous, "cas:read actioncache:read");
-        check_grants(&closed, Principal::Anonymous, "");
-        for access in [&open, &with_workers, &public, &closed] {
-            let loan = access.lend(&execute(access, "org-acme")).unwrap();
-            let worker = access.authenticate(Some(loan.credential().expose())).unwrap();
-            check_grants(access, worker, "cas:read cas:write");
-            check_grants(access, Principal::WorkerHost, "workers:attach");
-            check_grants(access, Principal::TokenHolder, ALL_BUT_WORK);
-        }
-        for access in [&with_workers, &closed] {
-            assert_eq!(access.authenticate(Some("w0rker")), Ok(Principal::WorkerHost));
-        }
-        assert_eq!(public.authenticate(Some("w0rker")), Err(Denied::BadCredential));
-        let anonymous = public.authorize::<Work>(Principal::Anonymous, &instance(""));
-        assert!(matches!(anonymous, Err(Denied::Unauthenticated(_))), "{anonymous:?}");
-        let holder = public.authorize::<Work>(Principal::TokenHolder, &instance(""));
-        assert!(matches!(holder, Err(Denied::Forbidden(_))), "{holder:?}");
-    }
-
-    fn execute(access: &Access, name: &str) -> Authorized<Execute> {
-        access.authorize(Principal::Server, &instance(name)).unwrap()
-    }
-
-    #[test]
-    fn what_is_lent_opens_one_instance_until_it_ends() {
-        for access in [access(None, false), access(Some("s3cret"), true)] {
-            let loan = access.lend(&execute(&access, "default")).unwrap();
-            let other = access.lend(&execute(&access, "org-acme")).unwrap();
-            let credential = loan.credential().expose().to_owned();
-            let worker = access.authenticate(Some(&credential)).unwrap();
-            assert_ne!(worker, access.authenticate(Some(other.credential().expose())).unwrap());
-
-            for name in ["", "default", "org-acme", "nope"] {
-                let read = access.authorize::<CasRead>(worker, &instance(name)).map(drop);
-                let write = access.authorize::<CasWrite>(worker, &instance(name)).map(drop);
-                let expected = if name == "default" { Ok(()) } else { Err(Denied::UnknownInstance(instance(name))) };
-                assert_eq!((&read, &write), (&expected, &expected), "{name:?}");
-                let result = access.authorize::<ActionCacheWrite>(worker, &instance(name)).unwrap_err();
-                assert_eq!(result, Denied::Forbidden(PermissionName::ActionCacheWrite), "{name:?}");
-            }
-
-            drop(loan);
-            let late = access.authorize::<CasWrite>(worker, &instance("default")).unwrap_err();
-            assert_eq!(late, Denied::UnknownInstance(instance("default")));
-            // On an open server too: what was lent once never counts as no credential.
-            assert_eq!(access.authenticate(Some(&credential)), Err(Denied::BadCredential));
-            assert!(access.authenticate(Some(other.credential().expose())).is_ok());
-            drop(other);
-            assert_eq!(access.loans.len(), 0);
-        }
-    }
-
-    #[test]
-    fn the_right_to_attach_is_lent_too() {
-        for access in [access(None, false), access(Some("s3cret"), false)] {
-            let loan = access.lend_attachment().unwrap();
-            let credential = loan.credential().expose().to_owned();
-            assert_eq!(access.authenticate(Some(&credential)), Ok(Principal::WorkerHost));
-            drop(loan);
-            assert_eq!(access.authenticate(Some(&credential)), Err(Denied::BadCredential));
-            assert_eq!(access.loans.len(), 0);
-        }
-    }
-
-    #[test]
-    fn a_secret_is_not_printed() {
-        let access = access(Some("s3cret"), false);
-        let loan = access.lend(&execute(&access, "")).unwrap();
-        let printed = format!("{access:?} {loan:?}");
-        assert!(!printed.contains("s3cret") && !printed.contains(loan.credential().expose()), "{printed}");
+const fn refusal(principal: &Principal, permission: PermissionName) -> Denied {
+    match principal {
+        Principal::Anonymous => Denied::Unauthenticated(permission),
+        _ => Denied::Forbidden(permission),
     }
 }
+
+/// The time that tokens go by, in seconds since 1970. Before 1970 everything is expired and nothing is valid yet.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

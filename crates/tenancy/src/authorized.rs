@@ -1,43 +1,26 @@
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use gf_digest::InstanceName;
 
-use crate::{LoanId, Permission, Tenant};
-
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Principal {
-    /// Nobody known: no credential was given.
-    Anonymous,
-    /// The holder of the static token of the configuration.
-    TokenHolder,
-    /// Whoever runs an assignment, for as long as it is lent its credential: the blobs of one instance and nothing else.
-    Worker(LoanId),
-    /// A machine that offers to run actions. It may attach, and touches no tenant by itself.
-    WorkerHost,
-    /// This process itself: maintenance.
-    Server,
-}
+use crate::{InstancePermission, NixPermission, Permission, Principal, Tenant};
 
 /// Proof that a principal has the permission `P` in a tenant. Only [`crate::Access`] makes one.
-#[derive(Clone, Debug)]
-pub struct Authorized<P> {
+#[derive(Debug)]
+pub struct Authorized<P: Permission> {
     principal: Principal,
     tenant: Arc<Tenant>,
-    instance: InstanceName,
-    permission: PhantomData<P>,
+    place: P::Place,
 }
 
 impl<P: Permission> Authorized<P> {
-    pub(crate) const fn new(principal: Principal, tenant: Arc<Tenant>, instance: InstanceName) -> Self {
-        Self { principal, tenant, instance, permission: PhantomData }
+    pub(crate) const fn new(principal: Principal, tenant: Arc<Tenant>, place: P::Place) -> Self {
+        Self { principal, tenant, place }
     }
 
     /// Who asks.
     #[must_use]
-    pub const fn principal(&self) -> Principal {
-        self.principal
+    pub const fn principal(&self) -> &Principal {
+        &self.principal
     }
 
     /// Whose data may be touched.
@@ -45,10 +28,26 @@ impl<P: Permission> Authorized<P> {
     pub fn tenant(&self) -> &Tenant {
         &self.tenant
     }
+}
 
+impl<P: InstancePermission> Authorized<P> {
     /// The REAPI instance that was named; it belongs to the tenant.
     #[must_use]
     pub const fn instance(&self) -> &InstanceName {
-        &self.instance
+        &self.place
+    }
+}
+
+impl<P: NixPermission> Authorized<P> {
+    /// The name of the Nix cache; it belongs to the tenant, or is to be one of it.
+    #[must_use]
+    pub fn cache(&self) -> &str {
+        &self.place
+    }
+}
+
+impl<P: Permission> Clone for Authorized<P> {
+    fn clone(&self) -> Self {
+        Self { principal: self.principal.clone(), tenant: Arc::clone(&self.tenant), place: self.place.clone() }
     }
 }

@@ -1,25 +1,41 @@
-//! Tenants, principals and permissions: who may do what.
+//! Tenants, principals and permissions: who may do what, and by which rule.
 //!
 //! [`Authorized`] is the only key to tenant data, and only [`Access`] makes it. Every service function asks for one;
 //! its type parameter names the permission that was granted. A denial does not tell whether the thing asked about
 //! exists.
 //!
-//! Today: tenants, one static token and the token of workers come from the configuration; what runs an action is lent
-//! a credential for the time that it runs. Deliberately absent until they are built:
-//! OIDC trust, per-principal rules, quotas, the audit log.
+//! [`Access`] finds out who presents a credential; [`policy`] decides, as a pure function of what is configured, who
+//! asks, and what for. Credentials are: the static token, the tokens of workers, tokens in Attic's format, and what is
+//! lent to whatever runs an action for as long as it runs.
+//!
+//! Deliberately absent until they are built: OIDC trust, quotas, the audit log.
 
 mod access;
+mod attic;
 mod authorized;
+mod denied;
+mod jwt;
 mod loan;
+mod pattern;
 mod permission;
+pub mod policy;
+mod principal;
 mod secret;
 mod tenant;
 
-pub use access::{Access, AccessConfig, AccessConfigError, Denied, TenantConfig};
-pub use authorized::{Authorized, Principal};
+pub use access::{Access, AccessConfig, AccessConfigError, NixScope, TenantConfig};
+pub use attic::{AtticConfig, AtticToken};
+pub use authorized::Authorized;
+pub use denied::Denied;
+pub use jwt::{JwtFault, JwtKey, JwtKeyError};
 pub use loan::{Loan, LoanId, NoRandomness};
+pub use pattern::Pattern;
 pub use permission::{
-    ActionCacheRead, ActionCacheWrite, CasRead, CasWrite, Execute, Operate, Permission, PermissionName, Work,
+    ActionCacheRead, ActionCacheWrite, Administer, CasRead, CasWrite, Execute, InstancePermission, NixConfigureCache,
+    NixConfigureRetention, NixCreateCache, NixDelete, NixDestroyCache, NixPermission, NixPull, NixPush, Operate,
+    Permission, PermissionName, UnknownPermission, Work,
 };
+pub use policy::Visibility;
+pub use principal::Principal;
 pub use secret::Secret;
 pub use tenant::{Tenant, TenantId, TenantName, TenantNameError};

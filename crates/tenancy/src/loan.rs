@@ -98,7 +98,7 @@ impl Ledger {
     }
 
     pub(crate) fn borrower(&self, credential: Fingerprint) -> Option<Principal> {
-        self.read().borrowers.get(&credential).copied()
+        self.read().borrowers.get(&credential).cloned()
     }
 
     /// Whether the loan has not ended, and is for this instance.

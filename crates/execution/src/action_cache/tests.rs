@@ -1,7 +1,7 @@
 use gf_blobstore::{Encoding, NewBlob};
 use gf_digest::InstanceName;
 use gf_reapi::execution::{Directory, DirectoryNode, FileNode, OutputDirectory, OutputFile, Tree};
-use gf_tenancy::{Access, AccessConfig, Principal, TenantConfig, TenantName};
+use gf_tenancy::{Access, AccessConfig, InstancePermission, Principal, TenantConfig, TenantName};
 use gf_testkit::MemoryBlobStore;
 
 use super::*;
@@ -26,7 +26,7 @@ impl Setting {
         Self { cache: ActionCache::new(Arc::new(store.clone())), store, access }
     }
 
-    fn grant<P: Permission>(&self, instance: &str) -> Authorized<P> {
+    fn grant<P: InstancePermission>(&self, instance: &str) -> Authorized<P> {
         self.access.authorize(Principal::Anonymous, &InstanceName::new(instance).unwrap()).unwrap()
     }
 

@@ -20,7 +20,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, Method as Verb, Response};
 use axum::routing::any;
 use gf_execution::ActionId;
-use gf_tenancy::{Authorized, Permission};
+use gf_tenancy::{Authorized, InstancePermission};
 use tonic::Status;
 
 use super::credentials::credential;
@@ -44,7 +44,7 @@ struct HttpEdge {
 }
 
 impl HttpEdge {
-    fn authorize<P: Permission>(&self, headers: &HeaderMap, target: &Target) -> Result<Authorized<P>, Problem> {
+    fn authorize<P: InstancePermission>(&self, headers: &HeaderMap, target: &Target) -> Result<Authorized<P>, Problem> {
         let access = &self.services.state.access;
         let principal = access.authenticate(credential(headers).as_deref())?;
         Ok(access.authorize(principal, &target.instance)?)

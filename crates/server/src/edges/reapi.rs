@@ -26,7 +26,7 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use bytes::Bytes;
 use gf_digest::InstanceName;
-use gf_tenancy::{Authorized, Permission, PermissionName, Principal};
+use gf_tenancy::{Authorized, InstancePermission, PermissionName, Principal};
 use prost::Message;
 use tonic::{Code, Status};
 use tower::Service;
@@ -81,12 +81,16 @@ impl Deref for Edge {
 
 impl Edge {
     /// Grants `P` in an instance to whoever calls, or says why not.
-    fn authorize<P: Permission>(&self, caller: &Caller, instance: &str) -> Result<Authorized<P>, Status> {
+    fn authorize<P: InstancePermission>(&self, caller: &Caller, instance: &str) -> Result<Authorized<P>, Status> {
         let instance = InstanceName::new(instance).map_err(IntoStatus::into_status)?;
         self.authorize_name(caller, &instance)
     }
 
-    fn authorize_name<P: Permission>(&self, caller: &Caller, instance: &InstanceName) -> Result<Authorized<P>, Status> {
+    fn authorize_name<P: InstancePermission>(
+        &self,
+        caller: &Caller,
+        instance: &InstanceName,
+    ) -> Result<Authorized<P>, Status> {
         self.state.access.authorize(self.principal(caller)?, instance).map_err(IntoStatus::into_status)
     }
 

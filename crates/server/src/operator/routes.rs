@@ -118,7 +118,7 @@ impl From<OperateError> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, error) = match self {
-            Self::Denied(denied @ (Denied::Unauthenticated(_) | Denied::BadCredential)) => {
+            Self::Denied(denied) if denied.wants_credential() => {
                 let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
                 let problem = Json(Problem { error: denied.to_string() });
                 return (StatusCode::UNAUTHORIZED, challenge, problem).into_response();

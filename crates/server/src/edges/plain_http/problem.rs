@@ -93,9 +93,9 @@ impl From<StoreError> for Problem {
 impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
         let status = match denied {
-            Denied::Unauthenticated(_) | Denied::BadCredential => StatusCode::UNAUTHORIZED,
-            Denied::Forbidden(_) => StatusCode::FORBIDDEN,
-            Denied::UnknownInstance(_) => StatusCode::NOT_FOUND,
+            _ if denied.wants_credential() => StatusCode::UNAUTHORIZED,
+            Denied::UnknownInstance(_) | Denied::UnknownCache(_) => StatusCode::NOT_FOUND,
+            _ => StatusCode::FORBIDDEN,
         };
         Self::new(status, denied.to_string())
     }

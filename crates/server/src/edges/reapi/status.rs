@@ -35,9 +35,9 @@ impl IntoStatus for ActionCacheError {
 impl IntoStatus for Denied {
     fn into_status(self) -> Status {
         let code = match self {
-            Self::Unauthenticated(_) | Self::BadCredential => Code::Unauthenticated,
+            Self::Unauthenticated(_) | Self::BadCredential | Self::Expired | Self::NotYetValid => Code::Unauthenticated,
             Self::Forbidden(_) => Code::PermissionDenied,
-            Self::UnknownInstance(_) => Code::InvalidArgument,
+            Self::UnknownInstance(_) | Self::UnknownCache(_) => Code::InvalidArgument,
         };
         Status::new(code, self.to_string())
     }

@@ -1,0 +1,38 @@
+use gf_digest::InstanceName;
+use thiserror::Error;
+
+use crate::PermissionName;
+
+/// Why a call is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Denied {
+    /// No credential, and none but holders may do this.
+    #[error("{permission} needs a credential: send `Authorization: Bearer <token>`", permission = .0.as_str())]
+    Unauthenticated(PermissionName),
+    /// A credential that is not known.
+    #[error("the credential is not valid")]
+    BadCredential,
+    /// A credential that was right once.
+    #[error("the credential has expired: get a new one from whoever issued it")]
+    Expired,
+    /// A credential that will be right.
+    #[error("the credential is not valid yet: the clock of its issuer and of this server differ, or it is for later")]
+    NotYetValid,
+    /// Known, but not allowed.
+    #[error("this credential does not grant {permission}", permission = .0.as_str())]
+    Forbidden(PermissionName),
+    /// No such instance, for all that this caller may know.
+    #[error("there is no instance {0:?} here; ask the operator which instance names are served")]
+    UnknownInstance(InstanceName),
+    /// No such Nix cache; told only to whom it would be open.
+    #[error("there is no cache {0:?} here")]
+    UnknownCache(String),
+}
+
+impl Denied {
+    /// Whether another credential, or one at all, is what is missing: the 401 of HTTP.
+    #[must_use]
+    pub const fn wants_credential(&self) -> bool {
+        matches!(self, Self::Unauthenticated(_) | Self::BadCredential | Self::Expired | Self::NotYetValid)
+    }
+}

@@ -1,0 +1,175 @@
+//! The policy: who may do what, and which rule says so. Pure: no clock, no store, no lock.
+//!
+//! What always holds: [`decide`] sees the same thing for a cache of another tenant and for one that is not there, unless
+//! a rule was made for that tenant; so no answer tells them apart to whom neither belongs.
+
+use std::fmt;
+
+use gf_digest::InstanceName;
+
+use crate::{Pattern, PermissionName, Principal, TenantName};
+
+/// Who can read a Nix cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Visibility {
+    /// Everybody, without a credential.
+    Public,
+    /// Whom a rule allows it.
+    Private,
+}
+
+/// What somebody wants to do something with.
+#[derive(Clone, Copy, Debug)]
+pub enum Thing<'a> {
+    /// A REAPI instance; its tenant, if it is served.
+    Instance {
+        /// Its name.
+        name: &'a InstanceName,
+        /// Whose it is.
+        tenant: Option<&'a TenantName>,
+    },
+    /// A Nix cache; its tenant, if there is one of this name.
+    Cache {
+        /// Its name.
+        name: &'a str,
+        /// Whose it is, or is to be.
+        tenant: Option<&'a TenantName>,
+        /// Who can read it.
+        visibility: Visibility,
+    },
+}
+
+/// What holds for everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Nothing was configured that could tell callers apart: everybody may do everything.
+    pub open: bool,
+    /// Whoever has no credential may read what instances hold.
+    pub anonymous_read: bool,
+    /// Workers need a credential of their own.
+    pub workers_restricted: bool,
+}
+
+/// Whether something is allowed, and by which rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it is allowed.
+    pub allowed: bool,
+    /// Why.
+    pub rule: Rule,
+}
+
+/// What decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The server is open.
+    OpenServer,
+    /// The cache is public.
+    PublicCache,
+    /// Reading needs no credential here.
+    AnonymousRead,
+    /// The static token opens all but attaching workers.
+    StaticToken,
+    /// A token in Attic's format; the pattern of it that decided, if one fits.
+    AtticToken(Option<Pattern>),
+    /// The token of workers attaches workers, and nothing else.
+    WorkerToken,
+    /// What runs an action reads and writes the blobs of its instance, and nothing else.
+    Assignment,
+    /// The server itself.
+    Server,
+    /// Without a credential nothing else is allowed.
+    NoCredential,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenServer => "the server is open: no [access] is configured",
+            Self::PublicCache => "the cache is public",
+            Self::AnonymousRead => "access.anonymous_read lets everybody read",
+            Self::StaticToken => "the static token grants everything but attaching workers",
+            Self::AtticToken(Some(pattern)) => {
+                return write!(f, "the pattern {:?} of the Attic token decides", pattern.as_str());
+            }
+            Self::AtticToken(None) => "no pattern of the Attic token fits",
+            Self::WorkerToken => "the token of workers grants attaching workers only",
+            Self::Assignment => "the credential of an assignment grants the blobs of its instance only",
+            Self::Server => "the server itself may do everything",
+            Self::NoCredential => "nothing is granted without a credential",
+        })
+    }
+}
+
+impl Decision {
+    const fn new(allowed: bool, rule: Rule) -> Self {
+        Self { allowed, rule }
+    }
+}
+
+/// Whether a principal has a permission on a thing. Whether the thing is there is not what this answers.
+#[must_use]
+pub fn decide(policy: &Policy, principal: &Principal, permission: PermissionName, thing: Thing<'_>) -> Decision {
+    if let Some(rule) = for_everybody(policy, principal, permission, Some(thing)) {
+        return Decision::new(true, rule);
+    }
+    match principal {
+        Principal::Attic(token) => match thing {
+            Thing::Cache { name, .. } => {
+                let rule = Rule::AtticToken(token.deciding_pattern(name).cloned());
+                Decision::new(token.grants(permission, name), rule)
+            }
+            Thing::Instance { .. } => Decision::new(false, Rule::AtticToken(None)),
+        },
+        fixed => fixed_grants(fixed, permission),
+    }
+}
+
+/// Whether a principal has a permission anywhere: what can be asked before it is known on what.
+#[must_use]
+pub fn decide_anywhere(policy: &Policy, principal: &Principal, permission: PermissionName) -> Decision {
+    if let Some(rule) = for_everybody(policy, principal, permission, None) {
+        return Decision::new(true, rule);
+    }
+    match principal {
+        Principal::Attic(token) => Decision::new(token.grants_somewhere(permission), Rule::AtticToken(None)),
+        fixed => fixed_grants(fixed, permission),
+    }
+}
+
+/// The rule that allows it to everybody, if there is one. Beyond public caches, those who run other people's code have
+/// what they were lent, however open the server is.
+fn for_everybody(
+    policy: &Policy,
+    principal: &Principal,
+    permission: PermissionName,
+    thing: Option<Thing<'_>>,
+) -> Option<Rule> {
+    let is_public = matches!(thing, Some(Thing::Cache { visibility: Visibility::Public, .. }));
+    if is_public && permission == PermissionName::NixPull {
+        return Some(Rule::PublicCache);
+    }
+    if !matches!(principal, Principal::Anonymous | Principal::Attic(_)) {
+        return None;
+    }
+    if policy.open && !(permission == PermissionName::Work && policy.workers_restricted) {
+        return Some(Rule::OpenServer);
+    }
+    // A private cache was made private for a reason.
+    let reads_instance = permission.is_read() && permission != PermissionName::NixPull;
+    (policy.anonymous_read && reads_instance).then_some(Rule::AnonymousRead)
+}
+
+fn fixed_grants(principal: &Principal, permission: PermissionName) -> Decision {
+    match principal {
+        Principal::Server => Decision::new(true, Rule::Server),
+        // A machine that runs hostile code must not need the token that opens everything.
+        Principal::TokenHolder => Decision::new(permission != PermissionName::Work, Rule::StaticToken),
+        Principal::WorkerHost => Decision::new(permission == PermissionName::Work, Rule::WorkerToken),
+        Principal::Worker(_) => {
+            let blobs = matches!(permission, PermissionName::CasRead | PermissionName::CasWrite);
+            Decision::new(blobs, Rule::Assignment)
+        }
+        Principal::Anonymous | Principal::Attic(_) => Decision::new(false, Rule::NoCredential),
+    }
+}

@@ -1,0 +1,37 @@
+//! Who asks.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{AtticToken, LoanId};
+
+/// Who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// Nobody known: no credential was given.
+    Anonymous,
+    /// The holder of the static token of the configuration.
+    TokenHolder,
+    /// The holder of a token in Attic's format.
+    Attic(Arc<AtticToken>),
+    /// Whoever runs an assignment, for as long as it is lent its credential: the blobs of one instance and nothing else.
+    Worker(LoanId),
+    /// A machine that offers to run actions. It may attach, and touches no tenant by itself.
+    WorkerHost,
+    /// This process itself: maintenance.
+    Server,
+}
+
+/// A name that people recognize, for logs and for what is recorded.
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anonymous => f.write_str("anonymous"),
+            Self::TokenHolder => f.write_str("static-token"),
+            Self::Attic(token) => write!(f, "attic:{}", token.subject()),
+            Self::Worker(loan) => write!(f, "assignment:{loan}"),
+            Self::WorkerHost => f.write_str("worker"),
+            Self::Server => f.write_str("server"),
+        }
+    }
+}
