@@ -100,6 +100,9 @@ pub enum ClosureError {
         /// What it takes to name them, and the targets of those that are links.
         bytes: usize,
     },
+    /// Whoever knows them does not take the question.
+    #[error("the Nix caches refuse the store paths: {0}")]
+    Refused(String),
     /// Whoever knows them cannot say now.
     #[error("the Nix caches cannot be asked: {0}")]
     Unavailable(String),
