@@ -45,6 +45,10 @@ struct Disk {
     changes_left: Option<u64>,
     /// Syncs of files that fail.
     syncs_to_fail: u64,
+    /// Syncs of folders that fail.
+    folder_syncs_to_fail: u64,
+    /// Changed names that a sync of their folder failed to write: no later sync tries again.
+    dropped_names: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, Node>,
     durable_names: BTreeMap<PathBuf, Node>,
     contents: Vec<Content>,
@@ -60,6 +64,8 @@ impl LossyFiles {
             is_off: false,
             changes_left: None,
             syncs_to_fail: 0,
+            folder_syncs_to_fail: 0,
+            dropped_names: BTreeSet::new(),
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             contents: Vec::new(),
@@ -75,6 +81,11 @@ impl LossyFiles {
     /// reads back and is not durable, and a later sync of it succeeds and does nothing.
     pub fn fail_syncs(&self, syncs: u64) {
         self.disk().syncs_to_fail = syncs;
+    }
+
+    /// Lets the next `syncs` syncs of folders that have something to write fail, in the same way.
+    pub fn fail_folder_syncs(&self, syncs: u64) {
+        self.disk().folder_syncs_to_fail = syncs;
     }
 
     /// Whether the power has failed.
@@ -120,6 +131,8 @@ impl LossyFiles {
             is_off: false,
             changes_left: None,
             syncs_to_fail: 0,
+            folder_syncs_to_fail: 0,
+            dropped_names: BTreeSet::new(),
             durable_names: names.clone(),
             names,
             contents,
@@ -208,7 +221,8 @@ impl Disk {
         let every: BTreeSet<&PathBuf> = self.names.keys().chain(self.durable_names.keys()).collect();
         for path in every {
             let now = self.names.get(path);
-            if now != self.durable_names.get(path) && random.random_bool(kept_share) {
+            let may_last = now != self.durable_names.get(path) && !self.dropped_names.contains(path);
+            if may_last && random.random_bool(kept_share) {
                 match now {
                     Some(node) => names.insert(path.clone(), *node),
                     None => names.remove(path),
@@ -302,6 +316,7 @@ impl FileLayer for LossyFiles {
             }
             disk.contents.push(Content::default());
             let number = disk.contents.len() - 1;
+            disk.dropped_names.remove(path);
             disk.names.insert(path.to_owned(), Node::File(number));
             Ok(number)
         })?;
@@ -312,6 +327,8 @@ impl FileLayer for LossyFiles {
         self.change(|disk| {
             let number = disk.file(from)?;
             disk.names.remove(from);
+            disk.dropped_names.remove(from);
+            disk.dropped_names.remove(to);
             disk.names.insert(to.to_owned(), Node::File(number));
             Ok(())
         })
@@ -320,6 +337,7 @@ impl FileLayer for LossyFiles {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.change(|disk| {
             disk.names.remove(path);
+            disk.dropped_names.remove(path);
             Ok(())
         })
     }
@@ -356,10 +374,27 @@ impl FileLayer for LossyFiles {
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         self.settle(|disk| {
-            let within = |path: &Path| path.parent() == Some(directory);
-            disk.durable_names.retain(|path, _| !within(path));
-            let names = disk.names.iter().filter(|(path, _)| within(path));
-            disk.durable_names.extend(names.map(|(path, node)| (path.clone(), *node)));
+            let below = |names: &BTreeMap<PathBuf, Node>| {
+                let below = names.range(directory.to_owned()..).map(|(path, _)| path.clone());
+                let within = below.take_while(|path| path.starts_with(directory));
+                within.filter(|path| path.parent() == Some(directory)).collect::<BTreeSet<_>>()
+            };
+            let within = below(&disk.names).union(&below(&disk.durable_names)).cloned().collect::<BTreeSet<_>>();
+            let is_new = |path: &&PathBuf| {
+                disk.names.get(*path) != disk.durable_names.get(*path) && !disk.dropped_names.contains(*path)
+            };
+            let new: Vec<PathBuf> = within.iter().filter(is_new).cloned().collect();
+            if disk.folder_syncs_to_fail > 0 && !new.is_empty() {
+                disk.folder_syncs_to_fail -= 1;
+                disk.dropped_names.extend(new);
+                return Err(io::Error::other("a sync was told to fail"));
+            }
+            for path in new {
+                match disk.names.get(&path) {
+                    Some(node) => disk.durable_names.insert(path, *node),
+                    None => disk.durable_names.remove(&path),
+                };
+            }
             Ok(())
         })
     }

@@ -5,6 +5,7 @@
 //! LOCK        held by the one process that has the store open
 //! checkpoint  how far the index agrees with the records
 //! scrub       how far the scrub has come
+//! distrusted  there while the disk may have failed to keep what was written since the checkpoint
 //! index/      64 tables
 //! segments/   append-only files of records
 //! large/      one file for each large blob
@@ -22,6 +23,7 @@ mod chunks;
 mod clock;
 mod collect;
 mod core;
+mod durability;
 mod eviction;
 mod file_layer;
 mod flushes;

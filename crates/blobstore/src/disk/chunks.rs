@@ -247,7 +247,7 @@ impl Core {
         let recipe = self.append_recipe(slot, &digest, &names).await?;
         self.move_to(&[recipe])?;
         // Read no more from the file, whatever happens, before it goes.
-        self.index.sync().map_err(failed("saving space"))?;
+        self.sync_index().map_err(failed("saving space"))?;
         if self.any_owner(&digest)?.is_some_and(|present| present.place != slot.place) {
             self.capacity.sub_used(self.large.remove(file).map_err(failed("saving space"))?);
         }
@@ -330,7 +330,7 @@ impl Core {
 
     /// Makes what was appended durable, and only then points to it: until then a power cut must find what it replaces.
     fn move_to(&self, moves: &[Move]) -> Result<(), StoreError> {
-        self.segments.sync().map_err(failed("saving space"))?;
+        self.segments.sync_places(moves.iter().map(|step| &step.after.place)).map_err(failed("saving space"))?;
         for Move { before, after } in moves {
             let changed = self.index.change(&after.key, |present| {
                 let is_unchanged = present.map(|present| present.place) == *before;

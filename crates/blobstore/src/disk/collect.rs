@@ -11,7 +11,7 @@ use super::core::{Core, Refused, failed};
 use super::eviction::{EvictionPlan, Histogram, plan};
 use super::index::{Lookup, Place, SHARDS, Slot};
 use super::record::{HEADER_BYTES, RecordKind};
-use super::scan::{self, Scanned};
+use super::scan::{self, Scanned, Unreadable};
 use super::segments::{NewRecord, lock, read_lock, write_lock};
 use super::zstandard;
 use crate::{Encoding, StoreError};
@@ -224,7 +224,7 @@ impl Core {
         self.counters.evicted_bytes.fetch_add(report.evicted_bytes, Ordering::Relaxed);
         // The index must have forgotten them for good before their bytes go: else a power cut would bring back names
         // of nothing.
-        self.index.sync()?;
+        self.sync_index()?;
         for file in files {
             match self.large.remove(file) {
                 Ok(bytes) => self.capacity.sub_used(bytes),
@@ -256,7 +256,7 @@ impl Core {
                 break;
             }
             // One segment that cannot be read, or copied for want of space, must not keep the others from going.
-            match self.rewrite(number) {
+            match self.rewrite(number, Unreadable::Fails, &mut self.capacity.unreserved()) {
                 Ok(()) => compacted += 1,
                 Err(error) => tracing::error!(segment = number, %error, "a segment could not be compacted"),
             }
@@ -265,7 +265,7 @@ impl Core {
     }
 
     /// The sealed segments of which the index knows every record: one that it is about to be told of looks like garbage.
-    fn settled_segments(&self) -> BTreeMap<u32, u64> {
+    pub(crate) fn settled_segments(&self) -> BTreeMap<u32, u64> {
         let _alone = write_lock(&self.publish);
         let mut segments = self.segments.sizes();
         let (active, _, _) = self.segments.end();
@@ -274,63 +274,17 @@ impl Core {
         segments
     }
 
-    /// Writes again what the disk may have failed to keep. One that fails does not keep the others from it; the first
-    /// error is returned.
-    pub(crate) fn write_suspects_again(&self) -> io::Result<()> {
-        let mut result = Ok(());
-        for number in self.segments.suspects() {
-            let _one_at_a_time = lock(&self.evicting);
-            if self.settled_segments().contains_key(&number) {
-                result = result.and(self.rewrite(number));
-            }
-        }
-        let suspects = std::mem::take(&mut *lock(&self.suspect_large));
-        for number in suspects {
-            if let Err(error) = self.write_large_again(number) {
-                lock(&self.suspect_large).push(number);
-                result = result.and(Err(error));
-            }
-        }
-        result
-    }
-
-    /// Copies a large file to one of another number, if there is still a blob that needs it.
-    fn write_large_again(&self, number: u64) -> io::Result<()> {
-        let Some((mut writer, header)) = self.large.copy(number)? else { return Ok(()) };
-        let now = self.clock.now();
-        let (key, owner, digest) = (header.index_key(), header.owner, header.digest);
-        let publishing = read_lock(&self.publish);
-        let copy = self.large.take_number();
-        let bytes = writer.finish(copy, owner, digest, header.sequence, now)?;
-        let payload = copy.to_le_bytes();
-        let record_bytes = header.record_bytes() - header.payload_bytes + payload.len() as u64;
-        self.segments.append(vec![NewRecord { header, payload: &payload }], now)?;
-        let file = self.large.keep(writer, copy)?;
-        self.capacity.add_used(bytes + record_bytes);
-        self.must_sync(copy, file);
-        let mut is_needed = false;
-        self.index.change(&key, |present| match present?.place {
-            Place::Large { file, encoding } if file == number => {
-                is_needed = true;
-                present.map(|present| Slot { place: Place::Large { file: copy, encoding }, ..*present })
-            }
-            _ => None,
-        })?;
-        drop(publishing);
-        let unneeded = if is_needed { number } else { copy };
-        self.capacity.sub_used(self.large.remove(unneeded)?);
-        Ok(())
-    }
-
     /// Copies what is live in a sealed segment to the active one, then removes it. Refused while the index has lost
     /// something: a rebuild walks the segments that were there when it began, and nothing else knows what it looks for.
-    fn rewrite(&self, number: u32) -> io::Result<()> {
+    ///
+    /// What can be read is copied; whether anything may be lost that cannot, `unreadable` says.
+    pub(crate) fn rewrite(&self, number: u32, unreadable: Unreadable, reservation: &mut Reservation) -> io::Result<()> {
         if !self.index.load_all()? {
             return Err(io::Error::other("the index is being rebuilt from the segments, so that none may go"));
         }
         let is_oldest = self.segments.sizes().keys().next() == Some(&number);
         let mut moves = Vec::new();
-        scan::records(&self.segments, number, 0, |record| {
+        scan::records_as(&self.segments, number, 0, unreadable, |record| {
             let key = record.header.index_key();
             let kind = record.header.kind;
             // Of the records of one entry, or promise, the last one counts. So nothing may be written about it between the
@@ -343,7 +297,7 @@ impl Core {
                 _ => self.is_live(&key, number, &record)?,
             };
             if is_live && record.payload.is_some() {
-                moves.push(self.copy(record)?);
+                moves.push(self.copy(record, reservation)?);
             }
             Ok(())
         })?;
@@ -357,13 +311,30 @@ impl Core {
                 Some(Slot { touched: present.touched, owner: present.owner, ..slot })
             })?;
         }
-        self.index.sync()?;
+        if unreadable == Unreadable::Skip {
+            self.drop_slots_of(number)?;
+        }
+        self.sync_index()?;
         self.capacity.sub_used(self.segments.remove(number)?);
         Ok(())
     }
 
+    /// Takes out of the index what is left in a segment that cannot be read.
+    fn drop_slots_of(&self, number: u32) -> io::Result<()> {
+        let mut lost = 0;
+        for shard in 0..SHARDS {
+            let slots = self.index.remove_from_shard(shard, |slot| slot.place.segment() == Some(number))?;
+            lost += slots.len() as u64;
+        }
+        if lost > 0 {
+            tracing::error!(segment = number, lost, "the disk cannot read parts of a segment; what was there is lost");
+            self.counters.quarantined.fetch_add(lost, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// Appends a copy of a record, compressed if that makes it smaller. Returns the old offset and the new slot.
-    fn copy(&self, record: Scanned) -> io::Result<(u32, Slot)> {
+    fn copy(&self, record: Scanned, reservation: &mut Reservation) -> io::Result<(u32, Slot)> {
         let Scanned { offset, mut header, payload } = record;
         let mut payload = payload.unwrap_or_default();
         if header.kind == RecordKind::Blob && header.encoding == Encoding::Identity {
@@ -378,7 +349,7 @@ impl Core {
         let bytes = header.head_bytes() as u64 + payload.len() as u64;
         let now = self.clock.now();
         let appended = self.segments.append(vec![NewRecord { header, payload: &payload }], now)?;
-        self.capacity.add_used(bytes);
+        reservation.use_bytes(bytes);
         let at = appended.first().ok_or_else(|| io::Error::other("nothing was appended"))?;
         let place = match kind {
             RecordKind::View => at.view(),

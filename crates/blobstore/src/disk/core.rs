@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
+use super::durability::{Extent, Suspects};
 use super::file_layer::{FileLayer, StoreFile};
 use super::flushes::Flushes;
 use super::folder::Folder;
@@ -90,8 +91,10 @@ pub(crate) struct Core {
     pub publish: RwLock<()>,
     /// Large files that are not durable yet.
     pub unsynced_large: Mutex<Vec<(u64, Arc<dyn StoreFile>)>>,
-    /// Large files that the disk may have failed to keep: syncing them failed.
-    pub suspect_large: Mutex<Vec<u64>>,
+    /// What the disk may have failed to keep: syncing it failed.
+    pub suspects: Mutex<Suspects>,
+    /// How far the last checkpoint vouches.
+    pub vouched: Mutex<Extent>,
     /// Large blobs that may share parts with others, to be looked at in a quiet moment.
     pub to_chunk: Mutex<Vec<(OwnerId, Digest)>>,
     /// The first segments that may hold copies which the index does not know yet.

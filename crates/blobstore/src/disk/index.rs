@@ -217,7 +217,12 @@ impl Index {
         for shard in &self.shards {
             self.sync_shard(shard)?;
         }
-        self.layer.sync_directory(&self.directory)
+        // Tables that took their place may lose it with this: all get a name anew.
+        let named = self.layer.sync_directory(&self.directory);
+        if named.is_err() {
+            self.shards.iter().for_each(|shard| lock(shard).suspect());
+        }
+        named
     }
 
     fn sync_shard(&self, shard: &Mutex<Shard>) -> io::Result<()> {
@@ -238,6 +243,11 @@ impl Index {
             return Err(error);
         }
         shard.settle(self.layer.as_ref(), &file).map(drop)
+    }
+
+    /// Writes every table anew at the next sync.
+    pub(crate) fn suspect_all(&self) -> io::Result<()> {
+        (0..SHARDS).try_for_each(|number| self.lock(number).map(|mut shard| shard.suspect()))
     }
 
     /// Whether there are changes, touches among them, that are not durable.

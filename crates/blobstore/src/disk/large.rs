@@ -134,28 +134,52 @@ impl LargeFiles {
         Ok(Arc::clone(&writer.file))
     }
 
-    /// Begins a file with the blocks and the table of another one; `None` when that is gone. The header, which is also
-    /// returned, is still to be written.
-    pub(crate) fn copy(&self, number: u64) -> io::Result<Option<(LargeWriter, RecordHeader)>> {
+    /// Begins a file with the blocks and the table of another one, or says why that one cannot be read. The header, which is
+    /// also returned, is still to be written.
+    pub(crate) fn copy(&self, number: u64) -> io::Result<Result<(LargeWriter, RecordHeader), ReadFault>> {
         const PIECE_BYTES: u64 = 1 << 20;
-        let file = match self.layer.open(&self.path(number)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        let (file, header, head_at) = match self.open_waiting(number) {
+            Ok(opened) => opened,
+            Err(fault) => return Ok(Err(fault)),
         };
-        let head_at = file.size()?.saturating_sub(HEADER_BYTES as u64);
-        let head = read_all_at(&file, head_at, HEADER_BYTES as u64)?;
-        // Damaged: a reader takes it out.
-        let Some(header) = RecordHeader::decode(self.key, Position::File { number }, &head) else { return Ok(None) };
         let mut writer = self.create(Encoding::Zstd, header.digest.size_bytes())?;
         writer.encoding = header.encoding;
         while writer.end < header.payload_bytes {
-            let piece = read_all_at(&file, writer.end, PIECE_BYTES.min(header.payload_bytes - writer.end))?;
+            let piece = match read_all_at(&file, writer.end, PIECE_BYTES.min(header.payload_bytes - writer.end)) {
+                Ok(piece) => piece,
+                Err(error) => return Ok(Err(ReadFault::Io(error))),
+            };
             writer.file.write_at(&piece, writer.end)?;
             writer.end += piece.len() as u64;
         }
-        writer.table = read_all_at(&file, writer.end, head_at.saturating_sub(writer.end))?;
-        Ok(Some((writer, header)))
+        match read_all_at(&file, writer.end, head_at.saturating_sub(writer.end)) {
+            Ok(table) => writer.table = table,
+            Err(error) => return Ok(Err(ReadFault::Io(error))),
+        }
+        Ok(Ok((writer, header)))
+    }
+
+    /// Opens a file on a thread that may wait: its header, and where that is.
+    fn open_waiting(&self, number: u64) -> Result<(Arc<dyn StoreFile>, RecordHeader, u64), ReadFault> {
+        let file = match self.layer.open(&self.path(number)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ReadFault::Gone),
+            Err(error) => return Err(ReadFault::Io(error)),
+        };
+        let size = file.size().map_err(ReadFault::Io)?;
+        let head_at = size.checked_sub(HEADER_BYTES as u64).ok_or(ReadFault::Damaged)?;
+        let head = read_all_at(&file, head_at, HEADER_BYTES as u64).map_err(ReadFault::Io)?;
+        let header = RecordHeader::decode(self.key, Position::File { number }, &head).ok_or(ReadFault::Damaged)?;
+        Ok((file, header, head_at))
+    }
+
+    /// The size of a file in bytes; 0 when there is none.
+    pub(crate) fn size(&self, number: u64) -> io::Result<u64> {
+        match self.layer.open(&self.path(number)) {
+            Ok(file) => file.size(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes a file and returns its size in bytes; 0 when there is none.

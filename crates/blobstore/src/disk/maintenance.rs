@@ -3,9 +3,7 @@
 //! Three threads. The first syncs; it must keep its time. The second, at the lowest priority, loads and mends the index,
 //! keeps some space free, and looks for shared parts. The third, as low, is the [`scrub`].
 
-use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use super::checkpoint::Checkpoint;
 use super::core::Core;
 use super::scrub;
-use super::segments::{lock, write_lock};
+use super::segments::lock;
 
 /// A checkpoint is written at least this often while there is something new, so that recovery has little to look at.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
@@ -148,67 +145,4 @@ async fn mend(core: &Core) -> io::Result<()> {
         tracing::info!(orphans, "files that belong to nothing were removed");
     }
     core.recount()
-}
-
-impl Core {
-    /// Makes everything acknowledged so far durable.
-    ///
-    /// A sync that failed is not tried again: the system drops what it could not write, and the next sync would succeed
-    /// without it. What was to be made durable is written again, elsewhere.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        let _one_at_a_time = lock(&self.syncing);
-        // First what is sound: what the disk failed to keep may be what it fails to read, too.
-        let sound = self.sync_sound();
-        if self.segments.suspects().is_empty() && lock(&self.suspect_large).is_empty() {
-            return sound;
-        }
-        let again = self.write_suspects_again();
-        let copies = self.sync_sound();
-        sound.and(again).and(copies).and_then(|()| self.segments.sync())
-    }
-
-    /// As [`Self::sync`], for all but what the disk may have failed to keep. Goes on past errors.
-    fn sync_sound(&self) -> io::Result<()> {
-        let files = std::mem::take(&mut *lock(&self.unsynced_large));
-        let folders: BTreeSet<PathBuf> = files.iter().map(|(number, _)| self.large.folder(*number)).collect();
-        let mut result = Ok(());
-        for (number, file) in &files {
-            if let Err(error) = file.sync() {
-                lock(&self.suspect_large).push(*number);
-                result = Err(error);
-            }
-        }
-        let named = folders.iter().try_for_each(|folder| self.layer.sync_directory(folder));
-        if named.is_err() {
-            let files = files.into_iter().filter(|(number, _)| !lock(&self.suspect_large).contains(number));
-            lock(&self.unsynced_large).extend(files.collect::<Vec<_>>());
-        }
-        let appended = self.segments.sync_sound();
-        result.and(named).and(appended)
-    }
-
-    /// Makes records and index durable and notes how far they agree.
-    pub(crate) fn checkpoint(&self, is_clean: bool) -> io::Result<()> {
-        let (segment, offset, next_large) = {
-            // Alone: no record is between its append and its place in the index.
-            let _alone = write_lock(&self.publish);
-            let (segment, offset, _) = self.segments.end();
-            (segment, offset, self.large.next())
-        };
-        self.sync()?;
-        self.index.sync()?;
-        let segments: u64 = self.segments.sizes().values().sum();
-        let checkpoint = Checkpoint {
-            epoch: self.epoch,
-            is_clean,
-            is_index_whole: self.is_index_whole.load(Ordering::Acquire),
-            boot_id: self.layer.boot_id(),
-            segment,
-            offset,
-            next_large,
-            large_bytes: self.capacity.used_bytes().saturating_sub(segments),
-            time: self.clock.now(),
-        };
-        checkpoint.write(self.layer.as_ref(), &self.config.data_dir)
-    }
 }

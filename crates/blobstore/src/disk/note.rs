@@ -35,6 +35,20 @@ pub(crate) fn write(layer: &dyn FileLayer, directory: &Path, name: &str, lines: 
     layer.sync_directory(directory)
 }
 
+/// Whether there is a note of this name, damaged or not.
+pub(crate) fn exists(layer: &dyn FileLayer, directory: &Path, name: &str) -> io::Result<bool> {
+    match layer.open(&directory.join(name)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a note, which may come back after a power cut.
+pub(crate) fn remove(layer: &dyn FileLayer, directory: &Path, name: &str) -> io::Result<()> {
+    layer.remove(&directory.join(name))
+}
+
 /// The value of a line.
 pub(crate) fn value<'a>(lines: &'a str, key: &str) -> Option<&'a str> {
     lines.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))

@@ -131,28 +131,6 @@ impl Core {
         Ok(report)
     }
 
-    /// After a killed process: makes durable what it wrote since the checkpoint.
-    pub(crate) fn sync_inherited(&self, checkpoint: &Checkpoint) -> io::Result<()> {
-        for (&number, _) in self.segments.sizes().range(checkpoint.segment..) {
-            if let Some(file) = self.segments.file(number)? {
-                file.sync()?;
-            }
-        }
-        for shard in 0..=u8::MAX {
-            let mut has_new = false;
-            for (number, _) in self.large.list(shard)? {
-                if number >= checkpoint.next_large {
-                    self.large.sync(number)?;
-                    has_new = true;
-                }
-            }
-            if has_new {
-                self.layer.sync_directory(&self.large.folder(u64::from(shard)))?;
-            }
-        }
-        self.index.sync_inherited()
-    }
-
     /// Whether the record, and the large file that it names, reached the disk whole.
     async fn confirm(&self, segment: u32, record: &Scanned, confirmed: &mut Confirmed) -> io::Result<bool> {
         let Some(payload) = &record.payload else { return Ok(false) };

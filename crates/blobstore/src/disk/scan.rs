@@ -21,24 +21,50 @@ const MAX_PAYLOAD_BYTES: u64 = 1 << 30;
 /// How far a walk looks for the next record after damaged bytes.
 const STEP_BYTES: usize = 64 << 10;
 
+/// As [`STEP_BYTES`] where the disk fails to read some of them: so much goes with what cannot be read.
+const SECTOR_BYTES: usize = 4096;
+
+/// What a walk does about bytes that the disk fails to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// It fails.
+    Fails,
+    /// It goes on behind them, as if they were damaged.
+    Skip,
+}
+
 /// The bytes of a segment.
 struct Walk<'a> {
     file: &'a Arc<dyn StoreFile>,
     key: RecordKey,
     segment: u32,
     end: u64,
+    unreadable: Unreadable,
 }
 
-/// Visits every record of a segment from `from` on; none when the segment is gone. Past damaged bytes it looks for the next record that is whole, so that one bad
-/// header loses one record and not the rest of the segment.
+/// Visits every record of a segment from `from` on; none when the segment is gone. Past damaged bytes it looks for the
+/// next record that is whole, so that one bad header loses one record and not the rest of the segment.
 pub(crate) fn records(
     segments: &Segments,
     segment: u32,
     from: u64,
+    visit: impl FnMut(Scanned) -> io::Result<()>,
+) -> io::Result<()> {
+    records_as(segments, segment, from, Unreadable::Fails, visit)
+}
+
+/// As [`records`], where the disk may fail to read some.
+pub(crate) fn records_as(
+    segments: &Segments,
+    segment: u32,
+    from: u64,
+    unreadable: Unreadable,
     mut visit: impl FnMut(Scanned) -> io::Result<()>,
 ) -> io::Result<()> {
     let Some(file) = &segments.file(segment)? else { return Ok(()) };
-    let walk = Walk { file, key: segments.key(), segment, end: file.size()? };
+    // What lies behind is the rest of an append that failed, and was refused.
+    let end = file.size()?.min(segments.size_of(segment));
+    let walk = Walk { file, key: segments.key(), segment, end, unreadable };
     let mut at = from;
     while at + HEADER_BYTES as u64 <= walk.end {
         match walk.record_at(at)? {
@@ -59,7 +85,7 @@ pub(crate) fn records(
 impl Walk<'_> {
     fn record_at(&self, at: u64) -> io::Result<Option<Scanned>> {
         let mut head = vec![0; HEADER_BYTES + 256];
-        let filled = self.file.read_at(&mut head, at)?;
+        let Some(filled) = self.read(&mut head, at)? else { return Ok(None) };
         head.truncate(filled);
         let Ok(offset) = u32::try_from(at) else { return Ok(None) };
         let Some(header) = self.header(offset, &head) else { return Ok(None) };
@@ -67,9 +93,17 @@ impl Walk<'_> {
             return Ok(None);
         }
         let mut payload = vec![0; usize::try_from(header.payload_bytes).unwrap_or(0)];
-        let filled = self.file.read_at(&mut payload, at + header.head_bytes() as u64)?;
-        let sound = filled == payload.len() && payload_check(&payload) == header.payload_check;
+        let filled = self.read(&mut payload, at + header.head_bytes() as u64)?;
+        let sound = filled == Some(payload.len()) && payload_check(&payload) == header.payload_check;
         Ok(Some(Scanned { offset, header, payload: sound.then_some(payload) }))
+    }
+
+    /// As the file reads; `None` for what is to be skipped.
+    fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<Option<usize>> {
+        match (self.file.read_at(buffer, at), self.unreadable) {
+            (Err(_), Unreadable::Skip) => Ok(None),
+            (read, _) => read.map(Some),
+        }
     }
 
     fn header(&self, offset: u32, head: &[u8]) -> Option<RecordHeader> {
@@ -79,18 +113,22 @@ impl Walk<'_> {
     /// The next place that has a header which reads back.
     fn next_header(&self, from: u64) -> io::Result<Option<u64>> {
         let mut at = from;
+        let step = match self.unreadable {
+            Unreadable::Fails => STEP_BYTES,
+            Unreadable::Skip => SECTOR_BYTES,
+        };
         // Neighbouring windows overlap by a header, so that none is missed at an edge.
-        let mut window = vec![0; STEP_BYTES + HEADER_BYTES + 256];
+        let mut window = vec![0; step + HEADER_BYTES + 256];
         while at + HEADER_BYTES as u64 <= self.end {
-            let filled = self.file.read_at(&mut window, at)?;
+            let filled = self.read(&mut window, at)?.unwrap_or(0);
             let is_header = |start: &usize| {
                 u32::try_from(at + *start as u64)
                     .is_ok_and(|offset| self.header(offset, &window[*start..filled]).is_some())
             };
-            if let Some(start) = (0..STEP_BYTES.min(filled)).find(is_header) {
+            if let Some(start) = (0..step.min(filled)).find(is_header) {
                 return Ok(Some(at + start as u64));
             }
-            at += STEP_BYTES as u64;
+            at += step as u64;
         }
         Ok(None)
     }

@@ -181,7 +181,8 @@ impl Segments {
     fn begin(&self, active: &mut Active) -> io::Result<Arc<dyn StoreFile>> {
         let file = self.layer.create(&self.path(active.number))?;
         if let Err(error) = self.layer.sync_directory(&self.directory) {
-            // The name is taken, by a file that may vanish.
+            // The name is taken, by a file that may vanish. Nothing is in it.
+            let _ = self.layer.remove(&self.path(active.number));
             active.number += 1;
             return Err(error);
         }
@@ -242,7 +243,8 @@ impl Segments {
         if places.any(is_suspect) { Err(not_durable()) } else { Ok(()) }
     }
 
-    fn suspect(&self, number: u32) {
+    /// Notes that syncing a segment failed, or may have, so that nothing more is written to it.
+    pub(crate) fn suspect(&self, number: u32) {
         let mut active = self.lock_active();
         if active.number == number && active.file.is_some() {
             self.seal(&mut active);
@@ -278,11 +280,17 @@ impl Segments {
         })
     }
 
-    /// Removes a sealed segment and returns its size. Readers that have it open finish.
+    /// Bytes appended to a segment; 0 when it is gone.
+    pub(crate) fn size_of(&self, number: u32) -> u64 {
+        read_lock(&self.sizes).get(&number).copied().unwrap_or(0)
+    }
+
+    /// Removes a sealed segment and returns its size. Readers that have it open finish. After an error it is there as
+    /// before.
     pub(crate) fn remove(&self, number: u32) -> io::Result<u64> {
+        self.layer.remove(&self.path(number))?;
         let bytes = write_lock(&self.sizes).remove(&number).unwrap_or(0);
         write_lock(&self.open).remove(&number);
-        self.layer.remove(&self.path(number))?;
         lock(&self.suspects).remove(&number);
         Ok(bytes)
     }
@@ -303,6 +311,10 @@ impl Segments {
         // Read before the lock below is taken: appending takes the two in the other order.
         let active = self.lock_active().number;
         let mut open = write_lock(&self.open);
+        // Removed meanwhile: this reader finishes, and keeps it open no longer.
+        if !read_lock(&self.sizes).contains_key(&number) {
+            return Ok(Some(file));
+        }
         if open.len() >= OPEN_FILES {
             let victim = open.keys().copied().find(|candidate| *candidate != active);
             victim.and_then(|victim| open.remove(&victim));
@@ -354,7 +366,7 @@ impl Segments {
     }
 }
 
-fn not_durable() -> io::Error {
+pub(crate) fn not_durable() -> io::Error {
     io::Error::other("the disk failed to keep what was written; it is being written again")
 }
 

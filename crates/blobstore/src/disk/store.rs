@@ -17,6 +17,7 @@ use super::checkpoint::Checkpoint;
 use super::clock::{Clock, MachineTime, TimeSource};
 use super::collect::CollectionReport;
 use super::core::{Core, Counters, StoreConfig, failed};
+use super::durability::Extent;
 use super::file_layer::{FileLayer, SystemFiles};
 use super::folder::{self, Folder};
 use super::index::Index;
@@ -305,7 +306,8 @@ async fn open_core(
         counters: Counters::default(),
         publish: std::sync::RwLock::default(),
         unsynced_large: Mutex::default(),
-        suspect_large: Mutex::default(),
+        suspects: Mutex::default(),
+        vouched: Mutex::new(Extent { segment: before.segment, offset: before.offset, next_large: before.next_large }),
         to_chunk: Mutex::default(),
         moving: Mutex::default(),
         syncing: Mutex::default(),
@@ -325,15 +327,20 @@ async fn open_core(
         layer,
         config,
     });
+    let is_distrusted = core.is_distrusted()?;
     let segments: u64 = core.segments.sizes().values().sum();
     core.capacity.add_used(segments + before.large_bytes);
     if is_fresh {
         core.index.load_all()?;
         core.index.sync()?;
-    } else if lost_power && found.is_some() {
+    } else if (lost_power || is_distrusted) && found.is_some() {
         core.index.discard_grown()?;
         let report = core.recover_tail(&before).await?;
-        tracing::warn!(?report, "the machine stopped without warning; what did not reach the disk is absent");
+        tracing::warn!(?report, "the machine or its disk failed; what did not reach the disk is absent");
+        if !lost_power {
+            // What was read may be in memory alone.
+            core.suspect_since(&before)?;
+        }
     } else if !before.is_clean {
         // The next checkpoint vouches for what a killed process wrote, too.
         core.sync_inherited(&before)?;
@@ -343,7 +350,7 @@ async fn open_core(
         tracing::error!("the checkpoint is lost, or a rebuild was cut short; the index is built again while it serves");
         core.index.mark_incomplete();
     }
-    core.checkpoint(false)?;
+    core.first_checkpoint()?;
     Ok(core)
 }
 

@@ -123,8 +123,9 @@ impl Core {
         let payload = number.to_le_bytes();
         let record = NewRecord { header, payload: &payload };
         self.segments.append(vec![record], now).map_err(failed("appending to a segment"))?;
+        reservation.use_bytes((HEADER_BYTES + payload.len()) as u64);
         let file = self.large.keep(writer, number).map_err(failed("naming a file"))?;
-        reservation.use_bytes(file_bytes + (HEADER_BYTES + payload.len()) as u64);
+        reservation.use_bytes(file_bytes);
         self.must_sync(number, file);
         let slot = Slot {
             key: IndexKey::blob(digest),
@@ -134,7 +135,12 @@ impl Core {
             owner,
         };
         // A rebuild may have found the file before us: it is ours all the same.
-        let kept = self.point(slot, vacancy)?.filter(|present| present.place != slot.place);
+        let pointed = self.point(slot, vacancy);
+        if pointed.is_err() {
+            // Nothing will ever know it.
+            self.capacity.sub_used(self.large.remove(number).unwrap_or(0));
+        }
+        let kept = pointed?.filter(|present| present.place != slot.place);
         // A grant publishes too, and who waits for a lock that it holds waits for ever.
         drop(publishing);
         if let Some(present) = kept {

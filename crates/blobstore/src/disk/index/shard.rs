@@ -255,8 +255,9 @@ impl Shard {
 
     /// Remembers that syncing the file failed: what it lost no later sync brings back.
     pub(crate) const fn suspect(&mut self) {
-        self.suspect = true;
-        self.dirty = true;
+        // One that was not read has lost nothing.
+        self.suspect = self.file.is_some();
+        self.dirty = self.suspect;
     }
 
     /// Lets a grown table take its place, now that `synced` was made durable. Whether the table in use has its place:

@@ -1,0 +1,251 @@
+//! A disk that fails to keep what it was told to, says so once, and says yes ever after: nobody believes it, not even the
+//! next process; and what it can neither keep nor read is given up in the end, and keeps nothing else from going on.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gf_blobstore::{
+    Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, EntryKey, EntryTable, FileLayer, NewBlob, OwnerId, Repair,
+    StoreConfig, TimeSource,
+};
+use gf_digest::{Digest, DigestFunction, InstanceName};
+use gf_testkit::blob_store_suite::{noise, put, read_all};
+use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles, ManualTime};
+
+const OWNER: OwnerId = OwnerId(1);
+const LARGE_BYTES: usize = 60_000;
+
+/// Nothing is synced but by the test, and by opening and closing.
+async fn open(files: impl FileLayer, time: &Arc<ManualTime>, directory: &Path) -> Option<Arc<DiskBlobStore>> {
+    let config = StoreConfig {
+        capacity_bytes: 64 << 20,
+        sync_window: Duration::from_secs(100_000),
+        large_blob_bytes: 40_000,
+        ..StoreConfig::new(directory.to_owned())
+    };
+    let clock: Arc<dyn TimeSource> = Arc::clone(time) as _;
+    let store = DiskBlobStore::open_on(Arc::new(files), clock, config).await.ok()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !store.load_index().unwrap() {
+        assert!(Instant::now() < deadline, "the index was not mended");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Some(store)
+}
+
+fn time() -> Arc<ManualTime> {
+    Arc::new(ManualTime::new(1_000_000))
+}
+
+fn blob(number: u64, size: usize) -> NewBlob {
+    let bytes = noise(number + 1, size);
+    NewBlob { digest: Digest::of(DigestFunction::Sha256, &bytes), bytes: bytes.into(), encoding: Encoding::Identity }
+}
+
+fn entry_key(number: u64) -> EntryKey {
+    EntryKey {
+        table: EntryTable::ActionResult,
+        owner: OWNER,
+        instance: InstanceName::new("default").unwrap(),
+        digest: Digest::of(DigestFunction::Sha256, &number.to_le_bytes()),
+    }
+}
+
+async fn write(store: &DiskBlobStore, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        put(store, OWNER, blob(number, 3000)).await.unwrap();
+        let large = blob(1 << 32 | number, LARGE_BYTES);
+        let mut upload = store.upload(OWNER, large.digest, Encoding::Identity).await.unwrap();
+        upload.write(large.bytes).await.unwrap();
+        upload.finish().await.unwrap();
+        store.put_entry(&entry_key(number), number.to_string().into()).await.unwrap();
+    }
+}
+
+async fn must_have(store: &DiskBlobStore, numbers: std::ops::Range<u64>, what: &str) {
+    for number in numbers {
+        for blob in [blob(number, 3000), blob(1 << 32 | number, LARGE_BYTES)] {
+            let read = store.read(OWNER, blob.digest, ByteRange::ALL, Accept::Identity).await;
+            let read = read.unwrap_or_else(|error| panic!("{what}: {number}: {error}"));
+            assert!(read_all(read).await.unwrap() == blob.bytes, "{what}: other bytes");
+        }
+        let entry = store.get_entry(&entry_key(number)).await.unwrap();
+        assert_eq!(entry, Some(number.to_string().into()), "{what}");
+    }
+    let report = store.verify(Repair::Yes).await.unwrap();
+    assert!(report.is_clean(), "{what}: {report:?}");
+}
+
+/// Syncs, which may fail, until it is done.
+fn make_durable(store: &DiskBlobStore, time: &ManualTime, sync: impl Fn(&DiskBlobStore) -> bool) {
+    for _ in 0..40 {
+        if sync(store) {
+            return;
+        }
+        time.advance(30);
+    }
+    panic!("it never becomes durable");
+}
+
+/// Files, folders, or both by turns.
+fn fail(files: &LossyFiles, which: u64, syncs: u64) {
+    if which != 1 {
+        files.fail_syncs(syncs);
+    }
+    if which != 0 {
+        files.fail_folder_syncs(syncs);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_process_believes_a_sync_that_failed_in_another() {
+    for (which, syncs) in (0..3).flat_map(|which| [1, 2, 3, 5, 8].map(|syncs| (which, syncs))) {
+        let what = format!("{syncs} failed syncs of kind {which}");
+        let (directory, time) = (tempfile::tempdir().unwrap(), time());
+        let files = LossyFiles::new(directory.path());
+        let store = open(files.clone(), &time, directory.path()).await.unwrap();
+        write(&store, 0..15).await;
+        store.checkpoint().unwrap();
+        write(&store, 15..30).await;
+        fail(&files, which, syncs);
+        let first = if syncs % 2 == 0 { store.sync() } else { store.checkpoint() };
+        assert!(first.is_err() || which == 1, "{what}: believed");
+        // Killed. The next process may be refused by the disk too.
+        drop(store);
+        let mut store = None;
+        while store.is_none() {
+            store = open(files.clone(), &time, directory.path()).await;
+        }
+        let store = store.unwrap();
+        must_have(&store, 0..30, &what).await;
+        make_durable(&store, &time, |store| store.checkpoint().is_ok());
+        drop(store);
+        let files = files.lose_power(syncs);
+        let store = open(files, &time, directory.path()).await.unwrap();
+        must_have(&store, 0..30, &what).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_inherited_from_a_killed_process_is_not_believed_either() {
+    for (which, syncs) in (0..3).flat_map(|which| [1, 2, 4].map(|syncs| (which, syncs))) {
+        let what = format!("{syncs} failed syncs of kind {which}");
+        let (directory, time) = (tempfile::tempdir().unwrap(), time());
+        let files = LossyFiles::new(directory.path());
+        let store = open(files.clone(), &time, directory.path()).await.unwrap();
+        write(&store, 0..20).await;
+        drop(store);
+        fail(&files, which, syncs);
+        let mut store = None;
+        while store.is_none() {
+            store = open(files.clone(), &time, directory.path()).await;
+        }
+        let store = store.unwrap();
+        make_durable(&store, &time, |store| store.sync().is_ok());
+        drop(store);
+        let store = open(files.lose_power(syncs), &time, directory.path()).await.unwrap();
+        must_have(&store, 0..20, &what).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_a_sync_of_its_folder_lost_is_given_anew() {
+    for syncs in [1, 2, 3, 6] {
+        let what = format!("{syncs} failed syncs");
+        let (directory, time) = (tempfile::tempdir().unwrap(), time());
+        let files = LossyFiles::new(directory.path());
+        let store = open(files.clone(), &time, directory.path()).await.unwrap();
+        write(&store, 0..5).await;
+        store.checkpoint().unwrap();
+        // Enough for tables to grow.
+        for number in 1000..4000 {
+            put(store.as_ref(), OWNER, blob(number, 10)).await.unwrap();
+        }
+        write(&store, 5..20).await;
+        files.fail_folder_syncs(syncs);
+        assert!(store.checkpoint().is_err());
+        make_durable(&store, &time, |store| store.checkpoint().is_ok());
+        drop(store);
+        let store = open(files.lose_power(syncs), &time, directory.path()).await.unwrap();
+        must_have(&store, 0..20, &what).await;
+        let small: Vec<Digest> = (1000..4000).map(|number| blob(number, 10).digest).collect();
+        assert_eq!(store.find_missing(OWNER, &small).await.unwrap(), [], "{what}");
+    }
+}
+
+/// A segment of which a part can neither be kept nor read: the rest of it is saved, and what cannot be is gone for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_neither_be_kept_nor_read_is_given_up() {
+    let (directory, time) = (tempfile::tempdir().unwrap(), time());
+    let disk = LossyFiles::new(directory.path());
+    let is_bad = Arc::new(AtomicBool::new(false));
+    let bad = Mutex::new(None);
+    let files = InterceptedFiles::new(Arc::new(disk.clone()), {
+        let is_bad = Arc::clone(&is_bad);
+        move |path, operation| {
+            let is_segment = path.extension().is_some_and(|end| end == "segment");
+            if !is_segment || !is_bad.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            let mut bad = bad.lock().unwrap();
+            let is_it = bad.as_ref().is_none_or(|bad| bad == path);
+            match operation {
+                FileOperation::Sync if is_it => *bad = Some(path.to_owned()),
+                // One record of all.
+                FileOperation::Read(bytes) if is_it && bytes == 7777 => {}
+                _ => return Ok(()),
+            }
+            Err(std::io::Error::other("a bad sector"))
+        }
+    });
+    let store = open(files, &time, directory.path()).await.unwrap();
+    store.checkpoint().unwrap();
+    write(&store, 0..10).await;
+    let lost = blob(77, 7777);
+    put(store.as_ref(), OWNER, lost.clone()).await.unwrap();
+    write(&store, 10..20).await;
+    is_bad.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert!(store.checkpoint().is_err());
+    }
+    assert_eq!(store.find_missing(OWNER, &[lost.digest]).await.unwrap(), [], "given up at once");
+    make_durable(&store, &time, |store| store.checkpoint().is_ok());
+    assert_eq!(store.find_missing(OWNER, &[lost.digest]).await.unwrap(), [lost.digest]);
+    must_have(&store, 0..20, "saved").await;
+    // And it can come again.
+    put(store.as_ref(), OWNER, lost.clone()).await.unwrap();
+    store.make_durable().await.unwrap();
+    drop(store);
+    let store = open(disk.lose_power(1), &time, directory.path()).await.unwrap();
+    must_have(&store, 0..20, "after a power cut").await;
+    assert_eq!(store.find_missing(OWNER, &[lost.digest]).await.unwrap(), []);
+}
+
+/// The same for a large file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_that_can_neither_be_kept_nor_read_is_given_up() {
+    let (directory, time) = (tempfile::tempdir().unwrap(), time());
+    let disk = LossyFiles::new(directory.path());
+    let first = format!("{:016x}", 1_u64 << 32);
+    let files = InterceptedFiles::new(Arc::new(disk.clone()), move |path, operation| {
+        let is_upload = path.ends_with("incoming/0000000000000000");
+        let is_bad = match operation {
+            FileOperation::Sync => is_upload,
+            FileOperation::Read(bytes) => path.ends_with(&first) && bytes > 10_000,
+            _ => false,
+        };
+        if is_bad { Err(std::io::Error::other("a bad sector")) } else { Ok(()) }
+    });
+    let store = open(files, &time, directory.path()).await.unwrap();
+    write(&store, 0..3).await;
+    assert!(store.sync().is_err());
+    make_durable(&store, &time, |store| store.checkpoint().is_ok());
+    let lost = blob(1 << 32, LARGE_BYTES).digest;
+    assert_eq!(store.find_missing(OWNER, &[lost]).await.unwrap(), [lost]);
+    assert_eq!(store.stats().quarantined, 1);
+    must_have(&store, 1..3, "the others").await;
+}
