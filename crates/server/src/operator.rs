@@ -259,7 +259,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let operator = operator(data.path()).await;
         let who = operator.access.authenticate(None).unwrap();
-        let client = operator.access.authorize::<Execute>(who, &operator.instance).unwrap();
+        let client = operator.access.authorize::<Execute>(&who, &operator.instance).unwrap();
         let who = operator.access.authorize::<Operate>(who, &operator.instance).unwrap();
         let request = Request {
             action: Digest::of(DigestFunction::Sha256, b"an action that is not there"),
