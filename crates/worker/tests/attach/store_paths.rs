@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::env;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -231,8 +232,9 @@ async fn a_worker_that_is_killed_while_it_lays_out_leaves_nothing_half_done() {
     worker.wait().unwrap();
     let files = data_dir.join("store/files");
     let torn = files_below(&files).into_iter().find(|path| fs::read(path).unwrap() == b"d7/f7").unwrap();
+    fs::set_permissions(&torn, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&torn, "d7/").unwrap();
-    fs::create_dir_all(data_dir.join("store/paths/0/d7")).unwrap();
+    fs::create_dir_all(data_dir.join("store/paths/77/d7")).unwrap();
 
     case.store.take_read();
     let mut worker = case.spawn_worker(&data_dir).await;
