@@ -115,7 +115,7 @@ def _config_impl(ctx):
         ctx = ctx,
         toolchain_identifier = ctx.label.name,
         target_system_name = "linux",
-        target_cpu = "k8",
+        target_cpu = ctx.attr.cpu,
         target_libc = ctx.attr.libc,
         compiler = ctx.attr.compiler,
         abi_version = "local",
@@ -135,6 +135,7 @@ _config = rule(
     attrs = {
         "compile_flags": attr.string_list(),
         "compiler": attr.string(mandatory = True),
+        "cpu": attr.string(mandatory = True),
         "libc": attr.string(mandatory = True),
         "link_flags": attr.string_list(),
         # As `cc_toolchain` takes its files: what a rule runs is made for where it runs.
@@ -154,7 +155,9 @@ def gf_nix_cc_toolchain(
         link_flags = [],
         prelude = "",
         compiler = "gcc",
+        cpu = "k8",
         libc = "glibc",
+        constraint_values = LINUX_X86_64,
         exec_properties = {}):
     """A C and C++ toolchain whose programs lie in a store path.
 
@@ -172,7 +175,9 @@ def gf_nix_cc_toolchain(
       link_flags: flags of every link.
       prelude: lines of shell that are run before each program.
       compiler: what `--compiler` and `config_setting` call it.
+      cpu: what `--cpu` calls the processor that it compiles for.
       libc: the C library, for the record.
+      constraint_values: what workers are, and what they compile for: Linux on x86-64, unless told.
       exec_properties: what else actions of the toolchain ask of a worker.
     """
     native.constraint_setting(name = name + "_setting", visibility = ["//visibility:private"])
@@ -180,7 +185,7 @@ def gf_nix_cc_toolchain(
     nix_platform(
         name = name + "_platform",
         store_paths = [store_path] + more_store_paths,
-        constraint_values = [name + "_shown"],
+        constraint_values = constraint_values + [name + "_shown"],
         exec_properties = exec_properties,
     )
     _programs(
@@ -195,6 +200,7 @@ def gf_nix_cc_toolchain(
         compile_flags = compile_flags,
         link_flags = link_flags,
         compiler = compiler,
+        cpu = cpu,
         libc = libc,
         exec_compatible_with = [name + "_shown"],
     )
@@ -214,8 +220,8 @@ def gf_nix_cc_toolchain(
     )
     native.toolchain(
         name = name + "_toolchain",
-        exec_compatible_with = LINUX_X86_64 + [name + "_shown"],
-        target_compatible_with = LINUX_X86_64,
+        exec_compatible_with = constraint_values + [name + "_shown"],
+        target_compatible_with = constraint_values,
         toolchain = name,
         toolchain_type = "@bazel_tools//tools/cpp:toolchain_type",
     )

@@ -7,7 +7,7 @@ and nothing else of any store. No worker has them installed: they come from a Ni
 _STORE = "/nix/store/"
 _HASH_LENGTH = 32
 
-# What workers are, as far as these rules know them. As labels, because the names of this module are not its users'.
+# What workers are unless told otherwise. As labels, because the names of this module are not its users'.
 LINUX_X86_64 = [Label("@platforms//os:linux"), Label("@platforms//cpu:x86_64")]
 
 def check_store_path(path):
@@ -35,19 +35,19 @@ def nix_closure(*store_paths):
     """
     return {"nix-closure": " ".join([check_store_path(path) for path in store_paths])}
 
-def nix_platform(name, store_paths, constraint_values = [], exec_properties = {}, **kwargs):
+def nix_platform(name, store_paths, constraint_values = LINUX_X86_64, exec_properties = {}, **kwargs):
     """An execution platform whose actions all see the same store paths.
 
     Args:
       name: of the platform.
       store_paths: what its actions see.
-      constraint_values: what it is, beside Linux on x86-64.
+      constraint_values: what it is: Linux on x86-64, unless told.
       exec_properties: what else its actions ask of a worker.
       **kwargs: what every target takes.
     """
     native.platform(
         name = name,
-        constraint_values = LINUX_X86_64 + constraint_values,
+        constraint_values = constraint_values,
         exec_properties = nix_closure(*store_paths) | {"OSFamily": "linux"} | exec_properties,
         **kwargs
     )
