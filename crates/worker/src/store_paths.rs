@@ -15,6 +15,7 @@ mod wanted;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,6 +95,8 @@ impl StorePaths {
         let folder = data_dir.join("paths");
         trash.remove(&folder)?;
         fs::create_dir_all(&folder)?;
+        // Whatever the mask of the process: who passes through comes from a sandbox, and the folder above is shut.
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
         spread(&folder);
         // They are the worker's own: no action may change them even where it gets to them.
         let blobs = LocalBlobs::open_as(Look::StorePaths, data_dir.join("files"), max_bytes, None, &trash)?;

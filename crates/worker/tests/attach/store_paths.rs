@@ -105,7 +105,6 @@ async fn nothing_is_fetched_or_laid_out_twice() {
     }
     let read = case.store.take_read();
     let distinct: HashSet<Digest> = read.iter().copied().collect();
-    // Directories may be asked for by both paths at one time; files never are.
     let again = read.len() - distinct.len();
     assert!(again == 0, "{again} blobs were read twice");
     assert_eq!(laid_out(&case.dir.path().join("data")), 2);
