@@ -94,7 +94,7 @@ pub(crate) struct WorkerArgs {
     /// The memory to offer, such as 16GiB; most of the machine's unless told
     #[arg(long, value_name = "SIZE", value_parser = gf_server::config::parse_size)]
     pub(crate) memory: Option<u64>,
-    /// The most that kept inputs may take on the disk
+    /// The most that kept inputs may take on the disk, and as much again kept Nix store paths
     #[arg(long, value_name = "SIZE", value_parser = gf_server::config::parse_size)]
     pub(crate) cache: Option<u64>,
     /// What actions may ask for as a platform property; may be given more than once
