@@ -1,24 +1,30 @@
 //! The last steps of the process that becomes the command.
+//!
+//! It runs in the memory of the first process of the sandbox, which stands still meanwhile: a copy of that would cost
+//! more than all these steps together. So nothing here changes what the first process uses later: no environment, no
+//! descriptor of its own, no working directory, and memory is only ever taken.
 
-use std::ffi::OsStr;
+use std::borrow::Cow;
+use std::ffi::{CString, OsStr};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit};
+use rustix::io::Errno;
+use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
-use super::sys;
+use super::sys::{self, CStrings};
 use super::wire::Start;
 
 /// What a shell answers for a program that is not there, and for one that cannot be run.
 const NOT_FOUND: i32 = 127;
 const NOT_RUNNABLE: i32 = 126;
 const OPEN_FILES: u64 = 65_536;
+/// What the C library takes where nothing is said.
+const USUAL_PATH: &[u8] = b"/bin:/usr/bin";
 
 /// Standard input, output and error.
 pub(super) struct Streams {
@@ -27,30 +33,35 @@ pub(super) struct Streams {
     pub stderr: OwnedFd,
 }
 
-/// Becomes the command. A command that cannot be started is the fault of who asked for it: like a shell, it then says
+/// Starts the command. One that cannot be started is the fault of who asked for it: like a shell, its process then says
 /// why on standard error and ends with 127 or 126.
-pub(super) fn become_command(start: &Start, streams: Streams) -> ! {
-    let said = streams.stderr.try_clone();
-    let code = match prepare(start).map(|()| exec(start, streams)) {
-        Ok(error) if error.kind() == io::ErrorKind::NotFound => say(said, start, &error, NOT_FOUND),
-        Ok(error) => say(said, start, &error, NOT_RUNNABLE),
-        Err(error) => say(said, start, &error, NOT_RUNNABLE),
-    };
-    sys::exit(code)
+pub(super) fn spawn(start: &Start, streams: &Streams) -> io::Result<Pid> {
+    sys::spawn_in_our_memory(&|| sys::exit(become_command(start, streams)))
 }
 
-fn say(to: io::Result<OwnedFd>, start: &Start, error: &io::Error, code: i32) -> i32 {
+/// With what to end, if it comes back at all.
+fn become_command(start: &Start, streams: &Streams) -> i32 {
+    let error = match prepare(start, streams) {
+        Ok(()) => exec(start),
+        Err(error) => return say(start, &error, NOT_RUNNABLE),
+    };
+    let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE };
+    say(start, &error, code)
+}
+
+fn say(start: &Start, error: &io::Error, code: i32) -> i32 {
     let program = start.arguments.first().map_or(&[][..], Vec::as_slice);
-    if let Ok(to) = to {
-        let line = format!("gf: cannot run {}: {error}\n", String::from_utf8_lossy(program));
-        // There is nobody else to tell.
-        let _ = std::fs::File::from(to).write_all(line.as_bytes());
-    }
+    let line = format!("gf: cannot run {}: {error}\n", String::from_utf8_lossy(program));
+    // There is nobody else to tell.
+    let _ = io::stderr().write_all(line.as_bytes());
     code
 }
 
-fn prepare(start: &Start) -> io::Result<()> {
-    sys::reset_signals();
+fn prepare(start: &Start, streams: &Streams) -> io::Result<()> {
+    rustix::stdio::dup2_stdin(&streams.stdin)?;
+    rustix::stdio::dup2_stdout(&streams.stdout)?;
+    rustix::stdio::dup2_stderr(&streams.stderr)?;
+    sys::heed_signals();
     rustix::process::setsid()?;
     rustix::process::umask(Mode::WGRP | Mode::WOTH);
     set_limits(start)?;
@@ -60,19 +71,47 @@ fn prepare(start: &Start) -> io::Result<()> {
         .map_err(|error| io::Error::other(format!("its working directory: {}", io::Error::from(error))))
 }
 
-fn exec(start: &Start, streams: Streams) -> io::Error {
-    let Some((program, arguments)) = start.arguments.split_first() else {
-        return io::Error::from(io::ErrorKind::InvalidInput);
+/// Why it could not become the command.
+fn exec(start: &Start) -> io::Error {
+    let environment = start.environment.iter().map(|variable| [&variable.name[..], b"=", &variable.value].concat());
+    let strings = CStrings::new(&start.arguments).and_then(|arguments| Ok((arguments, CStrings::new(environment)?)));
+    let (arguments, environment) = match strings {
+        Ok(strings) => strings,
+        Err(error) => return error,
     };
-    let environment = start.environment.iter();
-    Command::new(OsStr::from_bytes(program))
-        .args(arguments.iter().map(|argument| OsStr::from_bytes(argument)))
-        .env_clear()
-        .envs(environment.map(|variable| (OsStr::from_bytes(&variable.name), OsStr::from_bytes(&variable.value))))
-        .stdin(streams.stdin)
-        .stdout(streams.stdout)
-        .stderr(streams.stderr)
-        .exec()
+    let mut answer = Errno::NOENT;
+    for program in programs(start) {
+        let Ok(program) = CString::new(program.into_owned()) else { return io::ErrorKind::InvalidInput.into() };
+        match sys::exec(&program, &arguments, &environment) {
+            // Like `execvp`: a script that does not say what runs it is for the shell.
+            Errno::NOEXEC => return exec_script(program, start, &environment),
+            // Further on in the path there may be one that can be run.
+            Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::STALE | Errno::TIMEDOUT => {}
+            Errno::ACCESS => answer = Errno::ACCESS,
+            refused => return refused.into(),
+        }
+    }
+    answer.into()
+}
+
+fn exec_script(script: CString, start: &Start, environment: &CStrings) -> io::Error {
+    let arguments = [b"/bin/sh".to_vec(), script.into_bytes()];
+    match CStrings::new(arguments.iter().chain(start.arguments.iter().skip(1))) {
+        Ok(arguments) => sys::exec(c"/bin/sh", &arguments, environment).into(),
+        Err(error) => error,
+    }
+}
+
+/// Where the program may be: at its path, or under its name in each folder that the environment of the command lists.
+fn programs(start: &Start) -> Vec<Cow<'_, [u8]>> {
+    let Some(program) = start.arguments.first() else { return Vec::new() };
+    if program.is_empty() || program.contains(&b'/') {
+        return vec![Cow::Borrowed(program)];
+    }
+    let path = start.environment.iter().find(|variable| variable.name == b"PATH");
+    let path = path.map_or(USUAL_PATH, |variable| variable.value.as_slice());
+    let below = |folder: &[u8]| if folder.is_empty() { program.clone() } else { [folder, b"/", program].concat() };
+    path.split(|byte| *byte == b':').map(|folder| Cow::Owned(below(folder))).collect()
 }
 
 fn set_limits(start: &Start) -> io::Result<()> {

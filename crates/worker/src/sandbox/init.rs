@@ -15,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions, WaitStatus};
 
-use super::command::{Streams, become_command};
-use super::sys::{self, Copy};
+use super::command::{self, Streams};
+use super::sys;
 use super::view;
 use super::watch::Watch;
 use super::wire::{Doing, Ended, EndedBy, Failure, Outcome, Reply, Start, now_us};
@@ -102,10 +102,7 @@ impl Life {
         }
         let mut watch = Watch::new(&self.start, written.folders, &streams, self.cgroup.as_ref())
             .doing("measure what is written")?;
-        let command = match sys::fork().doing("start a process")? {
-            Copy::Child => become_command(&self.start, streams),
-            Copy::Parent(command) => command,
-        };
+        let command = command::spawn(&self.start, &streams).doing("start a process")?;
         drop(streams);
         let (exit_code, ended_by) = self.attend(command, &signals, &mut watch)?;
         kill_and_reap_all();

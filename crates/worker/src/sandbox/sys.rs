@@ -5,22 +5,15 @@
 
 #![allow(unsafe_code, reason = "fork, clone, signal dispositions and a few ioctls have no safe wrapper in rustix")]
 
-use std::ffi::{c_int, c_long, c_ulong};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::Pid;
-
-/// Which of the two copies of a process goes on.
-pub(super) enum Copy {
-    /// The new one.
-    Child,
-    /// The old one; the other is this one.
-    Parent(Pid),
-}
 
 /// What [`clone_into`] made.
 pub(super) enum Clone {
@@ -60,11 +53,53 @@ unsafe fn own(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Copies this process.
-pub(super) fn fork() -> io::Result<Copy> {
-    // SAFETY: the process has one thread, so the copy finds every lock free.
-    let pid = unsafe { libc::fork() };
-    Ok(positive(pid)?.map_or(Copy::Child, Copy::Parent))
+/// Starts a process that runs `child` in the memory of this one, which stands still until the other has become another
+/// program or has ended. Descriptors, dispositions of signals and all else that is not memory are its own.
+///
+/// `child` must leave memory as it may find it again: what it takes there is never given back, locks must be let go, and
+/// it must not return.
+pub(super) fn spawn_in_our_memory(child: &dyn Fn()) -> io::Result<Pid> {
+    extern "C" fn enter(child: *mut c_void) -> c_int {
+        // SAFETY: it is what was passed to `clone` below, and this process has stood still there ever since.
+        let child = unsafe { &*child.cast::<&dyn Fn()>() };
+        child();
+        libc::EXIT_FAILURE
+    }
+    let mut stack: Vec<u128> = Vec::with_capacity(STACK_BYTES / size_of::<u128>());
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack is aligned, grows down from its end and, like what `child` refers to, outlives the new process's
+    // use of it, because with CLONE_VFORK this process goes on only after that. With one thread no lock is held.
+    let pid = unsafe {
+        let top = stack.as_mut_ptr().add(stack.capacity()).cast::<c_void>();
+        libc::clone(enter, top, flags, (&raw const child).cast_mut().cast::<c_void>())
+    };
+    positive(pid)?.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// For a few calls and the words of an error.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Strings as the kernel takes them: a list of pointers that ends with none.
+pub(super) struct CStrings {
+    /// What the pointers point to.
+    _strings: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+impl CStrings {
+    /// Fails if one of them holds NUL.
+    pub(super) fn new(strings: impl IntoIterator<Item: AsRef<[u8]>>) -> io::Result<Self> {
+        let strings = strings.into_iter().map(|string| CString::new(string.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect();
+        Ok(Self { _strings: strings, pointers })
+    }
+}
+
+/// Becomes another program; why not, if that is refused.
+pub(super) fn exec(program: &CStr, arguments: &CStrings, environment: &CStrings) -> Errno {
+    // SAFETY: all three are strings and lists that end with a null, and outlive the call.
+    unsafe { libc::execve(program.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 fn positive(pid: i32) -> io::Result<Option<Pid>> {
@@ -89,6 +124,10 @@ pub(super) fn reset_signals() {
         // SAFETY: SIG_DFL is a valid disposition for every signal; those that cannot be changed are refused.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    unblock_signals();
+}
+
+fn unblock_signals() {
     let mut none = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the set is initialised by sigemptyset before it is read.
     unsafe {
@@ -97,13 +136,26 @@ pub(super) fn reset_signals() {
     }
 }
 
+/// What a launcher and the first process of a sandbox ignore.
+const IGNORED: [c_int; 5] = [libc::SIGPIPE, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
 /// Ignores broken pipes, which are then errors of writes, and whoever asks this process group to end: the launcher must
 /// outlive the actions that a worker which was asked the same still waits for.
 pub(super) fn ignore_requests() {
-    for signal in [libc::SIGPIPE, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT] {
+    for signal in IGNORED {
         // SAFETY: SIG_IGN is a valid disposition for each of these.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+}
+
+/// Gives what [`ignore_requests`] ignores its default disposition again, and blocks no signal: in a copy of a process that
+/// began with [`reset_signals`], that is all there is to undo.
+pub(super) fn heed_signals() {
+    for signal in IGNORED {
+        // SAFETY: SIG_DFL is a valid disposition for each of these.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    unblock_signals();
 }
 
 /// Blocks SIGCHLD and makes a descriptor that is readable when one came.

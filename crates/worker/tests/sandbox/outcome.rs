@@ -1,5 +1,7 @@
 //! How runs end, and what is said of it.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use gf_worker::sandbox::{Limit, SandboxError};
@@ -58,6 +60,25 @@ async fn programs_are_found_by_path_and_from_the_working_directory() {
     let mut run = bench.script("relative", "pwd; printf '#!/bin/sh\\necho here' >tool; chmod +x tool; ./tool");
     run.working_directory = PathBuf::from("folder");
     assert_eq!(bench.run(run).await.ok(), "/build/folder\nhere\n");
+}
+
+#[tokio::test]
+async fn the_path_is_searched_to_its_end() {
+    let bench = Bench::new().await;
+    let mut run = bench.command("path", &["tool", "an argument"]);
+    let inputs = bench.folder.path().join("path/inputs");
+    for (folder, mode) in [("no", 0o644), ("yes", 0o755)] {
+        let tool = inputs.join(folder).join("tool");
+        fs::create_dir_all(inputs.join(folder)).unwrap();
+        // It does not say what runs it: the shell does.
+        fs::write(&tool, format!("echo {folder} \"$1\"\n")).unwrap();
+        fs::set_permissions(&tool, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    run.environment.insert("PATH".into(), "/absent:no:/build/yes:/bin".into());
+    assert_eq!(bench.run(run).await.ok(), "yes an argument\n");
+    let mut run = bench.command("usual", &["true"]);
+    run.environment.clear();
+    bench.run(run).await.ok();
 }
 
 #[tokio::test]
