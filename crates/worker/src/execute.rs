@@ -293,7 +293,7 @@ async fn keep(blobs: &BlobClient, asked: &Asked, run: Run, answer: &mut Answer) 
 
 /// Which limit, how much it is, and who can raise it.
 fn ended(limit: Limit, limits: &Limits, memory: Memory) -> rpc::Status {
-    let Limits { timeout, disk_bytes, log_bytes, .. } = limits;
+    let Limits { timeout, processes, disk_bytes, log_bytes, .. } = limits;
     let (code, message) = match limit {
         Limit::Time => (
             Code::DeadlineExceeded,
@@ -302,6 +302,13 @@ fn ended(limit: Limit, limits: &Limits, memory: Memory) -> rpc::Status {
             ),
         ),
         Limit::Memory => (Code::ResourceExhausted, out_of_memory(memory)),
+        Limit::Processes => (
+            Code::ResourceExhausted,
+            format!(
+                "the action had more than {processes} processes and threads at one time; an operator can raise this limit for \
+                 the worker"
+            ),
+        ),
         Limit::Disk => (
             Code::ResourceExhausted,
             format!(

@@ -113,7 +113,7 @@ pub struct Limits {
     pub timeout: Duration,
     /// All processes together where the system has control groups for us, the largest one otherwise.
     pub memory_bytes: u64,
-    /// Processes and threads at one time.
+    /// Processes and threads at one time. The kernel lets no more than one beyond begin.
     pub processes: u32,
     /// All that is written below [`Run::scratch`].
     pub disk_bytes: u64,
@@ -147,6 +147,8 @@ pub enum Limit {
     Disk,
     /// A log grew beyond [`Limits::log_bytes`].
     Log,
+    /// More than [`Limits::processes`] were seen.
+    Processes,
     /// [`Launcher::run`] was told to stop.
     Cancelled,
 }

@@ -115,8 +115,9 @@ fn programs(start: &Start) -> Vec<Cow<'_, [u8]>> {
 }
 
 fn set_limits(start: &Start) -> io::Result<()> {
-    // The first process of the sandbox counts too.
-    limit(Resource::Nproc, u64::from(start.processes) + 1)?;
+    // The first process of the sandbox counts too. One more than allowed is let in: with it the command is seen to want
+    // more than it may, and is ended, while the kernel keeps it from having many more until then.
+    limit(Resource::Nproc, u64::from(start.processes) + 2)?;
     limit(Resource::Fsize, start.disk_bytes.max(start.log_bytes))?;
     limit(Resource::Nofile, OPEN_FILES)?;
     // With 0, the kernel still has the machine's crash handler, as root, read what the command left in its memory. One

@@ -1,4 +1,4 @@
-//! How much a sandbox has written, and how large its processes are, seen by its first process.
+//! How much a sandbox has written, and how many and how large its processes are, seen by its first process.
 //!
 //! What it does not find: a file without a name that no process has open, because it is only mapped, or under way
 //! between two processes. Such a file is still bounded in size like every file.
@@ -82,6 +82,12 @@ impl Processes {
         Ok(Self { proc: open_folder(CWD, c"/proc")? })
     }
 
+    /// How many there are with all their threads, without this one.
+    pub(super) fn count(&self) -> u64 {
+        let threads = self.each().filter_map(|process| thread_count(&process));
+        threads.fold(0, u64::saturating_add).saturating_sub(1)
+    }
+
     /// The memory of the largest, without what it shares with files.
     pub(super) fn largest_bytes(&self) -> u64 {
         self.each().filter_map(|process| memory_bytes(&process)).max().unwrap_or(0)
@@ -112,6 +118,13 @@ impl Processes {
             .filter(|entry| entry.file_name().to_bytes().first().is_some_and(u8::is_ascii_digit))
             .filter_map(|entry| open_folder(&self.proc, entry.file_name()).ok())
     }
+}
+
+/// The kernel shows every thread as a folder, and counts folders as links.
+fn thread_count(process: &OwnedFd) -> Option<u64> {
+    const OWN_LINKS: u64 = 2;
+    let folder = rustix::fs::statat(process, c"task", AtFlags::empty()).ok()?;
+    Some(folder.st_nlink.saturating_sub(OWN_LINKS))
 }
 
 fn memory_bytes(process: &OwnedFd) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! Whether a sandbox is within its limits on memory, disk and logs: looked at often, and measured seldom.
+//! Whether a sandbox is within its limits on memory, processes, disk and logs: looked at often, and measured seldom.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,8 +11,8 @@ use super::wire::{EndedBy, Start};
 
 /// How often the cheap things are looked at: the sizes of two files, and a counter.
 const TICK: Duration = Duration::from_millis(25);
-/// How often processes are listed where no control group bounds memory.
-const MEMORY_TICKS: u32 = 4;
+/// How often processes are listed: to count them, and to measure them where no control group bounds memory.
+const LIST_TICKS: u32 = 4;
 /// Folders are measured when the disk was filled meanwhile, and at least as often as the longest rest; but not so often
 /// that measuring takes more than one part in so many of the time.
 const MEASURING_SHARE: u32 = 20;
@@ -23,6 +23,7 @@ const SIGXFSZ: i32 = 25;
 /// The limits of one sandbox, and what to look at.
 pub(super) struct Watch {
     memory_bytes: u64,
+    most_processes: u64,
     disk_bytes: u64,
     log_bytes: u64,
     logs: Vec<OwnedFd>,
@@ -67,6 +68,7 @@ impl Watch {
         };
         Ok(Self {
             memory_bytes: start.memory_bytes,
+            most_processes: start.processes.into(),
             disk_bytes: start.disk_bytes,
             log_bytes: start.log_bytes,
             logs,
@@ -93,8 +95,12 @@ impl Watch {
         }
         self.next_tick = now + TICK;
         self.ticks = self.ticks.wrapping_add(1);
-        if self.memory_exceeded(ended.is_some()) {
+        let is_listing = ended.is_none() && self.ticks.is_multiple_of(LIST_TICKS);
+        if self.memory_exceeded(is_listing) {
             return Some(EndedBy::Memory);
+        }
+        if is_listing && self.processes.count() > self.most_processes {
+            return Some(EndedBy::Processes);
         }
         if self.logs_exceeded() {
             return Some(EndedBy::Log);
@@ -113,13 +119,10 @@ impl Watch {
         }
     }
 
-    fn memory_exceeded(&self, ended: bool) -> bool {
+    fn memory_exceeded(&self, is_listing: bool) -> bool {
         match &self.kills {
             Some(kills) => kills.any(),
-            None => {
-                let is_time = !ended && self.ticks.is_multiple_of(MEMORY_TICKS);
-                is_time && self.processes.largest_bytes() > self.memory_bytes
-            }
+            None => is_listing && self.processes.largest_bytes() > self.memory_bytes,
         }
     }
 

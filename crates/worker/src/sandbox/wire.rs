@@ -227,6 +227,7 @@ pub(super) enum EndedBy {
     Disk = 3,
     Log = 4,
     Cancelled = 5,
+    Processes = 6,
 }
 
 impl Ended {
@@ -237,6 +238,7 @@ impl Ended {
             EndedBy::Memory => Some(Limit::Memory),
             EndedBy::Disk => Some(Limit::Disk),
             EndedBy::Log => Some(Limit::Log),
+            EndedBy::Processes => Some(Limit::Processes),
             EndedBy::Cancelled => Some(Limit::Cancelled),
         };
         Ran {

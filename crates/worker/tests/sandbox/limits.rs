@@ -100,13 +100,39 @@ async fn memory_of_many_processes_is_counted_together() {
 #[tokio::test]
 async fn a_fork_bomb_is_contained() {
     let bench = Bench::new().await;
-    let mut run = bench.script("bomb", "b() { b | b & }; b; sleep 1; echo /proc/[0-9]* | wc -w");
+    // It does not give up, and the shell that lights it counts what it sees, which takes no process and comes first.
+    let bomb = "nice -n 19 python3 -c 'import os\nwhile True:\n try: os.fork()\n except OSError: pass' & \
+                most=0; while :; do set -- /proc/[0-9]*; test $# -le $most || { most=$#; echo $most; }; done";
+    let mut run = bench.script("bomb", bomb);
     run.limits.processes = 30;
-    run.limits.timeout = Duration::from_secs(3);
     // The others go on meanwhile.
     let (bomb, other) = tokio::join!(bench.run(run), bench.run(bench.script("other", "sleep 0.2; echo fine")));
     assert_eq!(other.ok(), "fine\n");
-    assert!(bomb.ran.ended_by.is_none_or(|limit| limit == Limit::Time), "{bomb:?}");
+    assert_eq!(bomb.ran.ended_by, Some(Limit::Processes), "{bomb:?}");
+    let most = bomb.stdout.lines().filter_map(|line| line.parse::<u32>().ok()).max().unwrap();
+    // The one too many, and the first process of the sandbox.
+    assert!((8..=32).contains(&most), "{most} processes at one time");
+}
+
+#[tokio::test]
+async fn threads_count_as_processes() {
+    let bench = Bench::new().await;
+    let threads = "import threading, time\n\
+                   def many():\n while True: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n\
+                   try: many()\nexcept RuntimeError: time.sleep(60)";
+    let mut run = bench.command("threads", &["python3", "-c", threads]);
+    run.limits.processes = 30;
+    let said = bench.run(run).await;
+    assert_eq!(said.ran.ended_by, Some(Limit::Processes), "{said:?}");
+}
+
+#[tokio::test]
+async fn as_many_processes_as_allowed_may_run() {
+    let bench = Bench::new().await;
+    // The shell and nine others.
+    let mut run = bench.script("ten", "for i in 1 2 3 4 5 6 7 8 9; do sleep 0.5 & done; wait; echo done");
+    run.limits.processes = 10;
+    assert_eq!(bench.run(run).await.ok(), "done\n");
 }
 
 #[tokio::test]
