@@ -78,13 +78,15 @@ pub struct Bounds {
     pub disk_bytes: u64,
     /// Each of stdout and stderr.
     pub log_bytes: u64,
+    /// Files, folders and links that it may make.
+    pub files: u64,
     /// Processes and threads at one time.
     pub processes: u32,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { disk_bytes: 10 << 30, log_bytes: 64 << 20, processes: 4096 }
+        Self { disk_bytes: 10 << 30, log_bytes: 64 << 20, files: 1_000_000, processes: 4096 }
     }
 }
 
@@ -141,8 +143,7 @@ impl WorkerConfig {
 
     /// What is offered to the server: what was found out first, unless the operator named the same property.
     pub(crate) fn offered_properties(&self) -> Vec<(String, String)> {
-        let found =
-            [("Arch", arch()), ("ISA", instruction_set()), ("OSFamily", "linux"), ("nix-closure", "supported")];
+        let found = [("Arch", arch()), ("ISA", instruction_set()), ("OSFamily", "linux"), ("nix-closure", "supported")];
         let is_said = |name: &str| self.properties.iter().any(|(said, _)| said == name);
         let found = found.into_iter().filter(|(name, _)| !is_said(name));
         found.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(self.properties.iter().cloned()).collect()

@@ -201,6 +201,7 @@ impl Workshop {
                 processes: self.bounds.processes,
                 disk_bytes: self.bounds.disk_bytes,
                 log_bytes: self.bounds.log_bytes,
+                files: self.bounds.files,
             },
         }
     }
@@ -293,7 +294,7 @@ async fn keep(blobs: &BlobClient, asked: &Asked, run: Run, answer: &mut Answer) 
 
 /// Which limit, how much it is, and who can raise it.
 fn ended(limit: Limit, limits: &Limits, memory: Memory) -> rpc::Status {
-    let Limits { timeout, processes, disk_bytes, log_bytes, .. } = limits;
+    let Limits { timeout, processes, disk_bytes, files, log_bytes, .. } = limits;
     let (code, message) = match limit {
         Limit::Time => (
             Code::DeadlineExceeded,
@@ -314,6 +315,18 @@ fn ended(limit: Limit, limits: &Limits, memory: Memory) -> rpc::Status {
             format!(
                 "the action wrote more than its disk limit of {disk_bytes} bytes; an operator can raise it for the worker"
             ),
+        ),
+        Limit::Files => (
+            Code::ResourceExhausted,
+            format!(
+                "the action made more than {files} files, folders and links; an operator can raise this limit for the worker"
+            ),
+        ),
+        Limit::FullDisk => (
+            Code::ResourceExhausted,
+            "the disk of the worker was about to be full, and the action had written more to it than it had left; the \
+             worker needs a larger one"
+                .to_owned(),
         ),
         Limit::Log => (
             Code::ResourceExhausted,

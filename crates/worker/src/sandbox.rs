@@ -117,6 +117,8 @@ pub struct Limits {
     pub processes: u32,
     /// All that is written below [`Run::scratch`].
     pub disk_bytes: u64,
+    /// Files, folders and links below it.
+    pub files: u64,
     /// Each of stdout and stderr.
     pub log_bytes: u64,
 }
@@ -145,6 +147,10 @@ pub enum Limit {
     Memory,
     /// More than [`Limits::disk_bytes`] were written.
     Disk,
+    /// More than [`Limits::files`] were made.
+    Files,
+    /// The disk was about to be full, and more was written than it had left.
+    FullDisk,
     /// A log grew beyond [`Limits::log_bytes`].
     Log,
     /// More than [`Limits::processes`] were seen.

@@ -100,6 +100,7 @@ impl Tenured {
                 processes: bounds.processes,
                 disk_bytes: bounds.disk_bytes,
                 log_bytes: bounds.log_bytes,
+                files: bounds.files,
             },
         }
     }

@@ -316,6 +316,7 @@ pub(super) fn start_of(run: &Run) -> Start {
         processes: run.limits.processes,
         disk_bytes: run.limits.disk_bytes,
         log_bytes: run.limits.log_bytes,
+        files: run.limits.files,
         store: run.store.to_wire(),
     }
 }

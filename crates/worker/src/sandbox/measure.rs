@@ -1,4 +1,5 @@
-//! How much a sandbox has written, and how many and how large its processes are, seen by its first process.
+//! How much a sandbox has written and what the disk has left, and how many and how large its processes are, seen by its
+//! first process.
 //!
 //! What it does not find: a file without a name that no process has open, because it is only mapped, or under way
 //! between two processes. Such a file is still bounded in size like every file.
@@ -8,12 +9,84 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatVfs};
 
 /// Deeper folders are as good as a full disk.
 const DEEPEST: usize = 256;
 /// What the kernel calls a block, whatever the file system does.
 const BLOCK_BYTES: u64 = 512;
+
+/// Of a disk, the part that actions leave to everything else on it: one in so many, but no more than that is of use.
+const LOW_SHARE: u64 = 50;
+const LOW_BYTES: u64 = 1 << 30;
+const LOW_FILES: u64 = 65_536;
+
+/// What is on a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    pub bytes: u64,
+    /// Names in folders, and files without a name.
+    pub files: u64,
+}
+
+impl Written {
+    const fn add(&mut self, other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.files = self.files.saturating_add(other.files);
+    }
+
+    pub(super) const fn without(self, other: Self) -> Self {
+        Self { bytes: self.bytes.saturating_sub(other.bytes), files: self.files.saturating_sub(other.files) }
+    }
+
+    fn of(stat: &Stat) -> Self {
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        Self { bytes: blocks.saturating_mul(BLOCK_BYTES), files: 1 }
+    }
+}
+
+/// What there is room for on a disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Free {
+    left: Written,
+    /// With less than this it is about to be full.
+    low: Written,
+}
+
+impl Free {
+    const NOTHING: Self = Self { left: Written { bytes: 0, files: 0 }, low: Written { bytes: 0, files: 0 } };
+
+    fn of(system: &StatVfs) -> Self {
+        // File systems that make inodes as they need them say that they have none.
+        let counts_files = system.f_files > 0;
+        Self {
+            left: Written {
+                bytes: system.f_bavail.saturating_mul(system.f_frsize),
+                files: if counts_files { system.f_favail } else { u64::MAX },
+            },
+            low: Written {
+                bytes: (system.f_blocks.saturating_mul(system.f_frsize) / LOW_SHARE).min(LOW_BYTES),
+                files: (system.f_files / LOW_SHARE).min(LOW_FILES),
+            },
+        }
+    }
+
+    pub(super) const fn is_low(self) -> bool {
+        self.left.bytes < self.low.bytes || self.left.files < self.low.files
+    }
+
+    /// Whether it is about to be full, and more was written than is left: then whoever wrote it has to go.
+    pub(super) const fn is_used_up_by(self, written: Written) -> bool {
+        let bytes_used_up = self.left.bytes < self.low.bytes && written.bytes > self.left.bytes;
+        let files_used_up = self.left.files < self.low.files && written.files > self.left.files;
+        bytes_used_up || files_used_up
+    }
+
+    /// What was taken since, until `later`.
+    pub(super) const fn without(self, later: Self) -> Written {
+        self.left.without(later.left)
+    }
+}
 
 /// The folders that a sandbox can write to.
 pub(super) struct Folders {
@@ -32,40 +105,40 @@ impl Folders {
         Ok(Self { folders, devices })
     }
 
-    /// The bytes on the disk in them, and in files that processes hold without a name; nothing if they are too deep.
-    pub(super) fn measure(&self, processes: &Processes) -> Option<u64> {
-        let mut all = processes.nameless_bytes(&self.devices);
+    /// What is on the disk in them, and in files that processes hold without a name; nothing if they are too deep.
+    pub(super) fn measure(&self, processes: &Processes) -> Option<Written> {
+        let mut all = processes.nameless(&self.devices);
         for folder in &self.folders {
-            all = all.saturating_add(measure_folder(folder.as_fd(), 0)?);
+            all.add(measure_folder(folder.as_fd(), 0)?);
         }
         Some(all)
     }
 
     /// What is free where they are.
-    pub(super) fn free_bytes(&self) -> u64 {
+    pub(super) fn free(&self) -> Free {
         let system = self.folders.first().and_then(|folder| rustix::fs::fstatvfs(folder).ok());
-        system.map_or(0, |system| system.f_bfree.saturating_mul(system.f_frsize))
+        system.as_ref().map_or(Free::NOTHING, Free::of)
     }
 }
 
 /// Whatever disappears while it is looked at, counts as nothing.
-fn measure_folder(folder: BorrowedFd<'_>, depth: usize) -> Option<u64> {
+fn measure_folder(folder: BorrowedFd<'_>, depth: usize) -> Option<Written> {
     if depth > DEEPEST {
         return None;
     }
-    let mut all = 0_u64;
-    let Ok(entries) = Dir::read_from(folder) else { return Some(0) };
+    let mut all = Written::default();
+    let Ok(entries) = Dir::read_from(folder) else { return Some(all) };
     for entry in entries.flatten() {
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
         }
         let Ok(stat) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        all = all.saturating_add(disk_bytes(&stat));
+        all.add(Written::of(&stat));
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory
             && let Ok(inner) = open_folder(folder, name)
         {
-            all = all.saturating_add(measure_folder(inner.as_fd(), depth + 1)?);
+            all.add(measure_folder(inner.as_fd(), depth + 1)?);
         }
     }
     Some(all)
@@ -93,10 +166,10 @@ impl Processes {
         self.each().filter_map(|process| memory_bytes(&process)).max().unwrap_or(0)
     }
 
-    /// The disk that is taken by files without a name on these file systems.
-    fn nameless_bytes(&self, devices: &[u64]) -> u64 {
+    /// What files without a name take on these file systems.
+    fn nameless(&self, devices: &[u64]) -> Written {
         let mut seen = HashSet::new();
-        let mut all = 0_u64;
+        let mut all = Written::default();
         for process in self.each() {
             let Ok(open) = open_folder(&process, c"fd") else { continue };
             let Ok(entries) = Dir::read_from(&open) else { continue };
@@ -105,7 +178,7 @@ impl Processes {
                 .filter_map(|entry| rustix::fs::statat(&open, entry.file_name(), AtFlags::empty()).ok());
             for stat in stats.filter(|stat| stat.st_nlink == 0 && devices.contains(&stat.st_dev)) {
                 if seen.insert((stat.st_dev, stat.st_ino)) {
-                    all = all.saturating_add(disk_bytes(&stat));
+                    all.add(Written::of(&stat));
                 }
             }
         }
@@ -138,11 +211,24 @@ fn memory_bytes(process: &OwnedFd) -> Option<u64> {
     Some(resident.saturating_sub(shared).saturating_mul(page_bytes))
 }
 
-fn disk_bytes(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK_BYTES)
-}
-
 fn open_folder(parent: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(parent, name, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_about_to_be_full_is_used_up_by_who_wrote_the_most() {
+        let written = |bytes, files| Written { bytes, files };
+        let low = written(1000, 100);
+        let free = |bytes, files| Free { left: written(bytes, files), low };
+        assert!(!free(1000, 100).is_low() && !free(1000, 100).is_used_up_by(written(1 << 40, 1 << 40)));
+        assert!(free(999, 100).is_low() && free(1000, 99).is_low());
+        assert!(free(999, 100).is_used_up_by(written(1000, 0)));
+        assert!(!free(999, 100).is_used_up_by(written(999, 1 << 40)), "small, and there are files enough");
+        assert!(free(1000, 99).is_used_up_by(written(0, 100)));
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::cgroup;
 use super::command::Streams;
-use super::measure::{Folders, Processes};
+use super::measure::{Folders, Free, Processes, Written};
 use super::wire::{EndedBy, Start};
 
 /// How often the cheap things are looked at: the sizes of two files, and a counter.
@@ -24,13 +24,14 @@ const SIGXFSZ: i32 = 25;
 pub(super) struct Watch {
     memory_bytes: u64,
     most_processes: u64,
-    disk_bytes: u64,
+    /// What may be written.
+    allowed: Written,
     log_bytes: u64,
     logs: Vec<OwnedFd>,
     folders: Folders,
     processes: Processes,
     /// What was in the folders before the command began.
-    there_before: u64,
+    there_before: Written,
     kills: Option<cgroup::Kills>,
     next_tick: Instant,
     ticks: u32,
@@ -39,8 +40,8 @@ pub(super) struct Watch {
 
 /// The last measuring of the folders.
 struct Measured {
-    bytes: u64,
-    free_bytes: u64,
+    written: Written,
+    free: Free,
     earliest_next: Instant,
     latest_next: Instant,
 }
@@ -58,18 +59,18 @@ impl Watch {
             logs.push(streams.stdout.try_clone()?);
         }
         let (folders, processes) = (Folders::new(folders)?, Processes::open()?);
-        let there_before = if start.private.is_some() { folders.measure(&processes).unwrap_or(0) } else { 0 };
+        let there_before = start.private.as_ref().and_then(|_| folders.measure(&processes)).unwrap_or_default();
         let now = Instant::now();
         let measured = Measured {
-            bytes: 0,
-            free_bytes: folders.free_bytes(),
+            written: Written::default(),
+            free: folders.free(),
             earliest_next: now + SHORTEST_REST,
             latest_next: now + LONGEST_REST,
         };
         Ok(Self {
             memory_bytes: start.memory_bytes,
             most_processes: start.processes.into(),
-            disk_bytes: start.disk_bytes,
+            allowed: Written { bytes: start.disk_bytes, files: start.files },
             log_bytes: start.log_bytes,
             logs,
             folders,
@@ -106,7 +107,10 @@ impl Watch {
             return Some(EndedBy::Log);
         }
         // A file that may not grow further ends whoever writes to it.
-        (ended == Some(128 + SIGXFSZ) || (ended.is_none() && self.disk_exceeded(now))).then_some(EndedBy::Disk)
+        match ended {
+            Some(code) => (code == 128 + SIGXFSZ).then_some(EndedBy::Disk),
+            None => self.disk_exceeded(now),
+        }
     }
 
     /// Cuts logs to what they may have at most, which is what a report on a flood can use.
@@ -130,22 +134,31 @@ impl Watch {
         self.logs.iter().any(|log| size(log) > self.log_bytes)
     }
 
-    fn disk_exceeded(&mut self, now: Instant) -> bool {
-        if now < self.measured.earliest_next || (now < self.measured.latest_next && !self.disk_was_filled()) {
-            return false;
+    fn disk_exceeded(&mut self, now: Instant) -> Option<EndedBy> {
+        if now < self.measured.earliest_next || (now < self.measured.latest_next && !self.is_worth_measuring()) {
+            return None;
         }
-        let bytes = self.folders.measure(&self.processes).map_or(u64::MAX, |all| all.saturating_sub(self.there_before));
+        let written = self.folders.measure(&self.processes).map(|all| all.without(self.there_before));
         let rest = (now.elapsed() * MEASURING_SHARE).clamp(SHORTEST_REST, LONGEST_REST);
         let now = Instant::now();
-        let free_bytes = self.folders.free_bytes();
-        self.measured = Measured { bytes, free_bytes, earliest_next: now + rest, latest_next: now + LONGEST_REST };
-        bytes > self.disk_bytes
+        let (free, is_too_deep) = (self.folders.free(), written.is_none());
+        let written = written.unwrap_or_default();
+        self.measured = Measured { written, free, earliest_next: now + rest, latest_next: now + LONGEST_REST };
+        if is_too_deep || written.bytes > self.allowed.bytes {
+            return Some(EndedBy::Disk);
+        }
+        if written.files > self.allowed.files {
+            return Some(EndedBy::Files);
+        }
+        free.is_used_up_by(written).then_some(EndedBy::FullDisk)
     }
 
-    /// Whether somebody filled the disk so much that it may have been this sandbox.
-    fn disk_was_filled(&self) -> bool {
-        let filled = self.measured.free_bytes.saturating_sub(self.folders.free_bytes());
-        filled > self.disk_bytes.saturating_sub(self.measured.bytes) / 2
+    /// Whether the disk is about to be full, or somebody filled it so much that it may have been this sandbox.
+    fn is_worth_measuring(&self) -> bool {
+        let (before, now) = (self.measured.free, self.folders.free());
+        let left = self.allowed.without(self.measured.written);
+        let filled = before.without(now);
+        now.is_low() || filled.bytes > left.bytes / 2 || filled.files > left.files / 2
     }
 }
 

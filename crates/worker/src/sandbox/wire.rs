@@ -100,6 +100,8 @@ pub(super) struct Start {
     /// Absent: `/nix/store` is empty.
     #[prost(message, optional, tag = "17")]
     pub store: Option<Store>,
+    #[prost(uint64, tag = "18")]
+    pub files: u64,
 }
 
 /// A [`super::StoreView`].
@@ -228,6 +230,8 @@ pub(super) enum EndedBy {
     Log = 4,
     Cancelled = 5,
     Processes = 6,
+    Files = 7,
+    FullDisk = 8,
 }
 
 impl Ended {
@@ -239,6 +243,8 @@ impl Ended {
             EndedBy::Disk => Some(Limit::Disk),
             EndedBy::Log => Some(Limit::Log),
             EndedBy::Processes => Some(Limit::Processes),
+            EndedBy::Files => Some(Limit::Files),
+            EndedBy::FullDisk => Some(Limit::FullDisk),
             EndedBy::Cancelled => Some(Limit::Cancelled),
         };
         Ran {

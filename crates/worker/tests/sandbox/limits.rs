@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gf_worker::sandbox::Limit;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::support::{Bench, processes_with};
 
@@ -57,6 +58,82 @@ async fn a_full_disk_ends_it() {
     ] {
         let said = bench.run(bench.script(name, &script)).await;
         assert_eq!(said.ran.ended_by, Some(Limit::Disk), "{name}: {:?}", said.ran);
+    }
+}
+
+#[tokio::test]
+async fn too_many_files_end_it() {
+    let bench = Bench::new().await;
+    let endless = |make: &str| format!("i=0; while :; do i=$((i+1)); {make}; done");
+    for (name, script) in
+        [("files", endless(": >file.$i")), ("temporary", format!("cd /tmp; {}", endless(": >file.$i")))]
+    {
+        let mut run = bench.script(name, &script);
+        run.limits.files = 500;
+        let said = bench.run(run).await;
+        assert_eq!(said.ran.ended_by, Some(Limit::Files), "{name}: {said:?}");
+    }
+    let mut run = bench.script("few", "for i in 1 2 3 4 5 6 7 8 9; do mkdir $i; : >$i/file; done; sleep 0.5");
+    run.limits.files = 500;
+    bench.run(run).await.ok();
+}
+
+#[tokio::test]
+async fn who_fills_the_disk_of_the_machine_is_ended_before_it_is_full() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: this user may not mount a small file system to fill");
+        return;
+    };
+    let bench = Bench::new_in(disk.folder.path()).await;
+    disk.fill();
+    let bytes = "for i in $(seq 1000); do head -c 100000 /dev/zero >$i; sleep 0.02; done";
+    let inodes = "for i in $(seq 10000); do : >$i; test $((i % 10)) != 0 || sleep 0.01; done";
+    for (name, script) in [("bytes", bytes), ("inodes", inodes)] {
+        let mut run = bench.script(name, script);
+        (run.limits.disk_bytes, run.limits.files) = (1 << 30, 1 << 30);
+        let small = bench.script(&format!("beside-{name}"), "echo small >small; sleep 1; cat small");
+        let (said, small) = tokio::join!(bench.run(run), bench.run(small));
+        assert_eq!(said.ran.ended_by, Some(Limit::FullDisk), "{name}: {said:?}");
+        assert_eq!(small.ok(), "small\n", "who wrote little goes on");
+        gf_worker::sandbox::remove_scratch(&bench.folder.path().join(name)).unwrap();
+    }
+}
+
+/// A file system with little room.
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    const OPTIONS: &str = "size=64m,nr_inodes=20000";
+    /// What is left once it is filled: the last fiftieth of both is what actions must not take.
+    const LEFT_BYTES: u64 = 8 << 20;
+    const LEFT_FILES: u64 = 1500;
+
+    fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = std::ffi::CString::new(Self::OPTIONS).unwrap();
+        match rustix::mount::mount("none", folder.path(), "tmpfs", MountFlags::empty(), options.as_c_str()) {
+            Ok(()) => Some(Self { folder }),
+            Err(rustix::io::Errno::PERM) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn fill(&self) {
+        let free = rustix::fs::statvfs(self.folder.path()).unwrap();
+        let full = self.folder.path().join("full");
+        std::fs::create_dir(&full).unwrap();
+        let bytes = free.f_bavail * free.f_frsize - Self::LEFT_BYTES;
+        std::fs::write(full.join("bytes"), vec![0; usize::try_from(bytes).unwrap()]).unwrap();
+        (Self::LEFT_FILES..free.f_favail).for_each(|n| std::fs::write(full.join(n.to_string()), "").unwrap());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A launcher that has not ended yet sees it still.
+        rustix::mount::unmount(self.folder.path(), UnmountFlags::DETACH).unwrap();
     }
 }
 

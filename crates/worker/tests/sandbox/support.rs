@@ -74,7 +74,11 @@ pub(crate) fn launcher_of(parent: u32, folder: &Path) -> rustix::process::Pid {
 
 impl Bench {
     pub(crate) async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::new_in(&std::env::temp_dir()).await
+    }
+
+    pub(crate) async fn new_in(parent: &Path) -> Self {
+        let folder = tempfile::tempdir_in(parent).unwrap();
         let (launcher, report) = Launcher::start(config(folder.path())).await.unwrap();
         Self { launcher, report, folder }
     }
@@ -112,6 +116,7 @@ impl Bench {
                 processes: 100,
                 disk_bytes: 64 << 20,
                 log_bytes: 1 << 20,
+                files: 10_000,
             },
         }
     }
