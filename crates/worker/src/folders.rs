@@ -21,12 +21,23 @@ use crate::lru::Lru;
 const MAX_FOLDERS: usize = 500_000;
 /// Entries of one root, on all paths.
 pub(crate) const MAX_ENTRIES: u64 = 2_000_000;
+/// A file has at most 65,000 names on ext4, and those beyond are copies: in smaller roots there are none.
+const MANY_NAMES: u64 = 50_000;
 /// How deep folders lie in folders.
 const MAX_DEPTH: usize = 256;
 /// Calls under way for one root.
 const CALLS: usize = 4;
 /// A large directory is one that no batch takes.
 const MAX_FOLDER_BYTES: u64 = 64 << 20;
+
+/// What files that are laid out share with the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shares {
+    /// Their bytes: they are further names of its files, unless they have properties.
+    Links,
+    /// Nothing: they are copies.
+    Nothing,
+}
 
 /// A directory, taken apart.
 #[derive(Debug, PartialEq)]
@@ -60,6 +71,38 @@ pub(crate) struct Tree {
     pub(crate) folders: Arc<HashMap<Digest, Arc<Folder>>>,
     /// Files, folders and links on all paths.
     pub(crate) entries: u64,
+    /// What the files take on all paths, if each is made of bytes of its own.
+    bytes: u64,
+    /// The part of it in files that must be: they have properties, which all names of a file share.
+    own_bytes: u64,
+}
+
+/// What is in a folder, and in all below it on every path.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    entries: u64,
+    bytes: u64,
+    own_bytes: u64,
+}
+
+impl Size {
+    /// Of a folder alone.
+    fn of(folder: &Folder) -> Self {
+        let entries = (folder.files.len() + folder.symlinks.len() + folder.folders.len()) as u64;
+        let mut size = Self { entries, ..Self::default() };
+        for file in &folder.files {
+            let bytes = file.content.digest.size_bytes();
+            size.bytes = size.bytes.saturating_add(bytes);
+            size.own_bytes = size.own_bytes.saturating_add(if file.properties.is_some() { bytes } else { 0 });
+        }
+        size
+    }
+
+    const fn add(&mut self, other: Self) {
+        self.entries = self.entries.saturating_add(other.entries);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.own_bytes = self.own_bytes.saturating_add(other.own_bytes);
+    }
 }
 
 impl Tree {
@@ -72,36 +115,52 @@ impl Tree {
     pub(crate) fn new(root_digest: Digest, folders: HashMap<Digest, Arc<Folder>>) -> Result<Self, Failure> {
         let root = folders.get(&root_digest).cloned();
         let root = root.ok_or_else(|| Failure::Worker("an input root without its root".to_owned()))?;
-        let mut counts = HashMap::new();
-        let entries = count(&folders, &root_digest, &mut counts, 0)?;
+        let mut sizes = HashMap::new();
+        let Size { entries, bytes, own_bytes } = measure(&folders, &root_digest, &mut sizes, 0)?;
         if entries > MAX_ENTRIES {
             return Err(Failure::invalid(format!(
                 "the input root has {entries} entries; at most {MAX_ENTRIES} are taken"
             )));
         }
-        Ok(Self { root, root_digest, folders: Arc::new(folders), entries })
+        Ok(Self { root, root_digest, folders: Arc::new(folders), entries, bytes, own_bytes })
+    }
+
+    /// Refuses what would take more bytes of the disk than the worker gives for one: a directory that is named on many
+    /// paths is small to send, and large to lay out.
+    pub(crate) fn check_copies(&self, shares: Shares, max_bytes: u64) -> Result<(), Failure> {
+        let copied = match shares {
+            Shares::Links if self.entries < MANY_NAMES => self.own_bytes,
+            Shares::Links | Shares::Nothing => self.bytes,
+        };
+        if copied <= max_bytes {
+            return Ok(());
+        }
+        Err(Failure::invalid(format!(
+            "the files of the input root take {copied} bytes when each is laid out on every path; this worker takes at most \
+             {max_bytes}"
+        )))
     }
 }
 
-fn count(
+fn measure(
     folders: &HashMap<Digest, Arc<Folder>>,
     digest: &Digest,
-    counts: &mut HashMap<Digest, u64>,
+    sizes: &mut HashMap<Digest, Size>,
     depth: usize,
-) -> Result<u64, Failure> {
-    if let Some(known) = counts.get(digest) {
+) -> Result<Size, Failure> {
+    if let Some(known) = sizes.get(digest) {
         return Ok(*known);
     }
     if depth > MAX_DEPTH {
         return Err(Failure::invalid(format!("the input root is deeper than {MAX_DEPTH} folders")));
     }
-    let Some(folder) = folders.get(digest) else { return Ok(0) };
-    let mut entries = (folder.files.len() + folder.symlinks.len() + folder.folders.len()) as u64;
+    let Some(folder) = folders.get(digest) else { return Ok(Size::default()) };
+    let mut size = Size::of(folder);
     for (_, child) in &folder.folders {
-        entries = entries.saturating_add(count(folders, child, counts, depth + 1)?);
+        size.add(measure(folders, child, sizes, depth + 1)?);
     }
-    counts.insert(*digest, entries);
-    Ok(entries)
+    sizes.insert(*digest, size);
+    Ok(size)
 }
 
 /// Parsed directories of all roots lately used.
@@ -239,4 +298,36 @@ impl Folder {
 /// Only properties that a file system has.
 fn properties(properties: Option<NodeProperties>) -> Option<Box<NodeProperties>> {
     properties.filter(|properties| properties.mtime.is_some() || properties.unix_mode.is_some()).map(Box::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gf_digest::DigestFunction;
+
+    /// A tree of folders, each of which is named twice by the one above it, with a file at the end.
+    fn doubled(levels: usize, bytes: &[u8], properties: Option<Box<NodeProperties>>) -> Tree {
+        let digest = |level: usize| Digest::of(DigestFunction::Sha256, &level.to_le_bytes());
+        let content = Content { digest: Digest::of(DigestFunction::Sha256, bytes), is_executable: false };
+        let file = FileEntry { name: "file".into(), content, properties };
+        let mut folders = HashMap::from([(digest(0), Arc::new(Folder { files: vec![file], ..Folder::empty() }))]);
+        for level in 1..=levels {
+            let twice = ["a", "b"].map(|name| (name.into(), digest(level - 1))).to_vec();
+            folders.insert(digest(level), Arc::new(Folder { folders: twice, ..Folder::empty() }));
+        }
+        Tree::new(digest(levels), folders).unwrap()
+    }
+
+    #[test]
+    fn a_root_is_as_large_as_it_is_on_the_disk() {
+        let is_taken = |tree: &Tree, shares, max| tree.check_copies(shares, max).is_ok();
+        let tree = doubled(10, &[0; 1000], None);
+        assert!(is_taken(&tree, Shares::Links, 0));
+        assert!(is_taken(&tree, Shares::Nothing, 1_024_000) && !is_taken(&tree, Shares::Nothing, 1_023_999));
+        // Names that are too many for one file are copies, and so are files with properties.
+        let tree = doubled(16, &[0; 1000], None);
+        assert!(is_taken(&tree, Shares::Links, 65_536_000) && !is_taken(&tree, Shares::Links, 65_535_999));
+        let tree = doubled(3, &[0; 1000], Some(Box::default()));
+        assert!(is_taken(&tree, Shares::Links, 8000) && !is_taken(&tree, Shares::Links, 7999));
+    }
 }

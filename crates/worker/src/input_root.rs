@@ -21,7 +21,7 @@ use gf_digest::Digest;
 
 use crate::blobs::{BlobClient, blocking};
 use crate::failure::Failure;
-use crate::folders::{Content, Folder, FolderCache, Tree};
+use crate::folders::{Content, Folder, FolderCache, Shares, Tree};
 use crate::local_blobs::{LocalBlobs, Pins};
 use crate::lru::Lru;
 use crate::paths::InsidePath;
@@ -52,6 +52,7 @@ pub(crate) struct InputRoots {
     /// Of several actions over a new large root, one makes the base and the others stand on it.
     making: tokio::sync::Mutex<()>,
     style: Style,
+    max_copied_bytes: u64,
 }
 
 /// How roots are shown.
@@ -61,6 +62,15 @@ pub(crate) enum Style {
     Overlay,
     /// Copies.
     Private,
+}
+
+impl Style {
+    const fn shares(self) -> Shares {
+        match self {
+            Self::Overlay => Shares::Links,
+            Self::Private => Shares::Nothing,
+        }
+    }
 }
 
 /// A large tree that stays.
@@ -105,6 +115,7 @@ impl InputRoots {
         blobs: Arc<LocalBlobs>,
         trash: Arc<Trash>,
         style: Style,
+        max_copied_bytes: u64,
     ) -> io::Result<Self> {
         let bases_folder = data_dir.join("bases");
         trash.remove(&bases_folder)?;
@@ -119,12 +130,14 @@ impl InputRoots {
             next_base: AtomicU64::new(0),
             making: tokio::sync::Mutex::new(()),
             style,
+            max_copied_bytes,
         })
     }
 
     /// Fetches what is not here and lays the root out in `run`, a folder of the action.
     pub(crate) async fn make(&self, blobs: &BlobClient, wanted: &Wanted, run: &Path) -> Result<InputRoot, Failure> {
         let tree = self.folders.tree(blobs, wanted.root).await?;
+        tree.check_copies(self.style.shares(), self.max_copied_bytes)?;
         let parents = missing_parents(&tree, wanted)?;
         if self.style == Style::Private || tree.entries < SMALL_ENTRIES {
             return self.make_whole(blobs, &tree, parents, run.join("root")).await;

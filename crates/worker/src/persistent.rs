@@ -37,7 +37,7 @@ use crate::sandbox::{Launcher, Limit};
 pub(crate) use job::{Job, Wish};
 
 use inputs::Directories;
-use job::{Key, contents, key_of, request_of};
+use job::{Key, bytes, contents, key_of, request_of};
 use process::{Ending, Tenured};
 use protocol::Broken;
 
@@ -151,6 +151,10 @@ impl PersistentProcesses {
         let Some(wish) = &order.persistent else { return Ok(None) };
         let Some(mut inputs) = self.directories.read(blobs, order.inputs.root).await? else { return Ok(None) };
         let Some(key) = key_of(order, wish, &mut inputs) else { return Ok(None) };
+        // What is copied for a request is bounded like what it writes; alone it would not be copied.
+        if bytes(&inputs) > self.bounds.disk_bytes {
+            return Ok(None);
+        }
         let pins = self.blobs.pin(blobs, contents(&inputs)).await?;
         let (order, cache) = (order.clone(), Arc::clone(&self.blobs));
         blocking(move || {

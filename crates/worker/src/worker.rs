@@ -185,7 +185,10 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
     let blobs = LocalBlobs::open(data_dir.join("cache"), config.cache_bytes, owner, &trash)?;
     let style = if report.overlay { Style::Overlay } else { Style::Private };
     let blobs = Arc::new(blobs);
-    let roots = InputRoots::open(data_dir, FOLDER_CACHE_BYTES, Arc::clone(&blobs), Arc::clone(&trash), style)?;
+    // What an operator lets the cache have on the disk, or an action, a root may have as well.
+    let max_copied = config.cache_bytes.max(config.bounds.disk_bytes);
+    let roots =
+        InputRoots::open(data_dir, FOLDER_CACHE_BYTES, Arc::clone(&blobs), Arc::clone(&trash), style, max_copied)?;
     let store_paths = StorePaths::open(data_dir, config.cache_bytes, Arc::clone(&trash))?;
     let idle = IdleBounds::of(config.cores, config.memory_bytes);
     let folder = data_dir.join("persistent");

@@ -87,6 +87,13 @@ pub(super) fn contents(inputs: &Node) -> HashSet<Content> {
     contents
 }
 
+/// What a root takes when each of its files is a copy.
+pub(super) fn bytes(inputs: &Node) -> u64 {
+    let mut bytes = 0_u64;
+    inputs.each_file(&mut |_, file| bytes = bytes.saturating_add(file.content.digest.size_bytes()));
+    bytes
+}
+
 /// Who can do an order; nothing if it has no tool or no flag file, and so is not for a process that stays.
 pub(super) fn key_of(order: &Order, wish: &Wish, inputs: &mut Node) -> Option<Key> {
     let tools = inputs.tool_digest(Hasher::new(order.function))?;

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use gf_reapi::execution::{ActionResult, Directory, FileNode, NodeProperties};
+use gf_reapi::execution::{ActionResult, Directory, DirectoryNode, FileNode, NodeProperties};
 use gf_reapi::worker::finished::Verdict;
 use prost::Message;
 
-use crate::fixture::{Case, Input, completed, file};
+use crate::fixture::{Case, Input, completed, ended_with, file};
 
 fn said(result: &ActionResult) -> String {
     String::from_utf8(result.stdout_raw.to_vec()).unwrap()
@@ -50,6 +50,32 @@ async fn files_links_folders_and_large_blobs_are_there() {
     case.store.take_read();
     completed(&case.run(script, &inputs, &[]).await);
     assert_eq!(case.store.take_read(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_directory_on_many_paths_does_not_fill_the_disk() {
+    let mut case = Case::start_with(|config| {
+        config.cache_bytes = 1 << 20;
+        config.bounds.disk_bytes = 1 << 20;
+    })
+    .await;
+    let content = case.store.put(vec![b'x'; 1000]);
+    let properties = NodeProperties { unix_mode: Some(0o600), ..NodeProperties::default() };
+    let node = FileNode {
+        name: "file".to_owned(),
+        digest: Some(content.into()),
+        is_executable: false,
+        node_properties: Some(properties),
+    };
+    let mut root = case.store.put(Directory { files: vec![node], ..Directory::default() }.encode_to_vec());
+    for _ in 0..12 {
+        let twice = ["a", "b"].map(|name| DirectoryNode { name: name.to_owned(), digest: Some(root.into()) });
+        root = case.store.put(Directory { directories: twice.to_vec(), ..Directory::default() }.encode_to_vec());
+    }
+    let (command, _) = case.script("true", &[]);
+    let finished = case.execute(&command, root).await;
+    ended_with(&finished, Verdict::Refused, tonic::Code::InvalidArgument);
+    assert!(finished.message.contains("4096000 bytes") && finished.message.contains("1048576"), "{finished:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
