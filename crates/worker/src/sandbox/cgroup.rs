@@ -4,6 +4,7 @@
 //! a limit of the user namespace bounds without a control group. What always holds: a group is removed when its run is
 //! over, and groups that a killed launcher left behind are removed by the next.
 
+mod delegation;
 mod place;
 
 use std::fs::{self, File, OpenOptions};
@@ -60,22 +61,24 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// Finds the group of this process and makes one in it, in which all runs together get no more than `memory_bytes`. An
-    /// error says what is in the way.
+    /// Finds the group in which this process may make others, and makes one in which all runs together get no more than
+    /// `memory_bytes`. An error says what is in the way.
     pub(super) fn make(memory_bytes: u64) -> Result<Self, String> {
-        let Place { path: own, version, .. } = Place::find()?;
-        if version == Version::V2 {
-            delegate_memory(&own)?;
-        }
-        remove_left_behind(&own);
-        let path = own.join(format!("{GROUP_PREFIX}{}", std::process::id()));
+        let place = Place::find()?;
+        let version = place.version;
+        let base = match version {
+            Version::V1 => place.path,
+            Version::V2 => delegation::base(&place)?,
+        };
+        remove_left_behind(&base);
+        let path = base.join(format!("{GROUP_PREFIX}{}", std::process::id()));
         fs::create_dir(&path).map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
         let parent = Self { path, version, next: AtomicU64::new(0) };
         if version == Version::V2 {
-            delegate_memory(&parent.path)?;
+            delegation::hand_down(&parent.path, delegation::MEMORY)?;
         }
         if !parent.path.join(version.limit_file()).exists() {
-            return Err(format!("{} has no memory controller", own.display()));
+            return Err(format!("{} has no memory controller", base.display()));
         }
         limit_memory(&parent.path, version, memory_bytes)
             .map_err(|error| format!("the memory of {} cannot be bounded: {error}", parent.path.display()))?;
@@ -198,22 +201,9 @@ fn write(file: &Path, number: u64) -> io::Result<()> {
     OpenOptions::new().write(true).open(file)?.write_all(number.to_string().as_bytes())
 }
 
-/// Lets the children of a group of version 2 bound their memory.
-fn delegate_memory(group: &Path) -> Result<(), String> {
-    let file = group.join("cgroup.subtree_control");
-    if fs::read_to_string(&file).is_ok_and(|enabled| enabled.split_ascii_whitespace().any(|each| each == "memory")) {
-        return Ok(());
-    }
-    OpenOptions::new()
-        .write(true)
-        .open(&file)
-        .and_then(|mut file| file.write_all(b"+memory"))
-        .map_err(|error| format!("{}: {error}", file.display()))
-}
-
 /// Removes the groups of launchers that are no more.
-fn remove_left_behind(own: &Path) {
-    let Ok(entries) = fs::read_dir(own) else { return };
+fn remove_left_behind(base: &Path) {
+    let Ok(entries) = fs::read_dir(base) else { return };
     let is_left_behind =
         |name: &str| name.strip_prefix(GROUP_PREFIX).is_some_and(|process| !Path::new("/proc").join(process).exists());
     for entry in entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_left_behind)) {
