@@ -1,9 +1,13 @@
 //! The command line. Its help is what people read first.
 
+mod nix;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+
+pub(crate) use nix::*;
 
 /// A self-hosted build platform: one server that keeps what builds made, and runs what they ask for.
 ///
@@ -36,6 +40,11 @@ pub(crate) enum Command {
     Store {
         #[command(subcommand)]
         command: StoreCommand,
+    },
+    /// Use the Nix binary caches of a server
+    Nix {
+        #[command(subcommand)]
+        command: NixCommand,
     },
     /// Look at the configuration
     Config {

@@ -1,19 +1,22 @@
-//! Calls to a running server's `/api/v1/`.
+//! Calls to a running server.
 //!
-//! Every failure says what to do next. What always holds: an answer is bounded, and the token goes to no other
-//! server than the one named.
+//! Every failure says what to do next. What always holds: an answer that is kept in memory is bounded, and the token goes
+//! to no other server than the one named.
 
 use std::fmt::Display;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use gf_server::operator::report::Problem;
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request, StatusCode, Uri};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -30,6 +33,14 @@ use crate::failure::{Failure, FailureKind};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// What is sent; it may be made while it is.
+pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// A body that is at hand.
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
 
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +84,16 @@ impl Client {
         Ok(Self { server, authority, token: token.filter(|token| !token.is_empty()), ca: args.ca })
     }
 
+    /// Where it is: `http://HOST:PORT`.
+    pub(crate) fn url(&self) -> String {
+        format!("{}://{}", self.server.scheme_str().unwrap_or("http"), self.authority)
+    }
+
+    /// Whether a token was given.
+    pub(crate) const fn token(&self) -> Option<&String> {
+        self.token.as_ref()
+    }
+
     pub(crate) fn get<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
         self.call(Method::GET, path, Bytes::new(), Patience::Short)
     }
@@ -90,11 +111,31 @@ impl Client {
         patience: Patience,
     ) -> Result<A, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-        let (status, answer) = runtime.block_on(self.exchange(method, path, body, patience))?;
-        if status.is_success() {
-            return serde_json::from_slice(&answer).map_err(|error| self.not_ours(error));
+        runtime.block_on(self.ask(method, path, body, patience))
+    }
+
+    /// A question in JSON, and its answer.
+    pub(crate) async fn ask<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Patience,
+    ) -> Result<A, Failure> {
+        let json = [(CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        let headers = if body.is_empty() { &[][..] } else { &json };
+        let (status, answer) = self.exchange(method, path, headers, whole(body), patience).await?;
+        if !status.is_success() {
+            return Err(self.refused(status, &answer));
         }
-        Err(match (status, serde_json::from_slice::<Problem>(&answer)) {
+        // What says nothing is no JSON.
+        let answer = if answer.is_empty() { Bytes::from_static(b"null") } else { answer };
+        serde_json::from_slice(&answer).map_err(|error| self.not_ours(error))
+    }
+
+    /// Why a server did not do what it was asked.
+    pub(crate) fn refused(&self, status: StatusCode, answer: &[u8]) -> Failure {
+        match (status, serde_json::from_slice::<Problem>(answer)) {
             (StatusCode::UNAUTHORIZED, _) if self.token.is_some() => {
                 Failure::failed(format!("{} does not accept the token in GF_TOKEN", self.server))
             }
@@ -104,7 +145,7 @@ impl Client {
             (StatusCode::NOT_FOUND, Ok(problem)) => Failure::new(FailureKind::NotSo, problem.error),
             (_, Ok(problem)) => Failure::failed(problem.error),
             (_, Err(_)) => self.not_ours(status),
-        })
+        }
     }
 
     fn not_ours(&self, why: impl Display) -> Failure {
@@ -122,33 +163,55 @@ impl Client {
         ))
     }
 
-    async fn exchange(
+    /// Sends a request, and reads the whole answer.
+    pub(crate) async fn exchange(
         &self,
         method: Method,
         path: &str,
-        body: Bytes,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Body,
         patience: Patience,
     ) -> Result<(StatusCode, Bytes), Failure> {
+        let limit = patience.limit();
+        let exchange = async {
+            let answer = self.send(method, path, headers, body).await?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+            Ok((status, body.map_err(|error| self.broken(error))?.to_bytes()))
+        };
+        let answer = timeout(limit, exchange).await;
+        answer.map_err(|_| self.unreachable(format!("no answer within {} s", limit.as_secs())))?
+    }
+
+    /// Sends a request on a connection of its own; the body of the answer is still to be read.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Body,
+    ) -> Result<Response<Incoming>, Failure> {
         let is_tls = self.server.scheme_str() == Some("https");
         let host = self.server.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = self.server.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let connect = timeout(CONNECT_TIMEOUT, TcpStream::connect((host.as_str(), port)));
         let stream =
             connect.await.map_err(|error| self.unreachable(error))?.map_err(|error| self.unreachable(error))?;
-        let request = self.request(method, path, body)?;
-        let limit = patience.limit();
+        let request = self.request(method, path, headers, body)?;
         let answer = if is_tls {
             let name = ServerName::try_from(host).map_err(|error| self.unreachable(error))?;
             let connector = TlsConnector::from(Arc::new(self.tls()?));
             let connect = timeout(CONNECT_TIMEOUT, connector.connect(name, stream)).await;
             let stream = connect.map_err(|error| self.unreachable(error))?.map_err(|error| self.untrusted(error))?;
-            timeout(limit, send(stream, request)).await
+            send(stream, request).await
         } else {
-            timeout(limit, send(stream, request)).await
+            send(stream, request).await
         };
-        answer.map_err(|_| self.unreachable(format!("no answer within {} s", limit.as_secs())))?.map_err(|error| {
-            Failure::failed(format!("the connection to {} broke ({error}): look at the server's log", self.server))
-        })
+        answer.map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, why: impl Display) -> Failure {
+        Failure::failed(format!("the connection to {} broke ({why}): look at the server's log", self.server))
     }
 
     fn untrusted(&self, error: impl Display) -> Failure {
@@ -159,17 +222,21 @@ impl Client {
         ))
     }
 
-    fn request(&self, method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Body,
+    ) -> Result<Request<Body>, Failure> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.authority);
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
-        request
-            .body(Full::new(body))
-            .map_err(|_| Failure::new(FailureKind::Usage, "GF_TOKEN holds characters that no token has"))
+        request.body(body).map_err(|_| Failure::new(FailureKind::Usage, "GF_TOKEN holds characters that no token has"))
     }
 
     fn tls(&self) -> Result<ClientConfig, Failure> {
@@ -196,23 +263,13 @@ impl Client {
     }
 }
 
-/// One request on one connection.
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), String>
+/// One request on one connection, which ends with the answer.
+async fn send<S>(stream: S, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let handshake = http1::handshake(TokioIo::new(stream)).await;
-    let (mut requests, connection) = handshake.map_err(|error| error.to_string())?;
-    let exchange = async {
-        let answer = requests.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
-    };
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        answer = &mut exchange => answer,
-        // The connection may end with the last byte of the answer.
-        _ = connection => exchange.await,
-    }
+    let (mut requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // What goes wrong with it is heard by whoever reads the answer.
+    tokio::spawn(connection);
+    requests.send_request(request).await
 }

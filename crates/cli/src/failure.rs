@@ -33,6 +33,18 @@ impl Failure {
         Self::new(FailureKind::Failed, message)
     }
 
+    /// The same, said of something.
+    #[must_use]
+    pub(crate) fn about(self, thing: &dyn fmt::Display) -> Self {
+        Self { message: format!("{thing}: {}", self.message), ..self }
+    }
+
+    /// The same, and something more.
+    #[must_use]
+    pub(crate) fn and(self, more: impl fmt::Display) -> Self {
+        Self { message: format!("{}; {more}", self.message), ..self }
+    }
+
     /// Writes the message to standard error, and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         if !self.message.is_empty() {

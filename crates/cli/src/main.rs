@@ -8,6 +8,7 @@ mod client;
 mod config_command;
 mod execution_command;
 mod failure;
+mod nix;
 mod output;
 mod serve;
 mod status_command;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Queue(args) => execution_command::queue(args),
         Command::Why(args) => execution_command::why(args),
         Command::Store { command } => store_command::run(command),
+        Command::Nix { command } => nix::run(command),
         Command::Config { command: ConfigCommand::Check(args) } => config_command::check(&args),
     };
     match result {

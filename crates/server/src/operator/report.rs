@@ -1,6 +1,7 @@
 //! What `/api/v1/` says, as JSON. The `gf` commands read these too, so a field is only ever added.
 
 mod execution;
+mod nix;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +9,8 @@ pub use execution::{
     ActionReport, AheadReport, EndReport, ExecutionReport, ExecutionSummary, ExplanationReport, MatchingReport,
     OperationReport, OwnWorker, PropertyReport, QueueReport, RunReport, ScarceReport, SituationReport, WorkerReport,
 };
+
+pub use nix::{NixCacheReport, NixContentsReport, NixPinReport, NixPinRequest, NixUpstreamReport};
 
 /// `GET /api/v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
