@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use gf_blobstore::OwnerId;
 use gf_database::{Database, Row, sql};
 use gf_nix_formats::{CacheInfo, PublicKey, SecretKey};
-use gf_tenancy::TenantName;
+use gf_tenancy::{NixScope, TenantName, Visibility};
 
-use crate::{CacheError, CacheName, Settings, Visibility};
+use crate::{CacheError, CacheName, Settings};
 
 pub(crate) use settings_row::SettingsRow;
 
@@ -45,6 +45,13 @@ impl Cache {
     #[must_use]
     pub const fn tenant(&self) -> &TenantName {
         &self.tenant
+    }
+
+    /// The cache as the policy sees it.
+    #[must_use]
+    pub fn scope(&self) -> NixScope<'_> {
+        let Self { name, tenant, settings, .. } = self;
+        NixScope::Existing { name: name.as_str(), tenant, visibility: settings.visibility }
     }
 
     /// Whether everybody may read it.
@@ -91,12 +98,12 @@ impl Cache {
 /// Caches by name, read lately.
 #[derive(Default)]
 pub(crate) struct Registry {
-    known: RwLock<HashMap<CacheName, (Instant, Arc<Cache>)>>,
+    known: RwLock<HashMap<Arc<str>, (Instant, Arc<Cache>)>>,
 }
 
 impl Registry {
     /// The cache of this name.
-    pub(crate) async fn find(&self, database: &Database, name: &CacheName) -> Result<Option<Arc<Cache>>, CacheError> {
+    pub(crate) async fn find(&self, database: &Database, name: &str) -> Result<Option<Arc<Cache>>, CacheError> {
         if let Some((read, cache)) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(name)
             && read.elapsed() < BELIEVED
         {
@@ -104,19 +111,19 @@ impl Registry {
         }
         let began = Instant::now();
         let statement = sql("SELECT * FROM nix_caches WHERE name = $1");
-        let Some(row) = database.first(statement.bind(name.as_str())).await? else {
+        let Some(row) = database.first(statement.bind(name)).await? else {
             self.forget(name);
             return Ok(None);
         };
         let cache = Arc::new(Cache::read(&row)?);
         // Nothing panics under the lock, and a map is whole between two of its calls.
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(name.clone(), (began, Arc::clone(&cache)));
+        known.insert(name.into(), (began, Arc::clone(&cache)));
         Ok(Some(cache))
     }
 
     /// Reads the cache anew when it is asked for next.
-    pub(crate) fn forget(&self, name: &CacheName) {
+    pub(crate) fn forget(&self, name: &str) {
         self.known.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }

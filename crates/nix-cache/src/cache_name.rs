@@ -10,7 +10,9 @@ pub struct CacheName(Arc<str>);
 
 /// Why text is not the name of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("`{0}` is not the name of a cache: use 1 to 50 of A-Z, a-z, 0-9, `-`, `_` and `+`, the first a letter or digit")]
+#[error(
+    "`{0}` is not the name of a cache: use 1 to 50 of A-Z, a-z, 0-9, `-`, `_` and `+`, the first a letter or digit"
+)]
 pub struct CacheNameError(String);
 
 impl CacheName {

@@ -6,7 +6,6 @@ mod administration;
 mod closure;
 mod collect;
 mod documents;
-mod folder;
 mod intake;
 mod keep;
 mod logs;
@@ -16,30 +15,32 @@ mod publish;
 mod upstream;
 mod verify;
 mod why;
+mod withdraw;
 
 use std::sync::Arc;
 
 use gf_blobstore::{BlobStore, OwnerId, TimeSource};
 use gf_database::Database;
-use gf_tenancy::{Authorized, Permission};
 
 pub use administration::{CacheReport, NewCache, NewKey, UpstreamReport};
 pub use closure::{Closure, ClosurePath};
 pub use collect::{Collection, Removal, WhyRemoved};
-pub use documents::{DocumentKind, Kept};
-pub use folder::{ExportCompression, FolderReport};
-pub use intake::{Accepted, ArchiveFile};
-pub use logs::Log;
+pub use documents::Kept;
+pub use intake::{Accepted, ArchiveFacts, ArchiveFile};
+pub use logs::{Log, MAX_LOG_BYTES};
 pub use lookup::{ArchiveName, Lookup, OpenedArchive};
 pub use pins::Pin;
-pub use publish::{Order, Publication, UploadedPath};
+pub use publish::{MAX_ASKED_PATHS, Order, Publication, Uploaded, UploadedPath};
 pub use verify::{Problem, Verification};
-pub use why::{Explanation, Link, Verdict};
+pub use why::{Explanation, Keeper, Link};
 
+use crate::announced::Announced;
 use crate::archives::Archives;
-use crate::cache::{Cache, Registry};
-use crate::{CacheError, CacheName};
-use intake::Flights;
+use crate::cache::Registry;
+use crate::condemned::Condemned;
+use crate::flights::Flights;
+use crate::promises::Promises;
+use crate::uses::Uses;
 use lookup::Rendered;
 use upstream::Upstreams;
 
@@ -68,9 +69,34 @@ struct Shared {
     time: Arc<dyn TimeSource>,
     registry: Registry,
     rendered: Rendered,
-    flights: Flights,
+    uses: Uses,
+    uploads: Flights<(OwnerId, ArchiveFile)>,
     upstreams: Upstreams,
-    /// Read while blobs are promised to be kept and the archive that needs them is noted; written while blobs are let
-    /// go, so that what is let go is never what was promised a moment ago.
-    promises: tokio::sync::RwLock<()>,
+    announced: Announced,
+    condemned: Condemned,
+    promises: Promises,
+}
+
+impl NixCaches {
+    /// Serves what the parts hold. Nothing is tended until [`Self::tend_until`] is called.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { database, store, archives, time } = parts;
+        Self {
+            shared: Arc::new(Shared {
+                database,
+                store,
+                archives,
+                time,
+                registry: Registry::default(),
+                rendered: Rendered::default(),
+                uses: Uses::default(),
+                uploads: Flights::new(intake::UPLOADS_OF_ONE_FILE),
+                upstreams: Upstreams::default(),
+                announced: Announced::default(),
+                condemned: Condemned::default(),
+                promises: Promises::default(),
+            }),
+        }
+    }
 }

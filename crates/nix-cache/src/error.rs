@@ -1,6 +1,6 @@
 use gf_blobstore::{ErrorKind, StoreError};
 use gf_database::DatabaseError;
-use gf_nix_formats::{HashError, KeyError, KeyName, NarHash, NarInfoError, SignatureError, StorePath, StorePathHash};
+use gf_nix_formats::{HashError, KeyError, NarHash, NarInfoError, SignatureError, StorePath, StorePathHash};
 use gf_tenancy::NoRandomness;
 use thiserror::Error;
 
@@ -12,7 +12,7 @@ use crate::archives::{IngestError, ReadError};
 pub enum CacheError {
     /// There is no such cache, for all that the tenant of the grant may know.
     #[error("there is no cache {0} here")]
-    NoSuchCache(CacheName),
+    NoSuchCache(String),
     /// The name is taken, by this tenant or another.
     #[error("there is a cache {0} already")]
     Exists(CacheName),
@@ -191,9 +191,4 @@ impl From<StoreError> for PublishError {
     fn from(error: StoreError) -> Self {
         Self::Cache(error.into())
     }
-}
-
-/// The key of a cache is named after the cache.
-pub(crate) fn key_name(cache: &CacheName) -> Result<KeyName, CacheError> {
-    Ok(KeyName::new(cache.as_str())?)
 }

@@ -250,7 +250,8 @@ impl RootText {
     }
 
     pub(crate) fn parse(text: &str) -> Result<Root, CacheError> {
-        let read: Self = serde_json::from_str(text).map_err(|error| CacheError::row("the root of an archive", error))?;
+        let read: Self =
+            serde_json::from_str(text).map_err(|error| CacheError::row("the root of an archive", error))?;
         Ok(match read {
             Self::Directory(text) => Root::Directory(digest(&text)?),
             Self::File(text) => Root::File { digest: digest(&text)?, executable: false },

@@ -3,10 +3,8 @@
 use gf_database::{Migration, Migrations};
 
 /// What the database must be opened with.
-pub const MIGRATIONS: Migrations = Migrations {
-    service: "nix",
-    steps: &[Migration { name: "caches, archives, paths", forward: CREATE, back: DROP }],
-};
+pub const MIGRATIONS: Migrations =
+    Migrations { service: "nix", steps: &[Migration { name: "caches, archives, paths", forward: CREATE, back: DROP }] };
 
 const CREATE: &str = "
 -- A cache. `owner` is the number of its tenant in the store.

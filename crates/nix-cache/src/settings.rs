@@ -1,17 +1,9 @@
 //! What an operator says about a cache.
 
 use gf_nix_formats::{KeyName, PublicKey, StoreDir};
+use gf_tenancy::Visibility;
 
 const DAY_S: u64 = 24 * 60 * 60;
-
-/// Who may read a cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visibility {
-    /// Everybody.
-    Public,
-    /// Who was granted it.
-    Private,
-}
 
 /// How long a path stays that nobody uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gf_database::{Database, DatabaseError, Statement, Transaction, sql};
+use gf_database::{Database, DatabaseError, Statement, sql};
 use gf_nix_formats::{NarHash, StorePathHash};
 
 use crate::cache::CacheId;
@@ -108,7 +108,7 @@ fn update_all(text: &str, uses: HashMap<CacheId, Vec<(String, u64)>>, now_s: u64
 /// failure is right; the number is not, which nothing depends on.
 async fn run(database: &Database, statements: Vec<Statement>) -> Result<(), DatabaseError> {
     for statement in statements {
-        database.write(async |transaction: &mut Transaction| transaction.execute(statement.clone()).await).await?;
+        database.execute(statement).await?;
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! Settings as the database keeps them: one JSON text, so that a new setting needs no migration.
 
 use gf_nix_formats::{KeyName, PublicKey, StoreDir};
+use gf_tenancy::Visibility;
 use serde::{Deserialize, Serialize};
 
-use crate::{CacheError, Retention, Settings, UpstreamSettings, Visibility};
+use crate::{CacheError, Retention, Settings, UpstreamSettings};
 
 /// What is not there has the default; what is not known is passed over, so an older program reads what a newer one wrote.
 #[derive(Serialize, Deserialize)]

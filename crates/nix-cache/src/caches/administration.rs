@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use gf_blobstore::OwnerId;
-use gf_database::{DatabaseError, Transaction, sql};
+use gf_database::{sql, work};
 use gf_nix_formats::{KeyName, SecretKey};
 use gf_tenancy::{
-    Authorized, NixConfigureCache, NixConfigureRetention, NixCreateCache, NixDestroyCache, NixPull, NoRandomness, Permission, Tenant,
+    Authorized, NixConfigureCache, NixConfigureRetention, NixCreateCache, NixDestroyCache, NixPermission, NixPull,
+    NoRandomness, Tenant, Visibility,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -14,7 +15,7 @@ use super::NixCaches;
 use crate::cache::{Cache, CacheId, SettingsRow};
 use crate::rows::{signed, unsigned};
 use crate::settings::RetentionChange;
-use crate::{CacheError, CacheName, Settings, SettingsChange, Visibility};
+use crate::{CacheError, CacheName, Settings, SettingsChange};
 
 /// The cache that a fresh server has.
 const MAIN: &str = "main";
@@ -32,8 +33,6 @@ pub enum NewKey {
 /// A cache to be made.
 #[derive(Debug)]
 pub struct NewCache {
-    /// How it is called.
-    pub name: CacheName,
     /// What it signs with.
     pub key: NewKey,
     /// Everything else.
@@ -77,9 +76,8 @@ impl NixCaches {
         if self.shared.database.first(sql("SELECT id FROM nix_caches LIMIT 1")).await?.is_some() {
             return Ok(());
         }
-        let name = CacheName::new(MAIN).map_err(|error| CacheError::Name(error.to_string()))?;
         let settings = Settings { visibility: Visibility::Public, ..Settings::default() };
-        match self.insert(tenant, NewCache { name, key: NewKey::Generate, settings }).await {
+        match self.insert(tenant, MAIN, NewCache { key: NewKey::Generate, settings }).await {
             // Another server on the same database was quicker.
             Err(CacheError::Exists(_)) => Ok(()),
             other => other.map(drop),
@@ -92,16 +90,16 @@ impl NixCaches {
     /// # Errors
     /// [`CacheError::Database`] when that cannot be known.
     pub async fn resolve(&self, name: &CacheName) -> Result<Option<Arc<Cache>>, CacheError> {
-        self.shared.registry.find(&self.shared.database, name).await
+        self.shared.registry.find(&self.shared.database, name.as_str()).await
     }
 
-    /// Makes a cache of the tenant.
+    /// Makes the cache that the grant names, for its tenant.
     ///
     /// # Errors
-    /// [`CacheError::Exists`], whosever the other is; [`CacheError::Setting`].
+    /// [`CacheError::Name`]; [`CacheError::Exists`], whosever the other is; [`CacheError::Setting`].
     pub async fn create(&self, grant: &Authorized<NixCreateCache>, cache: NewCache) -> Result<Arc<Cache>, CacheError> {
         check(&cache.settings)?;
-        self.insert(grant.tenant(), cache).await
+        self.insert(grant.tenant(), grant.cache(), cache).await
     }
 
     /// Changes settings, or the signing key. Paths that were signed with an older key keep those signatures, and are
@@ -112,12 +110,11 @@ impl NixCaches {
     pub async fn configure(
         &self,
         grant: &Authorized<NixConfigureCache>,
-        name: &CacheName,
         change: SettingsChange,
         key: Option<NewKey>,
     ) -> Result<Arc<Cache>, CacheError> {
-        let key = key.map(|key| make_key(name, key)).transpose()?;
-        self.change(grant, name, key, |settings| change.clone().apply(settings)).await
+        let key = key.map(|key| make_key(grant.cache(), key)).transpose()?;
+        self.change(grant, key, |settings| change.clone().apply(settings)).await
     }
 
     /// Changes how long unused paths stay.
@@ -127,45 +124,52 @@ impl NixCaches {
     pub async fn configure_retention(
         &self,
         grant: &Authorized<NixConfigureRetention>,
-        name: &CacheName,
         change: RetentionChange,
     ) -> Result<Arc<Cache>, CacheError> {
-        self.change(grant, name, None, |settings| change.apply(settings)).await
+        self.change(grant, None, |settings| change.apply(settings)).await
     }
 
     /// Removes a cache with all its paths. Archives that no other cache of the tenant needs go with the next collection.
     ///
     /// # Errors
     /// [`CacheError::NoSuchCache`].
-    pub async fn destroy(&self, grant: &Authorized<NixDestroyCache>, name: &CacheName) -> Result<(), CacheError> {
-        let cache = self.cache(grant, name).await?;
-        let removed = self.shared.database.execute(sql("DELETE FROM nix_caches WHERE id = $1").bind(cache.id.0)).await?;
-        self.shared.registry.forget(name);
+    pub async fn destroy(&self, grant: &Authorized<NixDestroyCache>) -> Result<(), CacheError> {
+        let cache = self.cache(grant).await?;
+        let removed =
+            self.shared.database.execute(sql("DELETE FROM nix_caches WHERE id = $1").bind(cache.id.0)).await?;
+        self.shared.registry.forget(grant.cache());
         self.shared.rendered.forget_all();
-        if removed == 0 { Err(CacheError::NoSuchCache(name.clone())) } else { Ok(()) }
+        if removed == 0 { Err(CacheError::NoSuchCache(grant.cache().to_owned())) } else { Ok(()) }
     }
 
-    /// All caches of the tenant, by name.
+    /// All caches of all tenants, by name: for the edge, which shows a caller those that it may pull from.
     ///
     /// # Errors
     /// [`CacheError::Database`].
-    pub async fn list(&self, grant: &Authorized<NixPull>) -> Result<Vec<Arc<Cache>>, CacheError> {
-        self.caches_of(grant.tenant().name().as_str()).await
+    pub async fn all(&self) -> Result<Vec<Arc<Cache>>, CacheError> {
+        let rows = self.shared.database.all(sql("SELECT * FROM nix_caches ORDER BY name")).await?;
+        rows.iter().map(|row| Cache::read(row).map(Arc::new)).collect()
     }
 
     /// A cache, and what is in it.
     ///
     /// # Errors
     /// [`CacheError::NoSuchCache`].
-    pub async fn show(&self, grant: &Authorized<NixPull>, name: &CacheName) -> Result<CacheReport, CacheError> {
-        let cache = self.cache(grant, name).await?;
+    pub async fn show(&self, grant: &Authorized<NixPull>) -> Result<CacheReport, CacheError> {
+        let cache = self.cache(grant).await?;
         let count = "SELECT CASE waiting WHEN 0 THEN 1 ELSE 0 END AS visible, upstream, COUNT(*) AS paths, \
                      CAST(SUM(nar_size) AS BIGINT) AS bytes FROM nix_paths WHERE cache = $1 GROUP BY 1, 2 ORDER BY 2";
         let pins = "SELECT COUNT(*) AS pins FROM nix_pins WHERE cache = $1";
         let pins = self.shared.database.first(sql(pins).bind(cache.id.0)).await?;
         let pins = pins.map(|row| unsigned(&row, "pins")).transpose()?.unwrap_or(0);
-        let mut report =
-            CacheReport { pins, paths: 0, nar_bytes: 0, waiting_paths: 0, upstreams: Vec::new(), cache: Arc::clone(&cache) };
+        let mut report = CacheReport {
+            pins,
+            paths: 0,
+            nar_bytes: 0,
+            waiting_paths: 0,
+            upstreams: Vec::new(),
+            cache: Arc::clone(&cache),
+        };
         for row in self.shared.database.all(sql(count).bind(cache.id.0)).await? {
             let (paths, nar_bytes) = (unsigned(&row, "paths")?, unsigned(&row, "bytes")?);
             if !row.flag("visible")? {
@@ -181,15 +185,12 @@ impl NixCaches {
         Ok(report)
     }
 
-    /// The cache of this name, if it is one of the tenant's.
-    pub(super) async fn cache<P: Permission>(
-        &self,
-        grant: &Authorized<P>,
-        name: &CacheName,
-    ) -> Result<Arc<Cache>, CacheError> {
-        match self.resolve(name).await? {
+    /// The cache that a grant names, if it is still one of the tenant's.
+    pub(super) async fn cache<P: NixPermission>(&self, grant: &Authorized<P>) -> Result<Arc<Cache>, CacheError> {
+        let name = grant.cache();
+        match self.shared.registry.find(&self.shared.database, name).await? {
             Some(cache) if cache.tenant == *grant.tenant().name() => Ok(cache),
-            _ => Err(CacheError::NoSuchCache(name.clone())),
+            _ => Err(CacheError::NoSuchCache(name.to_owned())),
         }
     }
 
@@ -199,9 +200,10 @@ impl NixCaches {
         rows.iter().map(|row| Cache::read(row).map(Arc::new)).collect()
     }
 
-    async fn insert(&self, tenant: &Tenant, cache: NewCache) -> Result<Arc<Cache>, CacheError> {
-        let NewCache { name, key, settings } = cache;
-        let key = make_key(&name, key)?;
+    async fn insert(&self, tenant: &Tenant, name: &str, cache: NewCache) -> Result<Arc<Cache>, CacheError> {
+        let NewCache { key, settings } = cache;
+        let name = CacheName::new(name).map_err(|error| CacheError::Name(error.to_string()))?;
+        let key = make_key(name.as_str(), key)?;
         let id = i64::from_le_bytes(random()?) & i64::MAX;
         let owner = OwnerId(tenant.id().number());
         let insert = "INSERT INTO nix_caches (id, name, tenant, owner, signing_key, settings, created_s) \
@@ -221,36 +223,38 @@ impl NixCaches {
         }
     }
 
-    async fn change<P: Permission>(
+    async fn change<P: NixPermission>(
         &self,
         grant: &Authorized<P>,
-        name: &CacheName,
         key: Option<SecretKey>,
-        apply: impl Fn(&mut Settings) + Sync,
+        apply: impl Fn(&mut Settings) + Send + Sync,
     ) -> Result<Arc<Cache>, CacheError> {
-        let id = self.cache(grant, name).await?.id;
-        let key = key.map(|key| key.reveal());
+        let id = self.cache(grant).await?.id;
+        let (key, apply) = (&key.map(|key| key.reveal()), &apply);
         self.shared
             .database
-            .write(async |transaction: &mut Transaction| {
-                let row = transaction.first(sql("SELECT * FROM nix_caches WHERE id = $1").bind(id.0)).await?;
-                let row = row.ok_or_else(|| CacheError::NoSuchCache(name.clone()))?;
-                let mut settings = Cache::read(&row)?.settings;
-                apply(&mut settings);
-                check(&settings)?;
-                let update = "UPDATE nix_caches SET settings = $2, signing_key = COALESCE($3, signing_key) WHERE id = $1";
-                let update = sql(update).bind(id.0).bind(SettingsRow::format(&settings)).bind(key.clone());
-                transaction.execute(update).await?;
-                Ok::<_, CacheError>(())
+            .write(|transaction| {
+                work(async move {
+                    let row = transaction.first(sql("SELECT * FROM nix_caches WHERE id = $1").bind(id.0)).await?;
+                    let row = row.ok_or_else(|| CacheError::NoSuchCache(grant.cache().to_owned()))?;
+                    let mut settings = Cache::read(&row)?.settings;
+                    apply(&mut settings);
+                    check(&settings)?;
+                    let update =
+                        "UPDATE nix_caches SET settings = $2, signing_key = COALESCE($3, signing_key) WHERE id = $1";
+                    let update = sql(update).bind(id.0).bind(SettingsRow::format(&settings)).bind(key.clone());
+                    transaction.execute(update).await?;
+                    Ok::<_, CacheError>(())
+                })
             })
             .await?;
-        self.shared.registry.forget(name);
+        self.shared.registry.forget(grant.cache());
         self.shared.rendered.forget_all();
-        self.cache(grant, name).await
+        self.cache(grant).await
     }
 }
 
-fn make_key(cache: &CacheName, key: NewKey) -> Result<SecretKey, CacheError> {
+fn make_key(cache: &str, key: NewKey) -> Result<SecretKey, CacheError> {
     match key {
         NewKey::Given(key) => Ok(key),
         NewKey::Generate => {

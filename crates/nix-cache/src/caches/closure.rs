@@ -9,10 +9,10 @@ use gf_tenancy::{Authorized, Permission};
 
 use super::NixCaches;
 use super::publish::MAX_ASKED;
+use crate::CacheError;
 use crate::archives::Root;
 use crate::cache::Cache;
 use crate::rows::{PathRow, RootText};
-use crate::CacheError;
 
 /// The most paths of one closure: beyond every closure of a tool seen so far.
 const MAX_PATHS: usize = 100_000;

@@ -4,13 +4,13 @@
 //! What always holds: a key that was written says the same for ever. Who writes something else is told, and the first
 //! stays.
 
-use gf_database::{Transaction, sql};
+use gf_database::{sql, work};
 use gf_nix_formats::{BuildTrace, BuildTraceKey, DerivationOutput, Realisation};
 use gf_tenancy::{Authorized, NixPull, NixPush};
 
 use super::NixCaches;
+use crate::CacheError;
 use crate::rows::signed;
-use crate::{CacheError, CacheName};
 
 /// The longest document about debug information, in bytes.
 const MAX_DEBUG_INFO_BYTES: usize = 64 << 10;
@@ -46,14 +46,10 @@ impl NixCaches {
     ///
     /// # Errors
     /// [`CacheError::NoSuchCache`].
-    pub async fn put_realisation(
-        &self,
-        grant: &Authorized<NixPush>,
-        cache: &CacheName,
-        new: &Realisation,
-    ) -> Result<Kept, CacheError> {
+    pub async fn put_realisation(&self, grant: &Authorized<NixPush>, new: &Realisation) -> Result<Kept, CacheError> {
         let merge = |old: &str| {
-            let mut old = Realisation::parse(old.as_bytes()).map_err(|error| CacheError::row("a realisation", error))?;
+            let mut old =
+                Realisation::parse(old.as_bytes()).map_err(|error| CacheError::row("a realisation", error))?;
             if old.path != new.path {
                 return Ok(None);
             }
@@ -61,7 +57,7 @@ impl NixCaches {
             let _ = old.signatures.merge(&new.signatures);
             Ok(Some(old.format()))
         };
-        self.put_document(grant, cache, Kind::Realisation, &new.id.to_string(), new.format(), merge).await
+        self.put_document(grant, Kind::Realisation, &new.id.to_string(), new.format(), merge).await
     }
 
     /// What an output of a content-addressed derivation is, as JSON; `None` when nobody said.
@@ -71,10 +67,9 @@ impl NixCaches {
     pub async fn realisation(
         &self,
         grant: &Authorized<NixPull>,
-        cache: &CacheName,
         id: &DerivationOutput,
     ) -> Result<Option<String>, CacheError> {
-        self.document(grant, cache, Kind::Realisation, &id.to_string()).await
+        self.document(grant, Kind::Realisation, &id.to_string()).await
     }
 
     /// Keeps what an output of a derivation is (`build-trace-v2/`, Nix from 2.35).
@@ -84,7 +79,6 @@ impl NixCaches {
     pub async fn put_build_trace(
         &self,
         grant: &Authorized<NixPush>,
-        cache: &CacheName,
         key: &BuildTraceKey,
         new: &BuildTrace,
     ) -> Result<Kept, CacheError> {
@@ -96,7 +90,7 @@ impl NixCaches {
             let _ = old.signatures.merge(&new.signatures);
             Ok(Some(old.format()))
         };
-        self.put_document(grant, cache, Kind::BuildTrace, &trace_name(key), new.format(), merge).await
+        self.put_document(grant, Kind::BuildTrace, &trace_name(key), new.format(), merge).await
     }
 
     /// What an output of a derivation is, as JSON; `None` when nobody said.
@@ -106,10 +100,9 @@ impl NixCaches {
     pub async fn build_trace(
         &self,
         grant: &Authorized<NixPull>,
-        cache: &CacheName,
         key: &BuildTraceKey,
     ) -> Result<Option<String>, CacheError> {
-        self.document(grant, cache, Kind::BuildTrace, &trace_name(key)).await
+        self.document(grant, Kind::BuildTrace, &trace_name(key)).await
     }
 
     /// Keeps where the debug information with a build id is: `debuginfo/<40 hexadecimal digits>.debug`, a JSON object.
@@ -119,7 +112,6 @@ impl NixCaches {
     pub async fn put_debug_info(
         &self,
         grant: &Authorized<NixPush>,
-        cache: &CacheName,
         build_id: &str,
         document: &str,
     ) -> Result<Kept, CacheError> {
@@ -131,31 +123,25 @@ impl NixCaches {
             return Err(CacheError::Name("debug information is a JSON object".to_owned()));
         }
         let merge = |old: &str| Ok((old == document).then(|| old.to_owned()));
-        self.put_document(grant, cache, Kind::DebugInfo, build_id, document.to_owned(), merge).await
+        self.put_document(grant, Kind::DebugInfo, build_id, document.to_owned(), merge).await
     }
 
     /// Where the debug information with a build id is; `None` when nobody said.
     ///
     /// # Errors
     /// [`CacheError`] when it cannot be known.
-    pub async fn debug_info(
-        &self,
-        grant: &Authorized<NixPull>,
-        cache: &CacheName,
-        build_id: &str,
-    ) -> Result<Option<String>, CacheError> {
+    pub async fn debug_info(&self, grant: &Authorized<NixPull>, build_id: &str) -> Result<Option<String>, CacheError> {
         check_build_id(build_id)?;
-        self.document(grant, cache, Kind::DebugInfo, build_id).await
+        self.document(grant, Kind::DebugInfo, build_id).await
     }
 
     async fn document(
         &self,
         grant: &Authorized<NixPull>,
-        cache: &CacheName,
         kind: Kind,
         name: &str,
     ) -> Result<Option<String>, CacheError> {
-        let id = self.cache(grant, cache).await?.id;
+        let id = self.cache(grant).await?.id;
         let statement = sql("SELECT document FROM nix_documents WHERE cache = $1 AND kind = $2 AND name = $3");
         let row = self.shared.database.first(statement.bind(id.0).bind(kind.as_str()).bind(name)).await?;
         Ok(row.map(|row| row.get("document")).transpose()?)
@@ -165,17 +151,17 @@ impl NixCaches {
     async fn put_document(
         &self,
         grant: &Authorized<NixPush>,
-        cache: &CacheName,
         kind: Kind,
         name: &str,
         new: String,
-        merge: impl Fn(&str) -> Result<Option<String>, CacheError> + Sync,
+        merge: impl Fn(&str) -> Result<Option<String>, CacheError> + Send + Sync,
     ) -> Result<Kept, CacheError> {
-        let id = self.cache(grant, cache).await?.id;
+        let id = self.cache(grant).await?.id;
         let now_s = signed(self.shared.time.now_s());
+        let (new, merge) = (&new, &merge);
         self.shared
             .database
-            .write(async |transaction: &mut Transaction| {
+            .write(|transaction| work(async move {
                 let old = sql("SELECT document FROM nix_documents WHERE cache = $1 AND kind = $2 AND name = $3");
                 let old = transaction.first(old.bind(id.0).bind(kind.as_str()).bind(name)).await?;
                 let old: Option<String> = old.map(|row| row.get("document")).transpose()?;
@@ -192,7 +178,7 @@ impl NixCaches {
                 let upsert = sql(upsert).bind(id.0).bind(kind.as_str()).bind(name).bind(document).bind(now_s);
                 transaction.execute(upsert).await?;
                 Ok(Kept::This)
-            })
+            }))
             .await
     }
 }

@@ -3,22 +3,21 @@
 //! What always holds: when an upload is answered, the blobs of the archive are durable and promised by the store, and so
 //! is the note which archive came in which file. A narinfo that follows finds it, after a restart too.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::Stream;
 use gf_blobstore::{OwnerId, StoreError};
-use gf_database::{Transaction, sql};
+use gf_database::{sql, work};
+use gf_digest::Digest;
 use gf_nix_formats::{Compression, NarHash};
 use gf_tenancy::{Authorized, NixPush};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::NixCaches;
 use crate::archives::{Expected, Ingested, ReadError};
+use crate::promises::Promising;
 use crate::rows::{ArchiveRow, RootText, digest_text, file_hash, signed, unsigned};
-use crate::{CacheError, CacheName, PublishError};
+use crate::{CacheError, PublishError};
 
 const DAY_S: u64 = 24 * 60 * 60;
 
@@ -30,7 +29,13 @@ pub(super) const RENEWED_S: u64 = 30 * DAY_S;
 
 /// Uploads of one file that are read at the same time. A second one, so that a slow client does not hold up a quick one;
 /// no third, so that sixty-four clients do not do the same work sixty-four times.
-const UPLOADS_OF_ONE_FILE: usize = 2;
+pub(super) const UPLOADS_OF_ONE_FILE: usize = 2;
+
+/// An archive that was uploaded so lately has time enough to get a path.
+const RENEWED_ORPHAN_S: u64 = 60 * 60;
+
+/// Blobs in one question to the store.
+const MAX_PROMISED: usize = 4096;
 
 /// The file that an archive comes in, as its URL says: `nar/<base 32 of hash>.nar<suffix of compression>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +76,6 @@ impl NixCaches {
     pub async fn accept_archive<S, E>(
         &self,
         grant: &Authorized<NixPush>,
-        name: &CacheName,
         file: ArchiveFile,
         size_bytes: Option<u64>,
         body: S,
@@ -80,12 +84,12 @@ impl NixCaches {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let owner = self.cache(grant, name).await?.owner;
-        if let Some(known) = self.find_file(owner, file).await? {
+        let owner = self.cache(grant).await?.owner;
+        if let Some(known) = self.find_file_for_push(owner, file).await? {
             return Ok(Accepted::AlreadyHere(known));
         }
-        let _turn = self.shared.flights.enter((owner, file)).await;
-        if let Some(known) = self.find_file(owner, file).await? {
+        let _turn = self.shared.uploads.enter((owner, file)).await;
+        if let Some(known) = self.find_file_for_push(owner, file).await? {
             return Ok(Accepted::AlreadyHere(known));
         }
         let expected = Expected { file_hash: Some(file.hash), file_size: size_bytes, ..Expected::default() };
@@ -101,11 +105,31 @@ impl NixCaches {
     pub async fn has_archive(
         &self,
         grant: &Authorized<NixPush>,
-        name: &CacheName,
         file: ArchiveFile,
     ) -> Result<Option<ArchiveFacts>, CacheError> {
-        let owner = self.cache(grant, name).await?.owner;
-        self.find_file(owner, file).await
+        let owner = self.cache(grant).await?.owner;
+        self.find_file_for_push(owner, file).await
+    }
+
+    /// The archive that came in this file. Who is told of it publishes a path of it next, so its time as one without a
+    /// path begins anew.
+    async fn find_file_for_push(&self, owner: OwnerId, file: ArchiveFile) -> Result<Option<ArchiveFacts>, CacheError> {
+        let Some(facts) = self.find_file(owner, file).await? else { return Ok(None) };
+        self.renew_orphan(owner, &facts.nar_hash).await.map(|is_here| is_here.then_some(facts))
+    }
+
+    /// Begins the time of an archive without a path anew; whether it is still here.
+    pub(super) async fn renew_orphan(&self, owner: OwnerId, nar_hash: &NarHash) -> Result<bool, CacheError> {
+        let now_s = self.shared.time.now_s();
+        let created = sql("SELECT created_s FROM nix_archives WHERE owner = $1 AND nar_hash = $2");
+        let created = self.shared.database.first(created.bind(owner.0).bind(nar_hash.base32())).await?;
+        let Some(row) = created else { return Ok(false) };
+        if unsigned(&row, "created_s")? + RENEWED_ORPHAN_S > now_s {
+            return Ok(true);
+        }
+        let update = sql("UPDATE nix_archives SET created_s = $3 WHERE owner = $1 AND nar_hash = $2");
+        let update = update.bind(owner.0).bind(nar_hash.base32()).bind(signed(now_s));
+        Ok(self.shared.database.execute(update).await? > 0)
     }
 
     /// Makes an archive durable, has the store promise it, and notes it, in this order.
@@ -116,14 +140,14 @@ impl NixCaches {
         file: Option<ArchiveFile>,
     ) -> Result<(), CacheError> {
         // Nothing is let go meanwhile, so that an archive is not taken away that was found to be promised.
-        let _promises = self.shared.promises.read().await;
+        let promising = self.shared.promises.begin().await;
         let now_s = self.shared.time.now_s();
         let (is_promised, until_s) = match self.promised_until(owner, &ingested.nar_hash).await? {
-            Some(until_s) if until_s >= now_s + RENEWED_S => (true, until_s),
+            Some(until_s) if until_s >= now_s + RENEWED_S && !promising.is_collecting() => (true, until_s),
             _ => (false, now_s + PROMISE_S),
         };
         if !is_promised {
-            self.promise(owner, &ingested.blobs, until_s).await?;
+            self.promise(&promising, owner, &ingested.blobs, until_s).await?;
         }
         self.shared.store.make_durable().await?;
         let archive = "INSERT INTO nix_archives (owner, nar_hash, nar_size, root, blobs, created_s, kept_until_s) \
@@ -145,14 +169,17 @@ impl NixCaches {
             .bind(file.compression.name())
             .bind(ingested.nar_hash.base32())
         });
+        let (archive, named) = (&archive, &named);
         self.shared
             .database
-            .write(async |transaction: &mut Transaction| {
-                transaction.execute(archive.clone()).await?;
-                if let Some(named) = &named {
-                    transaction.execute(named.clone()).await?;
-                }
-                Ok(())
+            .write(|transaction| {
+                work(async move {
+                    transaction.execute(archive.clone()).await?;
+                    if let Some(named) = named {
+                        transaction.execute(named.clone()).await?;
+                    }
+                    Ok(())
+                })
             })
             .await
     }
@@ -160,12 +187,14 @@ impl NixCaches {
     /// Has the store promise an archive until a moment.
     pub(super) async fn promise(
         &self,
+        promising: &Promising<'_>,
         owner: OwnerId,
-        list: &gf_digest::Digest,
+        list: &Digest,
         until_s: u64,
     ) -> Result<(), CacheError> {
         let mut blobs = self.shared.archives.read_blob_list(owner, *list).await?;
         blobs.push(*list);
+        promising.add(&blobs);
         let until = UNIX_EPOCH + Duration::from_secs(until_s);
         for some in blobs.chunks(MAX_PROMISED) {
             let missing = self.shared.store.keep_until(owner, some, until).await?;
@@ -207,61 +236,8 @@ impl NixCaches {
     }
 }
 
-/// Blobs in one question to the store.
-const MAX_PROMISED: usize = 4096;
-
 impl ArchiveRow {
     pub(super) const fn facts(&self) -> ArchiveFacts {
         ArchiveFacts { nar_hash: self.nar_hash, nar_size: self.nar_size }
-    }
-}
-
-type Flight = (OwnerId, ArchiveFile);
-
-/// Turns of those who bring the same file at the same time. As large as the number of files under way.
-#[derive(Default)]
-pub(super) struct Flights {
-    under_way: Mutex<HashMap<Flight, Weak<Semaphore>>>,
-}
-
-/// A turn; dropping it lets the next one in.
-pub(super) struct Turn<'a> {
-    flights: &'a Flights,
-    key: Flight,
-    /// Dropped before the table is swept.
-    permit: Option<(Arc<Semaphore>, Option<OwnedSemaphorePermit>)>,
-}
-
-impl Flights {
-    pub(super) async fn enter(&self, key: Flight) -> Turn<'_> {
-        let semaphore = self.semaphore(key);
-        let mut turn = Turn { flights: self, key, permit: Some((Arc::clone(&semaphore), None)) };
-        // Fails only when it is closed, which none ever is.
-        let permit = semaphore.acquire_owned().await.ok();
-        if let Some((_, place)) = &mut turn.permit {
-            *place = permit;
-        }
-        turn
-    }
-
-    fn semaphore(&self, key: Flight) -> Arc<Semaphore> {
-        // Nothing panics under the lock, and a map is whole between two of its calls.
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = under_way.entry(key).or_default();
-        place.upgrade().unwrap_or_else(|| {
-            let semaphore = Arc::new(Semaphore::new(UPLOADS_OF_ONE_FILE));
-            *place = Arc::downgrade(&semaphore);
-            semaphore
-        })
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.permit = None;
-        let mut under_way = self.flights.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        if under_way.get(&self.key).is_some_and(|semaphore| semaphore.strong_count() == 0) {
-            under_way.remove(&self.key);
-        }
     }
 }

@@ -4,15 +4,15 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use gf_blobstore::{Accept, BlobRead, ByteRange, Encoding, ErrorKind, StoreError};
-use gf_database::{Transaction, sql};
+use gf_database::sql;
 use gf_digest::{Digest, DigestFunction};
 use gf_nix_formats::StorePath;
 use gf_tenancy::{Authorized, NixPull, NixPush};
 
 use super::NixCaches;
 use super::intake::PROMISE_S;
+use crate::CacheError;
 use crate::rows::{digest, digest_text, signed};
-use crate::{CacheError, CacheName};
 
 /// The longest log, in bytes, uncompressed.
 pub const MAX_LOG_BYTES: usize = 64 << 20;
@@ -36,11 +36,10 @@ impl NixCaches {
     pub async fn put_log(
         &self,
         grant: &Authorized<NixPush>,
-        name: &CacheName,
         derivation: &StorePath,
         log: Bytes,
     ) -> Result<(), CacheError> {
-        let cache = self.cache(grant, name).await?;
+        let cache = self.cache(grant).await?;
         if !derivation.is_derivation() {
             return Err(CacheError::Name(format!("{derivation} is not a derivation, so it has no log")));
         }
@@ -55,7 +54,8 @@ impl NixCaches {
             upload.write(rest.split_to(rest.len().min(SLICE_BYTES))).await?;
         }
         upload.finish().await?;
-        let _promises = self.shared.promises.read().await;
+        let promising = self.shared.promises.begin().await;
+        promising.add(&[blob]);
         let now_s = self.shared.time.now_s();
         let until_s = now_s + PROMISE_S;
         let missing = store.keep_until(cache.owner, &[blob], UNIX_EPOCH + Duration::from_secs(until_s)).await?;
@@ -73,8 +73,7 @@ impl NixCaches {
             .bind(digest_text(&blob))
             .bind(signed(now_s))
             .bind(signed(until_s));
-        let write = async |transaction: &mut Transaction| transaction.execute(upsert.clone()).await;
-        self.shared.database.write(write).await?;
+        self.shared.database.execute(upsert).await?;
         Ok(())
     }
 
@@ -82,13 +81,8 @@ impl NixCaches {
     ///
     /// # Errors
     /// [`CacheError`] when it cannot be known.
-    pub async fn log(
-        &self,
-        grant: &Authorized<NixPull>,
-        name: &CacheName,
-        derivation: &StorePath,
-    ) -> Result<Option<Log>, CacheError> {
-        let cache = self.cache(grant, name).await?;
+    pub async fn log(&self, grant: &Authorized<NixPull>, derivation: &StorePath) -> Result<Option<Log>, CacheError> {
+        let cache = self.cache(grant).await?;
         let statement = sql("SELECT blob FROM nix_logs WHERE cache = $1 AND derivation = $2");
         let row = self.shared.database.first(statement.bind(cache.id.0).bind(derivation.as_str())).await?;
         let Some(row) = row else { return Ok(None) };

@@ -13,11 +13,11 @@ use quick_cache::sync::Cache as Memory;
 
 use super::NixCaches;
 use super::intake::{ArchiveFacts, ArchiveFile};
+use crate::CacheError;
 use crate::archives::Archive;
 use crate::cache::{Cache, CacheId};
-use crate::rows::{ArchiveRow, PathRow};
+use crate::rows::{ArchiveRow, PathRow, signed};
 use crate::uses::UseCount;
-use crate::{CacheError, CacheName};
 
 /// What rendered narinfos may take of memory, in bytes: a hundred thousand of them, and more.
 const MEMORY_BYTES: u64 = 192 << 20;
@@ -58,13 +58,8 @@ impl NixCaches {
     ///
     /// # Errors
     /// [`CacheError`] when it cannot be known; a client must be told to try again, and not that it is absent.
-    pub async fn lookup(
-        &self,
-        grant: &Authorized<NixPull>,
-        name: &CacheName,
-        path: StorePathHash,
-    ) -> Result<Lookup, CacheError> {
-        let cache = self.cache(grant, name).await?;
+    pub async fn lookup(&self, grant: &Authorized<NixPull>, path: StorePathHash) -> Result<Lookup, CacheError> {
+        let cache = self.cache(grant).await?;
         if let Some(narinfo) = self.shared.rendered.get(cache.id, path) {
             self.shared.uses.narinfo_served(&narinfo.uses);
             return Ok(Lookup::Present(narinfo.bytes));
@@ -76,10 +71,10 @@ impl NixCaches {
             _ => self.find_upstream(&cache, path).await?,
         };
         let Some(row) = row else { return Ok(Lookup::Absent) };
-        let narinfo = Narinfo {
-            bytes: render(&cache, &row)?,
-            uses: Arc::new(UseCount::new(cache.id, path)),
-        };
+        if self.shared.condemned.has(cache.id, path) && !self.reprieve(&cache, path).await? {
+            return Ok(Lookup::Absent);
+        }
+        let narinfo = Narinfo { bytes: render(&cache, &row)?, uses: Arc::new(UseCount::new(cache.id, path)) };
         self.shared.uses.narinfo_served(&narinfo.uses);
         self.shared.rendered.insert(cache.id, path, narinfo.clone(), version);
         Ok(Lookup::Present(narinfo.bytes))
@@ -92,10 +87,9 @@ impl NixCaches {
     pub async fn find(
         &self,
         grant: &Authorized<NixPull>,
-        name: &CacheName,
         archive: ArchiveName,
     ) -> Result<Option<ArchiveFacts>, CacheError> {
-        let cache = self.cache(grant, name).await?;
+        let cache = self.cache(grant).await?;
         let Some(row) = self.path_of(&cache, archive).await? else { return Ok(None) };
         Ok(Some(ArchiveFacts { nar_hash: row.nar_hash, nar_size: row.nar_size }))
     }
@@ -108,10 +102,9 @@ impl NixCaches {
     pub async fn open_archive(
         &self,
         grant: &Authorized<NixPull>,
-        name: &CacheName,
         archive: ArchiveName,
     ) -> Result<Option<OpenedArchive>, CacheError> {
-        let cache = self.cache(grant, name).await?;
+        let cache = self.cache(grant).await?;
         let Some(path) = self.path_of(&cache, archive).await? else { return Ok(None) };
         let Some((row, archive)) = self.open_path(&cache, &path).await? else { return Ok(None) };
         self.shared.uses.archive_read(cache.id, row.nar_hash);
@@ -125,10 +118,9 @@ impl NixCaches {
     pub async fn listing(
         &self,
         grant: &Authorized<NixPull>,
-        name: &CacheName,
         path: StorePathHash,
     ) -> Result<Option<String>, CacheError> {
-        let cache = self.cache(grant, name).await?;
+        let cache = self.cache(grant).await?;
         let Some(path) = self.path_of(&cache, ArchiveName::Path(path)).await? else { return Ok(None) };
         let Some((row, _)) = self.open_path(&cache, &path).await? else { return Ok(None) };
         let listing = self.shared.archives.list(cache.owner, &row.root).await?;
@@ -170,6 +162,13 @@ impl NixCaches {
         let statement = "SELECT * FROM nix_paths WHERE nar_hash = $1 AND cache = $2 AND waiting = 0 LIMIT 1";
         let row = self.shared.database.first(sql(statement).bind(nar_hash.base32()).bind(cache.id.0)).await?;
         row.map(|row| PathRow::read(&row)).transpose()
+    }
+
+    /// Saves a path that is being removed, before its narinfo is served; whether it is not too late.
+    async fn reprieve(&self, cache: &Cache, path: StorePathHash) -> Result<bool, CacheError> {
+        let update = sql("UPDATE nix_paths SET used_s = $3, served_s = $3 WHERE cache = $1 AND hash = $2");
+        let update = update.bind(cache.id.0).bind(path.to_string()).bind(signed(self.shared.time.now_s()));
+        Ok(self.shared.database.execute(update).await? > 0)
     }
 
     /// A path of the cache, visible or not.

@@ -5,8 +5,8 @@ use gf_nix_formats::StorePath;
 use gf_tenancy::{Authorized, NixPull, NixPush};
 
 use super::NixCaches;
+use crate::CacheError;
 use crate::rows::{signed, unsigned};
-use crate::{CacheError, CacheName};
 
 /// A name for a path that stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +35,11 @@ impl NixCaches {
     pub async fn pin(
         &self,
         grant: &Authorized<NixPush>,
-        cache: &CacheName,
         name: &str,
         path: &StorePath,
         until_s: Option<u64>,
     ) -> Result<(), CacheError> {
-        let id = self.cache(grant, cache).await?.id;
+        let id = self.cache(grant).await?.id;
         if !(1..=MAX_NAME_LENGTH).contains(&name.len()) || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
             let text = format!("a pin is called by 1 to {MAX_NAME_LENGTH} visible characters of ASCII");
             return Err(CacheError::Name(text));
@@ -67,13 +66,8 @@ impl NixCaches {
     ///
     /// # Errors
     /// [`CacheError::NoSuchCache`].
-    pub async fn unpin(
-        &self,
-        grant: &Authorized<NixPush>,
-        cache: &CacheName,
-        name: &str,
-    ) -> Result<bool, CacheError> {
-        let id = self.cache(grant, cache).await?.id;
+    pub async fn unpin(&self, grant: &Authorized<NixPush>, name: &str) -> Result<bool, CacheError> {
+        let id = self.cache(grant).await?.id;
         let delete = sql("DELETE FROM nix_pins WHERE cache = $1 AND name = $2").bind(id.0).bind(name);
         Ok(self.shared.database.execute(delete).await? > 0)
     }
@@ -82,8 +76,8 @@ impl NixCaches {
     ///
     /// # Errors
     /// [`CacheError::NoSuchCache`].
-    pub async fn pins(&self, grant: &Authorized<NixPull>, cache: &CacheName) -> Result<Vec<Pin>, CacheError> {
-        let id = self.cache(grant, cache).await?.id;
+    pub async fn pins(&self, grant: &Authorized<NixPull>) -> Result<Vec<Pin>, CacheError> {
+        let id = self.cache(grant).await?.id;
         self.pins_of(id).await
     }
 

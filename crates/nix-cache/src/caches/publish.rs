@@ -8,21 +8,22 @@
 mod check;
 mod waiting;
 
+pub(super) use waiting::{release, wait_for};
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use futures::Stream;
-use gf_database::{Transaction, Value, places, sql};
-use gf_nix_formats::{
-    Compression, ContentAddress, NarHash, NarInfo, Signatures, StorePath, StorePathHash, SystemName,
-};
+use gf_database::{Transaction, Value, places, sql, work};
+use gf_nix_formats::{Compression, ContentAddress, NarHash, NarInfo, Signatures, StorePath, StorePathHash, SystemName};
 use gf_tenancy::{Authorized, NixPush};
 
 use super::NixCaches;
 use crate::archives::Expected;
 use crate::cache::Cache;
+use crate::retention::RECENT_S;
 use crate::rows::{Origin, PathRow, Use, lines, signed};
-use crate::{CacheError, CacheName, PublishError};
+use crate::{CacheError, PublishError};
 
 /// Values of one statement that asks for many rows: far below what either database takes.
 pub(super) const MAX_ASKED: usize = 500;
@@ -93,12 +94,11 @@ impl NixCaches {
     pub async fn publish(
         &self,
         grant: &Authorized<NixPush>,
-        name: &CacheName,
         asked: StorePathHash,
         narinfo: NarInfo,
         order: Order,
     ) -> Result<Publication, PublishError> {
-        let cache = self.cache(grant, name).await?;
+        let cache = self.cache(grant).await?;
         if narinfo.store_path.hash() != asked {
             return Err(PublishError::OtherPath { path: narinfo.store_path, asked });
         }
@@ -113,7 +113,6 @@ impl NixCaches {
     pub async fn upload_path<S, E>(
         &self,
         grant: &Authorized<NixPush>,
-        name: &CacheName,
         path: UploadedPath,
         body: S,
     ) -> Result<Uploaded, PublishError>
@@ -121,14 +120,11 @@ impl NixCaches {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let cache = self.cache(grant, name).await?;
-        let is_deduplicated = self.find_archive(cache.owner, &path.nar_hash).await?.is_some();
+        let cache = self.cache(grant).await?;
+        let is_deduplicated = self.renew_orphan(cache.owner, &path.nar_hash).await?;
         if !is_deduplicated {
-            let expected = Expected {
-                nar_hash: Some(path.nar_hash),
-                nar_size: Some(path.nar_size),
-                ..Expected::default()
-            };
+            let expected =
+                Expected { nar_hash: Some(path.nar_hash), nar_size: Some(path.nar_size), ..Expected::default() };
             let ingested = self.shared.archives.ingest(cache.owner, Compression::None, body, expected).await?;
             self.note_archive(cache.owner, &ingested, None).await?;
         }
@@ -145,13 +141,12 @@ impl NixCaches {
     pub async fn missing_paths(
         &self,
         grant: &Authorized<NixPush>,
-        name: &CacheName,
         paths: &[StorePathHash],
     ) -> Result<Vec<StorePathHash>, CacheError> {
         if paths.len() > MAX_ASKED_PATHS {
             return Err(CacheError::TooLarge { what: "the question", limit: MAX_ASKED_PATHS, unit: "paths" });
         }
-        let cache = self.cache(grant, name).await?;
+        let cache = self.cache(grant).await?;
         let mut seen = BTreeSet::new();
         let distinct: Vec<StorePathHash> = paths.iter().copied().filter(|path| seen.insert(*path)).collect();
         let mut present = BTreeSet::new();
@@ -185,10 +180,11 @@ impl NixCaches {
         sign(cache, &mut row)?;
         let now_s = self.shared.time.now_s();
         row.used = Use { created_s: now_s, used_s: now_s, ..Use::default() };
+        let (row, elsewhere) = (&row, &elsewhere);
         let publication = self
             .shared
             .database
-            .write(async |transaction: &mut Transaction| publish_in(transaction, cache, &row, &elsewhere, order).await)
+            .write(|transaction| work(async move { publish_in(transaction, cache, row, elsewhere, order).await }))
             .await?;
         // What refers to it may have become visible, and none of that was rendered before; signatures were.
         if publication == Publication::Signed {
@@ -198,19 +194,27 @@ impl NixCaches {
     }
 
     /// Notes a path that an upstream has, whose archive may not be here yet. The first writer wins here too.
-    pub(super) async fn publish_upstream(&self, cache: &Cache, narinfo: NarInfo, upstream: String) -> Result<(), CacheError> {
+    pub(super) async fn publish_upstream(
+        &self,
+        cache: &Cache,
+        narinfo: NarInfo,
+        upstream: String,
+    ) -> Result<(), CacheError> {
         let origin = Origin { upstream, url: narinfo.url.as_str().to_owned(), compression: narinfo.compression };
         let mut row = new_row(narinfo, Some(origin));
         let now_s = self.shared.time.now_s();
         row.used = Use { created_s: now_s, used_s: now_s, ..Use::default() };
-        sign(cache, &mut row).map_err(|error| CacheError::row("a path", error))?;
+        sign(cache, &mut row)?;
+        let row = &row;
         self.shared
             .database
-            .write(async |transaction: &mut Transaction| {
-                if insert(transaction, cache, &row).await? {
-                    waiting::release(transaction, cache.id, row.path.hash()).await?;
-                }
-                Ok(())
+            .write(|transaction| {
+                work(async move {
+                    if insert(transaction, cache, row).await? {
+                        waiting::release(transaction, cache.id, row.path.hash()).await?;
+                    }
+                    Ok(())
+                })
             })
             .await
     }
@@ -239,6 +243,7 @@ async fn publish_in(
     if let (Order::ReferencesFirst, Some(missing)) = (order, missing.first()) {
         return Err(PublishError::MissingReference { path: row.path.clone(), missing: missing.clone() });
     }
+    use_references(transaction, cache, row).await?;
     let row = PathRow { waiting: missing.len() as u64, ..row.clone() };
     insert(transaction, cache, &row).await?;
     waiting::wait_for(transaction, cache.id, row.path.hash(), &missing).await?;
@@ -247,6 +252,21 @@ async fn publish_in(
         return Ok(Publication::New);
     }
     Ok(Publication::Waiting(missing))
+}
+
+/// A path that is referred to is used: a collection that planned to remove it finds that out. What was used in the last
+/// minute is not planned to be removed, so most of the time nothing is written.
+async fn use_references(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
+    let (now_s, references) = (row.used.used_s, row.references.iter().collect::<Vec<_>>());
+    for some in references.chunks(MAX_ASKED) {
+        let text = format!(
+            "UPDATE nix_paths SET used_s = $2 WHERE cache = $1 AND used_s < $3 AND hash IN ({})",
+            places(4, some.len())
+        );
+        let update = sql(text).bind(cache.id.0).bind(signed(now_s)).bind(signed(now_s.saturating_sub(RECENT_S / 5)));
+        transaction.execute(update.bind_all(some.iter().map(|path| path.hash().to_string()))).await?;
+    }
+    Ok(())
 }
 
 /// Inserts a path, unless there is one; whether it did.

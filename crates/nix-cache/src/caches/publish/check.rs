@@ -34,7 +34,8 @@ fn named_file(url: &NarUrl, narinfo: &NarInfo) -> Option<ArchiveFile> {
 pub(super) fn signatures(cache: &Cache, row: &PathRow) -> Result<(), PublishError> {
     let fingerprint = row.narinfo()?.fingerprint(&cache.settings.store_dir);
     let ours = [cache.key.public()];
-    let known: Vec<_> = ours.iter().chain(cache.settings.upstreams.iter().flat_map(|upstream| &upstream.keys)).collect();
+    let known: Vec<_> =
+        ours.iter().chain(cache.settings.upstreams.iter().flat_map(|upstream| &upstream.keys)).collect();
     for signature in &row.signatures {
         let mut named = known.iter().filter(|key| key.name().as_str() == signature.key_name()).peekable();
         if named.peek().is_some() && !named.any(|key| key.verifies(fingerprint.as_bytes(), signature)) {

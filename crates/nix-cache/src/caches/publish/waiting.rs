@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gf_blobstore::ErrorKind;
-use gf_database::{Transaction, places, sql};
+use gf_database::{Row, Statement, Transaction, places, sql};
 use gf_nix_formats::{StorePath, StorePathHash};
 
 use super::{MAX_ASKED, Order};
@@ -18,24 +18,39 @@ pub(super) async fn missing_here(
     cache: CacheId,
     row: &PathRow,
 ) -> Result<BTreeSet<StorePath>, CacheError> {
-    let mut missing: BTreeSet<StorePath> = row.references.iter().filter(|path| **path != row.path).cloned().collect();
-    let asked: Vec<StorePath> = missing.iter().cloned().collect();
-    for some in asked.chunks(MAX_ASKED) {
-        let text = format!(
-            "SELECT hash, name FROM nix_paths WHERE cache = $1 AND waiting = 0 AND hash IN ({})",
-            places(2, some.len())
-        );
-        let visible = sql(text).bind(cache.0).bind_all(some.iter().map(|path| path.hash().to_string()));
-        for row in transaction.all(visible).await? {
-            let (hash, name): (String, String) = (row.get("hash")?, row.get("name")?);
-            missing.retain(|path| path.as_str() != format!("{hash}-{name}"));
-        }
+    let mut missing = others(row);
+    for question in questions(cache, &missing) {
+        strike_out(&mut missing, &transaction.all(question).await?)?;
     }
     Ok(missing)
 }
 
+fn others(row: &PathRow) -> BTreeSet<StorePath> {
+    row.references.iter().filter(|path| **path != row.path).cloned().collect()
+}
+
+/// Asks which of some paths are visible.
+fn questions(cache: CacheId, paths: &BTreeSet<StorePath>) -> Vec<Statement> {
+    let hashes: Vec<String> = paths.iter().map(|path| path.hash().to_string()).collect();
+    let ask = |some: &[String]| {
+        let text = "SELECT hash, name FROM nix_paths WHERE cache = $1 AND waiting = 0 AND hash IN";
+        sql(format!("{text} ({})", places(2, some.len()))).bind(cache.0).bind_all(some.iter().map(String::as_str))
+    };
+    hashes.chunks(MAX_ASKED).map(ask).collect()
+}
+
+fn strike_out(missing: &mut BTreeSet<StorePath>, visible: &[Row]) -> Result<(), CacheError> {
+    for row in visible {
+        let (hash, name): (String, String) = (row.get("hash")?, row.get("name")?);
+        if let Ok(path) = StorePath::parse(&format!("{hash}-{name}")) {
+            missing.remove(&path);
+        }
+    }
+    Ok(())
+}
+
 /// Notes what a path waits for.
-pub(super) async fn wait_for(
+pub(in crate::caches) async fn wait_for(
     transaction: &mut Transaction,
     cache: CacheId,
     path: StorePathHash,
@@ -51,7 +66,7 @@ pub(super) async fn wait_for(
 
 /// Called when a path has become visible: what waited for it waits for one less, and what waits for nothing now is
 /// visible too. As many steps as paths become visible.
-pub(super) async fn release(
+pub(in crate::caches) async fn release(
     transaction: &mut Transaction,
     cache: CacheId,
     visible: StorePathHash,
@@ -76,7 +91,7 @@ pub(super) async fn release(
 
 impl NixCaches {
     /// What a path refers to that is not here and need not be: an upstream has it, or is taken to have it.
-    pub(super) async fn references_elsewhere(
+    pub(in crate::caches) async fn references_elsewhere(
         &self,
         cache: &Cache,
         row: &PathRow,
@@ -86,11 +101,10 @@ impl NixCaches {
         if cache.settings.upstreams.is_empty() && cache.settings.upstream_key_names.is_empty() {
             return Ok(elsewhere);
         }
-        let missing = self
-            .shared
-            .database
-            .write(async |transaction: &mut Transaction| missing_here(transaction, cache.id, row).await)
-            .await?;
+        let mut missing = others(row);
+        for question in questions(cache.id, &missing) {
+            strike_out(&mut missing, &self.shared.database.all(question).await?)?;
+        }
         for path in missing {
             if self.is_elsewhere(cache, &path, order).await? {
                 elsewhere.insert(path);

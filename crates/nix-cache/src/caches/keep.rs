@@ -1,0 +1,164 @@
+//! What is done in the background: uses are written down, promises renewed, paths that wait looked at again, and once a
+//! day what nobody needs is collected. Each step is bounded, and may be cut off anywhere.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gf_blobstore::{ErrorKind, OwnerId};
+use gf_database::{Row, sql, work};
+use gf_nix_formats::{StorePath, StorePathHash};
+use tokio_util::sync::CancellationToken;
+
+use super::NixCaches;
+use super::intake::{PROMISE_S, RENEWED_S};
+use super::publish::{Order, release};
+use crate::CacheError;
+use crate::cache::Cache;
+use crate::rows::{ArchiveRow, PathRow, digest, signed};
+
+/// Between two rounds. What was counted and not written down is lost with a killed process.
+const ROUND: Duration = Duration::from_secs(30);
+
+/// Between two collections, in seconds.
+const COLLECTION_S: u64 = 24 * 60 * 60;
+
+/// Archives, logs and paths of one round.
+const BATCH: i64 = 64;
+
+/// How long a path waits before its references are looked for again, in seconds.
+const LOOKED_AT_S: u64 = 60;
+
+impl NixCaches {
+    /// Tends the caches until told to stop. What fails is logged, and tried again.
+    pub async fn tend_until(&self, stopping: CancellationToken) {
+        let mut collected_s = self.shared.time.now_s();
+        loop {
+            let is_stopped = stopping.run_until_cancelled(tokio::time::sleep(ROUND)).await.is_none();
+            if let Err(error) = self.tend().await {
+                tracing::warn!(%error, "the Nix caches could not be tended; it is tried again");
+            }
+            if is_stopped {
+                return;
+            }
+            let now_s = self.shared.time.now_s();
+            if now_s >= collected_s + COLLECTION_S {
+                collected_s = now_s;
+                match stopping.run_until_cancelled(self.collect_all()).await {
+                    Some(Err(error)) => tracing::warn!(%error, "what nobody needs could not be collected"),
+                    Some(Ok(())) | None => {}
+                }
+            }
+        }
+    }
+
+    /// One round: everything that is due, in bounded steps.
+    ///
+    /// # Errors
+    /// [`CacheError`] of the first step that failed; what was done is done.
+    pub async fn tend(&self) -> Result<(), CacheError> {
+        self.shared.uses.write_down(&self.shared.database, self.shared.time.now_s()).await?;
+        while self.renew_archives().await? == BATCH {}
+        while self.renew_logs().await? == BATCH {}
+        self.look_again().await
+    }
+
+    /// Renews promises that end soon, of archives that a path names; how many were looked at.
+    async fn renew_archives(&self) -> Result<i64, CacheError> {
+        let now_s = self.shared.time.now_s();
+        let due = "SELECT a.* FROM nix_archives a WHERE a.kept_until_s < $1 AND EXISTS (SELECT 1 FROM nix_paths p \
+                   JOIN nix_caches c ON c.id = p.cache WHERE p.nar_hash = a.nar_hash AND c.owner = a.owner) LIMIT $2";
+        let due = self.shared.database.all(sql(due).bind(signed(now_s + RENEWED_S)).bind(BATCH)).await?;
+        for row in &due {
+            let (owner, archive) = (owner(row)?, ArchiveRow::read(row)?);
+            let promising = self.shared.promises.begin().await;
+            match self.promise(&promising, owner, &archive.blobs, now_s + PROMISE_S).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    self.lose_archive(owner, &archive).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
+            let update = sql("UPDATE nix_archives SET kept_until_s = $3 WHERE owner = $1 AND nar_hash = $2");
+            let update = update.bind(owner.0).bind(archive.nar_hash.base32()).bind(signed(now_s + PROMISE_S));
+            self.shared.database.execute(update).await?;
+        }
+        Ok(i64::try_from(due.len()).unwrap_or(BATCH))
+    }
+
+    async fn renew_logs(&self) -> Result<i64, CacheError> {
+        let now_s = self.shared.time.now_s();
+        let due = sql("SELECT * FROM nix_logs WHERE kept_until_s < $1 LIMIT $2");
+        let due = self.shared.database.all(due.bind(signed(now_s + RENEWED_S)).bind(BATCH)).await?;
+        for row in &due {
+            let (owner, blob) = (owner(row)?, digest(&row.get::<String>("blob")?)?);
+            let (cache, derivation): (i64, String) = (row.get("cache")?, row.get("derivation")?);
+            let until = std::time::UNIX_EPOCH + Duration::from_secs(now_s + PROMISE_S);
+            let promising = self.shared.promises.begin().await;
+            promising.add(&[blob]);
+            let is_lost = !self.shared.store.keep_until(owner, &[blob], until).await?.is_empty();
+            let change = if is_lost {
+                sql("DELETE FROM nix_logs WHERE cache = $1 AND derivation = $2").bind(cache).bind(derivation)
+            } else {
+                sql("UPDATE nix_logs SET kept_until_s = $3 WHERE cache = $1 AND derivation = $2")
+                    .bind(cache)
+                    .bind(derivation)
+                    .bind(signed(now_s + PROMISE_S))
+            };
+            self.shared.database.execute(change).await?;
+        }
+        Ok(i64::try_from(due.len()).unwrap_or(BATCH))
+    }
+
+    /// Looks again for what paths wait for: an upstream may have it now, or nobody announced it any more.
+    async fn look_again(&self) -> Result<(), CacheError> {
+        let before_s = self.shared.time.now_s().saturating_sub(LOOKED_AT_S);
+        let waiting = "SELECT p.*, c.name AS cache_name FROM nix_paths p JOIN nix_caches c ON c.id = p.cache \
+                       WHERE p.waiting > 0 AND p.created_s <= $1 ORDER BY p.used_s DESC LIMIT $2";
+        // `name` is the column of both tables: the path's own comes first, and is what is read below.
+        let waiting = self.shared.database.all(sql(waiting).bind(signed(before_s)).bind(BATCH)).await?;
+        for row in &waiting {
+            let name: String = row.get("cache_name")?;
+            let name = crate::CacheName::new(&name).map_err(|error| CacheError::row("a cache", error))?;
+            let Some(cache) = self.resolve(&name).await? else { continue };
+            self.look_for_references(&cache, &PathRow::read(row)?).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_for_references(&self, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
+        let elsewhere = self.references_elsewhere(cache, row, Order::Any).await?;
+        if elsewhere.is_empty() {
+            return Ok(());
+        }
+        let found: BTreeSet<StorePathHash> = elsewhere.iter().map(StorePath::hash).collect();
+        let path = row.path.hash().to_string();
+        let (found, path) = (&found, path.as_str());
+        self.shared
+            .database
+            .write(|transaction| {
+                work(async move {
+                    for reference in found {
+                        let delete = sql("DELETE FROM nix_awaited WHERE cache = $1 AND reference = $2 AND path = $3");
+                        let delete = delete.bind(cache.id.0).bind(reference.to_string()).bind(path);
+                        if transaction.execute(delete).await? > 0 {
+                            let fewer =
+                                sql("UPDATE nix_paths SET waiting = waiting - 1 WHERE cache = $1 AND hash = $2");
+                            transaction.execute(fewer.bind(cache.id.0).bind(path)).await?;
+                        }
+                    }
+                    let visible = sql("SELECT hash FROM nix_paths WHERE cache = $1 AND hash = $2 AND waiting = 0");
+                    if transaction.first(visible.bind(cache.id.0).bind(path)).await?.is_some() {
+                        release(transaction, cache.id, row.path.hash()).await?;
+                    }
+                    Ok::<_, CacheError>(())
+                })
+            })
+            .await
+    }
+}
+
+pub(super) fn owner(row: &Row) -> Result<OwnerId, CacheError> {
+    let number = u32::try_from(row.get::<i64>("owner")?).map_err(|error| CacheError::row("an owner", error))?;
+    Ok(OwnerId(number))
+}
