@@ -10,11 +10,11 @@ use thiserror::Error;
 
 use crate::attic::AtticTokens;
 use crate::loan::Ledger;
-use crate::policy::{self, Policy, Thing, Visibility};
+use crate::policy::{self, Decision, Policy, Thing, Visibility};
 use crate::secret::Fingerprint;
 use crate::{
     AtticConfig, Authorized, Denied, Execute, InstancePermission, Loan, NixPermission, NoRandomness, PermissionName,
-    Principal, Secret, Tenant, TenantId, TenantName, jwt,
+    Principal, Secret, Tenant, TenantId, TenantName, Tokens, jwt,
 };
 
 /// A tenant and the REAPI instances that resolve to it.
@@ -88,6 +88,7 @@ pub struct Access {
     tenants: HashMap<TenantName, Arc<Tenant>>,
     token: Option<Fingerprint>,
     worker_tokens: Vec<Fingerprint>,
+    tokens: Option<Arc<Tokens>>,
     attic: Option<AtticTokens>,
     policy: Policy,
     loans: Arc<Ledger>,
@@ -117,7 +118,8 @@ impl Access {
         }
         let token = config.token.as_ref().map(Secret::fingerprint);
         let policy = Policy { open: token.is_none(), anonymous_read: config.anonymous_read, workers_restricted: false };
-        Ok(Self { instances, tenants, token, worker_tokens: Vec::new(), attic: None, policy, loans: Arc::default() })
+        let (worker_tokens, loans) = (Vec::new(), Arc::default());
+        Ok(Self { instances, tenants, token, worker_tokens, tokens: None, attic: None, policy, loans })
     }
 
     /// Lets the holders of these tokens attach workers; with at least one, nobody else may.
@@ -125,6 +127,20 @@ impl Access {
     pub fn with_worker_tokens(mut self, tokens: &[Secret]) -> Self {
         self.worker_tokens.extend(tokens.iter().map(Secret::fingerprint));
         self.policy.workers_restricted = !self.worker_tokens.is_empty();
+        self
+    }
+
+    /// Takes tokens of our own too.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: Arc<Tokens>) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Grants nothing to whom nothing tells apart, also when all credentials are in the database.
+    #[must_use]
+    pub const fn closed(mut self) -> Self {
+        self.policy.open = false;
         self
     }
 
@@ -152,6 +168,12 @@ impl Access {
         }
         if Ledger::is_lent(credential) {
             return self.loans.borrower(fingerprint).ok_or(Denied::BadCredential);
+        }
+        if let Some(tokens) = self.tokens.as_ref().filter(|_| Tokens::is_token(credential)) {
+            let found = tokens.find(fingerprint, now_s());
+            if found.is_ok() || !self.policy.open {
+                return found.map(Principal::Token);
+            }
         }
         if let Some(attic) = self.attic.as_ref().filter(|_| jwt::looks_like_token(credential)) {
             return attic.verify(credential, fingerprint, now_s()).map(Principal::Attic);
@@ -192,18 +214,13 @@ impl Access {
         scope: NixScope<'_>,
     ) -> Result<Authorized<P>, Denied> {
         let principal = principal.borrow();
-        let (name, tenant, visibility) = match scope {
-            NixScope::Existing { name, tenant, visibility } => (name, self.tenants.get(tenant), visibility),
-            NixScope::Absent { name } => (name, None, Visibility::Private),
-            NixScope::New { name, tenant } => (name, self.tenants.get(tenant), Visibility::Private),
-        };
-        let thing = Thing::Cache { name, tenant: tenant.map(|tenant| tenant.name()), visibility };
+        let (thing, tenant) = self.cache(scope);
         if !policy::decide(&self.policy, principal, P::NAME, thing).allowed {
             return Err(refusal(principal, P::NAME));
         }
         // A tenant that is configured no longer has no caches that could be reached.
-        let tenant = tenant.ok_or_else(|| Denied::UnknownCache(name.to_owned()))?;
-        Ok(Authorized::new(principal.clone(), Arc::clone(tenant), name.into()))
+        let tenant = tenant.ok_or_else(|| Denied::UnknownCache(scope.name().to_owned()))?;
+        Ok(Authorized::new(principal.clone(), Arc::clone(tenant), scope.name().into()))
     }
 
     /// Grants `P` on a Nix cache to whoever presents this credential, as [`Self::authorize_nix`] does. What needs no
@@ -238,6 +255,19 @@ impl Access {
         policy::decide_anywhere(&self.policy, principal.borrow(), permission).allowed
     }
 
+    /// Whether a principal has a permission on an instance, and which rule says so.
+    #[must_use]
+    pub fn explain(&self, principal: &Principal, permission: PermissionName, instance: &InstanceName) -> Decision {
+        let tenant = self.instances.get(instance).map(|tenant| tenant.name());
+        policy::decide(&self.policy, principal, permission, Thing::Instance { name: instance, tenant })
+    }
+
+    /// Whether a principal has a permission on a Nix cache, and which rule says so.
+    #[must_use]
+    pub fn explain_nix(&self, principal: &Principal, permission: PermissionName, scope: NixScope<'_>) -> Decision {
+        policy::decide(&self.policy, principal, permission, self.cache(scope).0)
+    }
+
     /// Lends a credential for one assignment: whoever presents it reads and writes blobs where `grant` was given,
     /// until the loan is dropped.
     ///
@@ -255,6 +285,17 @@ impl Access {
         self.loans.lend_attachment()
     }
 
+    /// A cache as the policy sees it, and whose it is.
+    fn cache<'s>(&'s self, scope: NixScope<'s>) -> (Thing<'s>, Option<&'s Arc<Tenant>>) {
+        let (name, tenant, visibility) = match scope {
+            NixScope::Existing { name, tenant, visibility } => (name, Some(tenant), visibility),
+            NixScope::Absent { name } => (name, None, Visibility::Private),
+            NixScope::New { name, tenant } => (name, Some(tenant), Visibility::Private),
+        };
+        let tenant = tenant.and_then(|name| self.tenants.get(name));
+        (Thing::Cache { name, tenant: tenant.map(|tenant| tenant.name()), visibility }, tenant)
+    }
+
     /// The tenant of this name, if it is served.
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {
@@ -270,6 +311,14 @@ impl Access {
     }
 }
 
+impl NixScope<'_> {
+    const fn name(&self) -> &str {
+        match self {
+            Self::Existing { name, .. } | Self::Absent { name } | Self::New { name, .. } => name,
+        }
+    }
+}
+
 const fn refusal(principal: &Principal, permission: PermissionName) -> Denied {
     match principal {
         Principal::Anonymous => Denied::Unauthenticated(permission),
@@ -278,7 +327,7 @@ const fn refusal(principal: &Principal, permission: PermissionName) -> Denied {
 }
 
 /// The time that tokens go by, in seconds since 1970. Before 1970 everything is expired and nothing is valid yet.
-fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 

@@ -44,7 +44,7 @@ pub enum JwtKeyError {
     )]
     ShortSecret(usize),
     /// It is no key in PEM, or not of RSA.
-    #[error("it is not an RSA key in PEM, in base64: {0}")]
+    #[error("it is not an RSA key in PEM, or that in base64: {0}")]
     Rsa(String),
 }
 
@@ -82,13 +82,13 @@ impl JwtKey {
         Ok(Self(Kind::Hs256(hmac::Key::new(hmac::HMAC_SHA256, &secret))))
     }
 
-    /// The private key that RS256 tokens are signed with, of which only the public half is kept: the base64 text of
-    /// its PEM.
+    /// The private key that RS256 tokens are signed with, of which only the public half is kept: its PEM, or the base64
+    /// text of that.
     ///
     /// # Errors
     /// [`JwtKeyError`].
-    pub fn rs256_private(base64: &str) -> Result<Self, JwtKeyError> {
-        let (kind, der) = pem(base64)?;
+    pub fn rs256_private(text: &str) -> Result<Self, JwtKeyError> {
+        let (kind, der) = pem(text)?;
         let pair = match kind {
             SectionKind::RsaPrivateKey => RsaKeyPair::from_der(&der),
             SectionKind::PrivateKey => RsaKeyPair::from_pkcs8(&der),
@@ -98,12 +98,12 @@ impl JwtKey {
         Ok(Self(Kind::Rs256(pair.public_key().as_ref().to_vec())))
     }
 
-    /// The public key that RS256 tokens are checked with: the base64 text of its PEM.
+    /// The public key that RS256 tokens are checked with: its PEM, or the base64 text of that.
     ///
     /// # Errors
     /// [`JwtKeyError`].
-    pub fn rs256_public(base64: &str) -> Result<Self, JwtKeyError> {
-        let (kind, der) = pem(base64)?;
+    pub fn rs256_public(text: &str) -> Result<Self, JwtKeyError> {
+        let (kind, der) = pem(text)?;
         match kind {
             SectionKind::PublicKey => match inner_key(&der) {
                 Some(key) => Ok(Self(Kind::Rs256(key.to_vec()))),
@@ -161,8 +161,15 @@ fn decode(base64: &str) -> Result<Vec<u8>, JwtKeyError> {
     BASE64_STANDARD.decode(base64.trim()).map_err(|_| JwtKeyError::Base64)
 }
 
-fn pem(base64: &str) -> Result<(SectionKind, Vec<u8>), JwtKeyError> {
-    <(SectionKind, Vec<u8>)>::from_pem_slice(&decode(base64)?).map_err(|error| JwtKeyError::Rsa(error.to_string()))
+fn pem(text: &str) -> Result<(SectionKind, Vec<u8>), JwtKeyError> {
+    let decoded;
+    let pem = if text.trim_start().starts_with("-----BEGIN") {
+        text.as_bytes()
+    } else {
+        decoded = decode(text)?;
+        &decoded
+    };
+    <(SectionKind, Vec<u8>)>::from_pem_slice(pem).map_err(|error| JwtKeyError::Rsa(error.to_string()))
 }
 
 /// The `RSAPublicKey` in a `SubjectPublicKeyInfo` (RFC 5280, 4.1): a sequence of the algorithm, which for RSA has one

@@ -5,8 +5,8 @@
 //! exists.
 //!
 //! [`Access`] finds out who presents a credential; [`policy`] decides, as a pure function of what is configured, who
-//! asks, and what for. Credentials are: the static token, the tokens of workers, tokens in Attic's format, and what is
-//! lent to whatever runs an action for as long as it runs.
+//! asks, and what for. Credentials are: the static token, the tokens of workers, [`Tokens`] of our own, tokens in
+//! Attic's format, and what is lent to whatever runs an action for as long as it runs.
 //!
 //! Deliberately absent until they are built: OIDC trust, quotas, the audit log.
 
@@ -14,6 +14,7 @@ mod access;
 mod attic;
 mod authorized;
 mod denied;
+mod grant;
 mod jwt;
 mod loan;
 mod pattern;
@@ -22,11 +23,13 @@ pub mod policy;
 mod principal;
 mod secret;
 mod tenant;
+mod tokens;
 
 pub use access::{Access, AccessConfig, AccessConfigError, NixScope, TenantConfig};
 pub use attic::{AtticConfig, AtticToken};
 pub use authorized::Authorized;
 pub use denied::Denied;
+pub use grant::{Grant, GrantError, Role};
 pub use jwt::{JwtFault, JwtKey, JwtKeyError};
 pub use loan::{Loan, LoanId, NoRandomness};
 pub use pattern::Pattern;
@@ -39,3 +42,4 @@ pub use policy::Visibility;
 pub use principal::Principal;
 pub use secret::Secret;
 pub use tenant::{Tenant, TenantId, TenantName, TenantNameError};
+pub use tokens::{IssuedToken, MIGRATIONS, NewToken, Token, TokenError, TokenId, TokenReport, Tokens};

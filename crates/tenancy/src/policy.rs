@@ -7,7 +7,7 @@ use std::fmt;
 
 use gf_digest::InstanceName;
 
-use crate::{Pattern, PermissionName, Principal, TenantName};
+use crate::{Grant, Pattern, PermissionName, Principal, TenantName, TokenId};
 
 /// Who can read a Nix cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +37,16 @@ pub enum Thing<'a> {
         /// Who can read it.
         visibility: Visibility,
     },
+}
+
+impl<'a> Thing<'a> {
+    /// The tenant, if it is known, and the name.
+    fn place(&self) -> (Option<&'a str>, &'a str) {
+        match self {
+            Thing::Instance { name, tenant } => (tenant.map(TenantName::as_str), name.as_str()),
+            Thing::Cache { name, tenant, .. } => (tenant.map(TenantName::as_str), name),
+        }
+    }
 }
 
 /// What holds for everybody.
@@ -70,6 +80,8 @@ pub enum Rule {
     AnonymousRead,
     /// The static token opens all but attaching workers.
     StaticToken,
+    /// A token of our own; the grant of it that allows this, if there is one.
+    Token(TokenId, Option<Grant>),
     /// A token in Attic's format; the pattern of it that decided, if one fits.
     AtticToken(Option<Pattern>),
     /// The token of workers attaches workers, and nothing else.
@@ -89,6 +101,8 @@ impl fmt::Display for Rule {
             Self::PublicCache => "the cache is public",
             Self::AnonymousRead => "access.anonymous_read lets everybody read",
             Self::StaticToken => "the static token grants everything but attaching workers",
+            Self::Token(id, Some(grant)) => return write!(f, "the token {id} grants {grant}"),
+            Self::Token(id, None) => return write!(f, "the token {id} has no grant for it"),
             Self::AtticToken(Some(pattern)) => {
                 return write!(f, "the pattern {:?} of the Attic token decides", pattern.as_str());
             }
@@ -114,6 +128,11 @@ pub fn decide(policy: &Policy, principal: &Principal, permission: PermissionName
         return Decision::new(true, rule);
     }
     match principal {
+        Principal::Token(token) => {
+            let (tenant, name) = thing.place();
+            let grant = token.grant(permission, tenant, name).cloned();
+            Decision::new(grant.is_some(), Rule::Token(token.id().clone(), grant))
+        }
         Principal::Attic(token) => match thing {
             Thing::Cache { name, .. } => {
                 let rule = Rule::AtticToken(token.deciding_pattern(name).cloned());
@@ -132,6 +151,10 @@ pub fn decide_anywhere(policy: &Policy, principal: &Principal, permission: Permi
         return Decision::new(true, rule);
     }
     match principal {
+        Principal::Token(token) => {
+            let grant = token.grants().iter().find(|grant| grant.has(permission)).cloned();
+            Decision::new(grant.is_some(), Rule::Token(token.id().clone(), grant))
+        }
         Principal::Attic(token) => Decision::new(token.grants_somewhere(permission), Rule::AtticToken(None)),
         fixed => fixed_grants(fixed, permission),
     }
@@ -149,7 +172,7 @@ fn for_everybody(
     if is_public && permission == PermissionName::NixPull {
         return Some(Rule::PublicCache);
     }
-    if !matches!(principal, Principal::Anonymous | Principal::Attic(_)) {
+    if !matches!(principal, Principal::Anonymous | Principal::Token(_) | Principal::Attic(_)) {
         return None;
     }
     if policy.open && !(permission == PermissionName::Work && policy.workers_restricted) {
@@ -170,6 +193,6 @@ fn fixed_grants(principal: &Principal, permission: PermissionName) -> Decision {
             let blobs = matches!(permission, PermissionName::CasRead | PermissionName::CasWrite);
             Decision::new(blobs, Rule::Assignment)
         }
-        Principal::Anonymous | Principal::Attic(_) => Decision::new(false, Rule::NoCredential),
+        Principal::Anonymous | Principal::Token(_) | Principal::Attic(_) => Decision::new(false, Rule::NoCredential),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{AtticToken, LoanId};
+use crate::{AtticToken, LoanId, Token};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Principal {
     Anonymous,
     /// The holder of the static token of the configuration.
     TokenHolder,
+    /// The holder of one of our own tokens.
+    Token(Arc<Token>),
     /// The holder of a token in Attic's format.
     Attic(Arc<AtticToken>),
     /// Whoever runs an assignment, for as long as it is lent its credential: the blobs of one instance and nothing else.
@@ -28,6 +30,7 @@ impl fmt::Display for Principal {
         match self {
             Self::Anonymous => f.write_str("anonymous"),
             Self::TokenHolder => f.write_str("static-token"),
+            Self::Token(token) => write!(f, "token:{}", token.id()),
             Self::Attic(token) => write!(f, "attic:{}", token.subject()),
             Self::Worker(loan) => write!(f, "assignment:{loan}"),
             Self::WorkerHost => f.write_str("worker"),

@@ -34,6 +34,15 @@ impl fmt::Debug for Secret {
 pub(crate) struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
+    /// One that was written down. What has another length fits no secret.
+    pub(crate) fn stored(bytes: &[u8]) -> Self {
+        Self(bytes.try_into().unwrap_or_default())
+    }
+
+    pub(crate) const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     pub(crate) fn of(secret: &str) -> Self {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, secret.as_bytes()).as_ref());

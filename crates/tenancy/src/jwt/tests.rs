@@ -53,6 +53,7 @@ fn every_way_to_write_an_rsa_key() {
         JwtKey::rs256_private(&text(PKCS1)).unwrap(),
         JwtKey::rs256_private(&text(PKCS8)).unwrap(),
         JwtKey::rs256_public(&(text(PUBLIC) + "\n")).unwrap(),
+        JwtKey::rs256_public(str::from_utf8(PUBLIC).unwrap()).unwrap(),
     ] {
         assert_eq!(key.verify(&token).unwrap(), b"{}", "{key:?}");
         let another = rs256(r#"{"alg":"RS256"}"#, "{}");

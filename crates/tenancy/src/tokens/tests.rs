@@ -1,0 +1,241 @@
+//! Tokens from their making to their end, on SQLite and on PostgreSQL.
+
+use std::time::Instant;
+
+use gf_database::Location;
+use gf_digest::InstanceName;
+use gf_testkit::PostgresServer;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{Access, AccessConfig, CasRead, CasWrite, TenantConfig, TenantName};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A place for a database, which is there until this is dropped.
+struct Place {
+    location: Location,
+    _folder: TempDir,
+    _server: Option<Arc<PostgresServer>>,
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { location: Location::Sqlite(folder.path().join("facts.db")), _folder: folder, _server: None }
+    }
+
+    fn postgres() -> Self {
+        let server = PostgresServer::shared().unwrap();
+        let location = server.database().unwrap().parse().unwrap();
+        Self { location, _folder: tempfile::tempdir().unwrap(), _server: Some(server) }
+    }
+
+    async fn open(&self) -> Arc<Tokens> {
+        let database = Database::open(&self.location, &[MIGRATIONS]).await.unwrap();
+        Arc::new(Tokens::open(database).await.unwrap())
+    }
+}
+
+fn instance(name: &str) -> InstanceName {
+    InstanceName::new(name).unwrap()
+}
+
+/// Two tenants, and no other credential than tokens.
+fn access(tokens: &Arc<Tokens>) -> Access {
+    let tenant = |name: &str| TenantConfig { name: TenantName::new(name).unwrap(), instances: vec![instance(name)] };
+    let tenants = vec![tenant("default"), tenant("org-acme")];
+    let config = AccessConfig { tenants, token: None, anonymous_read: false };
+    Access::new(config).unwrap().closed().with_tokens(Arc::clone(tokens))
+}
+
+fn admin(access: &Access) -> Authorized<Administer> {
+    access.authorize(Principal::Server, &instance("default")).unwrap()
+}
+
+fn new(grants: &[&str]) -> NewToken {
+    let grants = grants.iter().map(|grant| grant.parse().unwrap()).collect();
+    NewToken { name: "a test".to_owned(), grants, lifetime: HOUR }
+}
+
+async fn issue(tokens: &Tokens, admin: &Authorized<Administer>, grants: &[&str]) -> IssuedToken {
+    tokens.issue(admin, new(grants)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_good_until_it_is_revoked() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let tokens = place.open().await;
+        let access = access(&tokens);
+        let admin = admin(&access);
+        let issued = issue(&tokens, &admin, &["operator@org-acme"]).await;
+        let text = issued.secret.expose();
+        assert!(text.starts_with("gf-token-") && !format!("{issued:?} {tokens:?}").contains(text));
+        let who = access.authenticate(Some(text)).unwrap();
+        assert_eq!(who.to_string(), format!("token:{}", issued.report.token.id()));
+        assert!(access.authorize::<CasWrite>(&who, &instance("org-acme")).is_ok());
+        let elsewhere = access.authorize::<CasWrite>(&who, &instance("default")).unwrap_err();
+        assert_eq!(elsewhere, Denied::UnknownInstance(instance("default")));
+        assert!(matches!(access.authorize::<Administer>(&who, &instance("org-acme")), Err(Denied::Forbidden(_))));
+        assert!(matches!(access.check(Principal::Anonymous, PermissionName::CasRead), Err(Denied::Unauthenticated(_))));
+
+        // Another process, and this one after it began anew.
+        let other = place.open().await;
+        assert!(other.find(issued.secret.fingerprint(), now_s()).is_ok());
+        tokens.revoke(&admin, issued.report.token.id()).await.unwrap();
+        assert_eq!(access.authenticate(Some(text)), Err(Denied::BadCredential));
+        tokens.reload().await.unwrap();
+        assert_eq!(access.authenticate(Some(text)), Err(Denied::BadCredential));
+        other.reload().await.unwrap();
+        assert_eq!(other.find(issued.secret.fingerprint(), now_s()), Err(Denied::BadCredential));
+        let again = tokens.revoke(&admin, issued.report.token.id()).await.unwrap_err();
+        assert!(matches!(again, TokenError::Unknown(_)), "{again:?}");
+        let listed = tokens.list(&admin, 10).await.unwrap();
+        assert_eq!(listed.len(), 1);
+        assert!(listed[0].revoked_s.is_some() && listed[0].token == issued.report.token);
+    }
+}
+
+#[tokio::test]
+async fn what_others_issue_is_known_after_reading_anew() {
+    let place = Place::sqlite();
+    let (ours, theirs) = (place.open().await, place.open().await);
+    let issued = issue(&theirs, &admin(&access(&theirs)), &["viewer"]).await;
+    let fingerprint = issued.secret.fingerprint();
+    assert!(ours.find(fingerprint, now_s()).is_err());
+    ours.reload().await.unwrap();
+    assert_eq!(ours.find(fingerprint, now_s()).unwrap(), issued.report.token);
+}
+
+#[tokio::test]
+async fn a_token_ends_by_itself() {
+    let place = Place::sqlite();
+    let tokens = place.open().await;
+    let issued = issue(&tokens, &admin(&access(&tokens)), &["viewer"]).await;
+    let at = |time_s| tokens.find(issued.secret.fingerprint(), time_s).map(drop);
+    assert_eq!(issued.report.expires_s, issued.report.issued_s + 3600);
+    assert_eq!(at(issued.report.expires_s - 1), Ok(()));
+    assert_eq!(at(issued.report.expires_s), Err(Denied::Expired));
+}
+
+#[tokio::test]
+async fn the_last_use_is_shown_and_kept() {
+    let place = Place::sqlite();
+    let tokens = place.open().await;
+    let access = access(&tokens);
+    let admin = admin(&access);
+    let issued = issue(&tokens, &admin, &["viewer"]).await;
+    let used = async |tokens: &Tokens| tokens.list(&admin, 10).await.unwrap()[0].used_s;
+    assert_eq!(used(&tokens).await, None);
+    let time_s = issued.report.issued_s + 7;
+    tokens.find(issued.secret.fingerprint(), time_s).unwrap();
+    assert_eq!(used(&tokens).await, Some(time_s));
+    tokens.reload().await.unwrap();
+    assert_eq!(used(&tokens).await, Some(time_s), "reading anew forgets no use");
+    assert_eq!(used(&*place.open().await).await, None);
+    tokens.save_uses().await.unwrap();
+    assert_eq!(used(&*place.open().await).await, Some(time_s));
+    assert!(tokens.read().good.values().all(|entry| !entry.is_unsaved()));
+}
+
+#[tokio::test]
+async fn nobody_hands_out_or_revokes_more_than_what_they_hold() {
+    let place = Place::sqlite();
+    let tokens = place.open().await;
+    let access = access(&tokens);
+    let root = admin(&access);
+    let everything = issue(&tokens, &root, &["admin"]).await;
+    let acme = issue(&tokens, &root, &["admin@org-acme", "cas:read@default"]).await;
+    let who = access.authenticate(Some(acme.secret.expose())).unwrap();
+    let of_acme = access.authorize::<Administer>(&who, &instance("org-acme")).unwrap();
+    assert!(access.authorize::<Administer>(&who, &instance("default")).is_err());
+
+    let own = issue(&tokens, &of_acme, &["operator@org-acme", "nix:push@org-acme/ci-*"]).await;
+    assert_eq!(own.report.issued_by, who.to_string());
+    // What is held without the right to administer it is not handed on.
+    for more in ["admin", "viewer@*", "operator@default", "cas:read@default", "workers:attach@org-acme"] {
+        let error = tokens.issue(&of_acme, new(&[more])).await.unwrap_err();
+        assert!(matches!(error, TokenError::Exceeds(_)), "{more}: {error:?}");
+    }
+    let error = tokens.revoke(&of_acme, everything.report.token.id()).await.unwrap_err();
+    assert!(matches!(error, TokenError::Unknown(_)), "{error:?}");
+    let mut seen: Vec<String> =
+        tokens.list(&of_acme, 10).await.unwrap().iter().map(|report| report.token.id().to_string()).collect();
+    seen.sort();
+    let mut expected = [acme.report.token.id().to_string(), own.report.token.id().to_string()];
+    expected.sort();
+    assert_eq!(seen, expected);
+    tokens.revoke(&of_acme, own.report.token.id()).await.unwrap();
+    tokens.revoke(&root, everything.report.token.id()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_token() {
+    let place = Place::sqlite();
+    let tokens = place.open().await;
+    let access = access(&tokens);
+    let admin = admin(&access);
+    let check = async |new: NewToken, expected: &str| {
+        let error = tokens.issue(&admin, new).await.unwrap_err();
+        assert!(format!("{error:?}").starts_with(expected), "{error:?}");
+    };
+    for name in ["", "a\nb", &"x".repeat(MAX_NAME + 1)] {
+        check(NewToken { name: name.to_owned(), ..new(&["viewer"]) }, "Name").await;
+    }
+    check(new(&[]), "Grants").await;
+    check(new(&["viewer"; MAX_GRANTS + 1]), "Grants").await;
+    for lifetime in [Duration::ZERO, MAX_LIFETIME + Duration::from_secs(1)] {
+        check(NewToken { lifetime, ..new(&["viewer"]) }, "Lifetime").await;
+    }
+    for text in ["gf-token-", "gf-token-0123456789-00", "gf-tokenx"] {
+        assert_eq!(access.authenticate(Some(text)), Err(Denied::BadCredential), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_open_server_knows_its_tokens_and_passes_over_others() {
+    let place = Place::sqlite();
+    let tokens = place.open().await;
+    let config = AccessConfig {
+        tenants: vec![TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance("")] }],
+        token: None,
+        anonymous_read: false,
+    };
+    let open = Access::new(config).unwrap().with_tokens(Arc::clone(&tokens));
+    let admin = open.authorize(Principal::Anonymous, &instance("")).unwrap();
+    let issued = issue(&tokens, &admin, &["viewer"]).await;
+    let who = open.authenticate(Some(issued.secret.expose())).unwrap();
+    assert!(matches!(who, Principal::Token(_)));
+    assert!(open.authorize::<CasWrite>(&who, &instance("")).is_ok());
+    assert_eq!(open.authenticate(Some("gf-token-of-another-server")), Ok(Principal::Anonymous));
+}
+
+/// Time per request of finding out who asks, in nanoseconds: the best of many short rounds, since others compute too.
+fn measure(access: &Access, text: &str) -> u128 {
+    const REQUESTS: u32 = 50;
+    let round = || {
+        let begin = Instant::now();
+        for _ in 0..REQUESTS {
+            let who = access.authenticate(Some(text)).unwrap();
+            assert!(access.authorize::<CasRead>(&who, &instance("default")).is_ok());
+        }
+        begin.elapsed().as_nanos() / u128::from(REQUESTS)
+    };
+    (0..200).map(|_| round()).min().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn finding_a_token_takes_no_longer_among_many() {
+    let place = Place::sqlite();
+    let tokens = place.open().await;
+    let access = access(&tokens);
+    let issued = issue(&tokens, &admin(&access), &["viewer"]).await;
+    let alone = measure(&access, issued.secret.expose());
+    for number in 0..10_000_u64 {
+        let entry = Entry::of(&issued.report, number);
+        tokens.write().good.insert(Fingerprint::of(&number.to_string()), Arc::new(entry));
+    }
+    let among_many = measure(&access, issued.secret.expose());
+    assert!(among_many < 2 * alone + 1000, "{alone} ns alone, {among_many} ns among 10,000");
+    assert!(among_many < 20_000, "{among_many} ns");
+}
