@@ -11,21 +11,25 @@ load(
 )
 load(":nix.bzl", "LINUX_X86_64", "check_store_path", "nix_platform", "shell_quoted")
 
-_COMPILE_ACTIONS = [
+_C_ACTIONS = [
     ACTION_NAMES.assemble,
     ACTION_NAMES.c_compile,
+    ACTION_NAMES.preprocess_assemble,
+]
+_CXX_ACTIONS = [
     ACTION_NAMES.cpp_compile,
     ACTION_NAMES.cpp_header_parsing,
     ACTION_NAMES.linkstamp_compile,
-    ACTION_NAMES.preprocess_assemble,
 ]
+_COMPILE_ACTIONS = _C_ACTIONS + _CXX_ACTIONS
 _LINK_ACTIONS = [
     ACTION_NAMES.cpp_link_dynamic_library,
     ACTION_NAMES.cpp_link_executable,
     ACTION_NAMES.cpp_link_nodeps_dynamic_library,
 ]
 
-# Features that Bazel itself defines, and that make the command lines.
+# Features that Bazel itself defines, and that make the command lines. Not among them: `strip_debug_symbols`, for which Zig
+# would build its C library once more.
 _COMPILE_FEATURES = [
     "user_compile_flags",
     "sysroot",
@@ -34,7 +38,6 @@ _COMPILE_FEATURES = [
     "compiler_output_flags",
 ]
 _LINK_FEATURES = [
-    "strip_debug_symbols",
     "linkstamps",
     "output_execpath_flags",
     "runtime_library_search_directories",
@@ -58,7 +61,8 @@ export ZIG_GLOBAL_CACHE_DIR=/tmp/zig-global ZIG_LOCAL_CACHE_DIR=/tmp/zig-local
 """
 _ZIG_CACHE_PRELUDE = """\
 case " $* " in *" -c "*) ;; *)
-    test -e /tmp/zig-global || { cp -r %s /tmp/zig-global && chmod -R u+w /tmp/zig-global; } ;;
+    export ZIG_GLOBAL_CACHE_DIR=/tmp/zig-linking
+    test -e /tmp/zig-linking || { cp -r %s /tmp/zig-linking && chmod -R u+w /tmp/zig-linking; } ;;
 esac
 """
 
@@ -90,27 +94,15 @@ def _flags(name, actions, flags):
     sets = [flag_set(actions = actions, flag_groups = [flag_group(flags = flags)])] if flags else []
     return feature(name = name, enabled = True, flag_sets = sets)
 
+def _action(name, program, implies):
+    return action_config(action_name = name, enabled = True, tools = [program], implies = implies)
+
 def _config_impl(ctx):
-    compiler, linker, archiver = [_program(ctx, name) for name in ["compile", "link", "archive"]]
-    actions = [
-        action_config(action_name = name, enabled = True, tools = [tool(tool = compiler)], implies = _COMPILE_FEATURES)
-        for name in _COMPILE_ACTIONS
-    ] + [
-        action_config(
-            action_name = name,
-            enabled = True,
-            tools = [tool(tool = linker)],
-            implies = _OWN_LINK_FEATURES[name] + _LINK_FEATURES,
-        )
-        for name in _LINK_ACTIONS
-    ] + [
-        action_config(
-            action_name = ACTION_NAMES.cpp_link_static_library,
-            enabled = True,
-            tools = [tool(tool = archiver)],
-            implies = ["archiver_flags", "linker_param_file"],
-        ),
-    ]
+    c, cxx, archive = [tool(tool = _program(ctx, name)) for name in ["c", "cxx", "archive"]]
+    actions = [_action(name, c, _COMPILE_FEATURES) for name in _C_ACTIONS]
+    actions += [_action(name, cxx, _COMPILE_FEATURES) for name in _CXX_ACTIONS]
+    actions += [_action(name, cxx, _OWN_LINK_FEATURES[name] + _LINK_FEATURES) for name in _LINK_ACTIONS]
+    actions.append(_action(ACTION_NAMES.cpp_link_static_library, archive, ["archiver_flags", "linker_param_file"]))
     return cc_common.create_cc_toolchain_config_info(
         ctx = ctx,
         toolchain_identifier = ctx.label.name,
@@ -147,8 +139,8 @@ _config = rule(
 def gf_nix_cc_toolchain(
         name,
         store_path,
-        compile = ["bin/gcc"],
-        link = ["bin/g++"],
+        c = ["bin/gcc"],
+        cxx = ["bin/g++"],
         archive = ["bin/ar"],
         more_store_paths = [],
         compile_flags = [],
@@ -167,8 +159,8 @@ def gf_nix_cc_toolchain(
     Args:
       name: what the targets begin with.
       store_path: the full store path of the programs.
-      compile: the program that compiles, below the store path, and its first arguments.
-      link: the program that links.
+      c: the program that compiles C, below the store path, and its first arguments.
+      cxx: the program that compiles C++, and that links.
       archive: the program that makes static libraries, and that takes `rcsD` as `ar` does.
       more_store_paths: store paths that the first does not refer to, such as a C library.
       compile_flags: flags of every compilation.
@@ -192,7 +184,7 @@ def gf_nix_cc_toolchain(
         name = name + "_programs",
         store_path = store_path,
         prelude = prelude,
-        programs = {"archive": archive, "compile": compile, "link": link},
+        programs = {"archive": archive, "c": c, "cxx": cxx},
     )
     _config(
         name = name + "_config",
@@ -240,8 +232,8 @@ def gf_zig_cc_toolchain(name, store_path, target = "x86_64-linux-gnu.2.28", cach
     gf_nix_cc_toolchain(
         name = name,
         store_path = store_path,
-        compile = ["zig", "cc", "-target", target],
-        link = ["zig", "c++", "-target", target],
+        c = ["zig", "cc", "-target", target],
+        cxx = ["zig", "c++", "-target", target],
         archive = ["zig", "ar"],
         more_store_paths = [cache] if cache else [],
         prelude = _ZIG_PRELUDE + (_ZIG_CACHE_PRELUDE % shell_quoted(check_store_path(cache)) if cache else ""),
