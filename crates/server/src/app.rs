@@ -102,6 +102,7 @@ impl App {
             data_dir,
             tls,
             access,
+            attic,
             worker_token,
             store: settings,
             execution,
@@ -113,7 +114,11 @@ impl App {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let instance = access.tenants.iter().flat_map(|tenant| tenant.instances.first()).next().cloned();
         let instance = instance.ok_or(StartError::NoTenant)?;
-        let access = Arc::new(Access::new(access)?.with_worker_tokens(worker_token.as_slice()));
+        let mut access = Access::new(access)?.with_worker_tokens(worker_token.as_slice());
+        if let Some(attic) = attic {
+            access = access.with_attic_tokens(attic);
+        }
+        let access = Arc::new(access);
         let listener = bind(listen, tls)?;
         let began = Instant::now();
         let store = open_store(&data_dir, &settings).await?;

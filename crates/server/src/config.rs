@@ -1,12 +1,13 @@
 //! The configuration: one TOML file, every value with a default.
 //!
 //! All mistakes are reported at once, with file and line. A secret is never in the file: `access.token_file` names a
-//! file that holds it, or the environment variable `GF_TOKEN` does; `workers.token_file` that of workers. Relative paths are relative to the
-//! configuration file.
+//! file that holds it, or the environment variable `GF_TOKEN` does; `workers.token_file` that of workers, and
+//! `[access.attic]` those that check Attic's tokens. Relative paths are relative to the configuration file.
 //!
-//! What always holds: a [`Config`] that exists is consistent, and it opens no door: without a token it listens on
-//! loopback only.
+//! What always holds: a [`Config`] that exists is consistent, and it opens no door: where nothing tells callers apart it
+//! listens on loopback only.
 
+mod access;
 mod execution;
 mod reader;
 mod units;
@@ -19,12 +20,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gf_digest::InstanceName;
-use gf_tenancy::{Access, AccessConfig, Secret, TenantConfig, TenantName};
+use gf_tenancy::{Access, AccessConfig, AtticConfig, Secret, TenantConfig, TenantName};
 
 use crate::listen::TlsConfig;
 use crate::telemetry::{LogConfig, LogFormat, LogLevel};
+use access::AccessSection;
 use reader::{At, Document, Section};
 
+pub use access::AtticEnvironment;
 pub use execution::ExecutionSettings;
 pub use reader::{ConfigError, ConfigErrors};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
@@ -43,6 +46,8 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Tenants and the static token.
     pub access: AccessConfig,
+    /// How tokens in Attic's format are checked; `None` takes none.
+    pub attic: Option<AtticConfig>,
     /// The token of machines that attach workers. Without one, and without a token in `access`, everybody may.
     pub worker_token: Option<Secret>,
     /// The store.
@@ -85,6 +90,8 @@ impl Default for StoreSettings {
 pub struct Environment {
     /// `GF_TOKEN`.
     pub token: Option<String>,
+    /// Keys of Attic's tokens.
+    pub attic: AtticEnvironment,
     /// Where data live when nothing says otherwise; `None` when there is no home.
     pub state_dir: Option<PathBuf>,
 }
@@ -103,7 +110,11 @@ impl Environment {
         };
         // A token that is not text must not count as none: what cannot be read is then refused as no token.
         let token = std::env::var_os("GF_TOKEN").map(|token| token.to_string_lossy().into_owned());
-        Self { token, state_dir: state_dir.map(|dir| dir.join("gloriousflywheel")) }
+        Self {
+            token,
+            attic: AtticEnvironment::of_process(),
+            state_dir: state_dir.map(|dir| dir.join("gloriousflywheel")),
+        }
     }
 }
 
@@ -123,8 +134,7 @@ struct FileConfig {
     data_dir: Option<PathBuf>,
     log: LogConfig,
     tls: Option<TlsConfig>,
-    token: Option<Secret>,
-    anonymous_read: bool,
+    access: AccessSection,
     tenants: Vec<TenantConfig>,
     worker_token: Option<Secret>,
     store: StoreSettings,
@@ -171,21 +181,26 @@ impl Config {
         let mut outside = Vec::new();
         let mut mistake = |message: String| outside.push(ConfigError { file: None, line: None, message });
 
-        let token = match environment.token.as_deref().map(|text| check_token("GF_TOKEN", text)) {
+        let AccessSection { token, anonymous_read, attic } = read.access;
+        let token = match environment.token.as_deref().map(|text| access::check_token("GF_TOKEN", text)) {
             Some(Ok(token)) => Some(token),
             Some(Err(message)) => {
                 mistake(message);
-                read.token
+                token
             }
-            None => read.token,
+            None => token,
         };
+        let attic = attic.settle(&environment.attic).unwrap_or_else(|message| {
+            mistake(message);
+            None
+        });
         let data_dir = overrides.data_dir.or(read.data_dir).or_else(|| environment.state_dir.clone());
         if data_dir.is_none() {
             mistake("there is no home folder to keep data in: say --data-dir DIR".to_owned());
         }
         let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Self::DEFAULT_PORT);
         let listen = overrides.listen.or(read.listen.as_ref().map(|at| at.value)).unwrap_or(default);
-        if token.is_none() && !listen.ip().to_canonical().is_loopback() {
+        if token.is_none() && attic.is_none() && !listen.ip().to_canonical().is_loopback() {
             match read.listen.filter(|at| at.value == listen) {
                 Some(at) => document.mistake(at.place, exposed(listen)),
                 None => mistake(exposed(listen)),
@@ -193,7 +208,7 @@ impl Config {
         }
 
         let tenants = if read.tenants.is_empty() { default_tenant().into_iter().collect() } else { read.tenants };
-        let access = AccessConfig { tenants, token, anonymous_read: read.anonymous_read };
+        let access = AccessConfig { tenants, token, anonymous_read };
         let mut mistakes = document.into_mistakes();
         mistakes.append(&mut outside);
         // What is left that only the policy itself can see.
@@ -207,6 +222,7 @@ impl Config {
                 log: read.log,
                 tls: read.tls,
                 access,
+                attic,
                 worker_token: read.worker_token,
                 store: read.store,
                 execution: read.execution,
@@ -256,16 +272,16 @@ fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
         tls: root.section("tls", |tls| read_tls(tls, folder)),
         ..FileConfig::default()
     };
-    let (token, anonymous_read) = root.section("access", |access| read_access(access, folder));
+    let access = root.section("access", |access| access::read(access, folder));
     let tenants = root.sections("tenant", read_tenant);
-    let worker_token = root.section("workers", |workers| read_token_file(workers, folder));
+    let worker_token = root.section("workers", |workers| access::read_token_file(workers, folder));
     let store = root.section("store", read_store);
     let execution = root.section("execution", execution::read);
     let worker = root.section("worker", |worker| worker::read(worker, folder));
     report_shared_instances(document, &tenants);
     root.finish();
     let tenants = tenants.into_iter().map(|(tenant, _)| tenant).collect();
-    FileConfig { token, anonymous_read, tenants, worker_token, store, execution, worker, ..read }
+    FileConfig { access, tenants, worker_token, store, execution, worker, ..read }
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -312,34 +328,6 @@ fn read_tls(tls: &mut Section<'_, '_>, folder: &Path) -> Option<TlsConfig> {
         }
         _ => None,
     }
-}
-
-fn read_access(access: &mut Section<'_, '_>, folder: &Path) -> (Option<Secret>, bool) {
-    let token = read_token_file(access, folder);
-    let anonymous_read = access.flag("anonymous_read").unwrap_or(false);
-    (token, anonymous_read)
-}
-
-fn read_token_file(section: &mut Section<'_, '_>, folder: &Path) -> Option<Secret> {
-    let token = section.text("token_file", |text| {
-        let path = parse_path(folder, text)?;
-        let name = path.display().to_string();
-        let text = read_text(&path).map_err(|error| format!("{name} cannot be read: {error}"))?;
-        check_token(&name, &text)
-    });
-    token.map(|at| at.value)
-}
-
-/// A token travels in a header, so it is visible ASCII without spaces. Messages never show it.
-fn check_token(origin: &str, text: &str) -> Result<Secret, String> {
-    let token = text.trim();
-    if token.is_empty() {
-        return Err(format!("{origin} holds no token: fill it with `openssl rand -hex 32`"));
-    }
-    if token.len() > 4096 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("{origin} holds no token: expected one line of visible ASCII, at most 4096 characters"));
-    }
-    Ok(Secret::new(token.to_owned()))
 }
 
 type PlacedTenant = (TenantConfig, Vec<At<InstanceName>>);

@@ -9,7 +9,8 @@ fn parse(text: &str) -> Result<Config, ConfigErrors> {
 }
 
 fn parse_with(text: &str, overrides: Overrides, token: Option<&str>) -> Result<Config, ConfigErrors> {
-    let environment = Environment { token: token.map(str::to_owned), state_dir: Some("/state".into()) };
+    let token = token.map(str::to_owned);
+    let environment = Environment { token, state_dir: Some("/state".into()), ..Environment::default() };
     Config::parse(Some(Path::new("/etc/gf.toml")), text, overrides, &environment)
 }
 
@@ -232,5 +233,15 @@ fn what_the_example_leaves_out_is_right_too() {
     // All keys are known; only the files do not exist here.
     let keys: Vec<&str> =
         mistakes.iter().filter_map(|mistake| mistake.message.split_once(": ")).map(|(key, _)| key).collect();
-    assert_eq!(keys, ["tls.cert", "tls.key", "access.token_file", "worker.root", "workers.token_file"], "{mistakes:?}");
+    let files = [
+        "tls.cert",
+        "tls.key",
+        "access.token_file",
+        "access.attic.rs256_public_key_file",
+        "access.attic.rs256_private_key_file",
+        "access.attic.hs256_secret_file",
+        "worker.root",
+        "workers.token_file",
+    ];
+    assert_eq!(keys, files, "{mistakes:?}");
 }
