@@ -8,10 +8,13 @@
 //! asks, and what for. Credentials are: the static token, the tokens of workers, [`Tokens`] of our own, tokens in
 //! Attic's format, and what is lent to whatever runs an action for as long as it runs.
 //!
-//! Deliberately absent until they are built: OIDC trust, quotas, the audit log.
+//! What was done with it all is in the [`audit`] log.
+//!
+//! Deliberately absent until they are built: OIDC trust, quotas.
 
 mod access;
 mod attic;
+pub mod audit;
 mod authorized;
 mod denied;
 mod grant;
@@ -21,12 +24,16 @@ mod pattern;
 mod permission;
 pub mod policy;
 mod principal;
+mod schema;
 mod secret;
 mod tenant;
+#[cfg(test)]
+mod testing;
 mod tokens;
 
 pub use access::{Access, AccessConfig, AccessConfigError, NixScope, TenantConfig};
 pub use attic::{AtticConfig, AtticToken};
+pub use audit::AuditLog;
 pub use authorized::Authorized;
 pub use denied::Denied;
 pub use grant::{Grant, GrantError, Role};
@@ -40,6 +47,7 @@ pub use permission::{
 };
 pub use policy::Visibility;
 pub use principal::Principal;
+pub use schema::MIGRATIONS;
 pub use secret::Secret;
 pub use tenant::{Tenant, TenantId, TenantName, TenantNameError};
-pub use tokens::{IssuedToken, MIGRATIONS, NewToken, Token, TokenError, TokenId, TokenReport, Tokens};
+pub use tokens::{IssuedToken, NewToken, Token, TokenError, TokenId, TokenReport, Tokens};

@@ -14,35 +14,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use gf_database::{Database, DatabaseError, Migration, Migrations, Row, Statement, sql, work};
+use gf_database::{Database, DatabaseError, Row, Statement, sql, work};
 use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
 
 use crate::access::now_s;
+use crate::audit::{self, AuditLog, Event, Outcome};
 use crate::secret::Fingerprint;
 use crate::{Administer, Authorized, Denied, Grant, GrantError, NoRandomness, PermissionName, Principal, Secret};
-
-/// The tables of tokens.
-pub const MIGRATIONS: Migrations = Migrations {
-    service: "tenancy",
-    steps: &[Migration {
-        name: "tokens",
-        forward: "
-            CREATE TABLE tenancy_token (
-                id {text} PRIMARY KEY,
-                fingerprint {bytes} NOT NULL UNIQUE,
-                name {text} NOT NULL,
-                grants {text} NOT NULL,
-                issued_by {text} NOT NULL,
-                issued_s BIGINT NOT NULL,
-                expires_s BIGINT NOT NULL,
-                revoked_s BIGINT,
-                revoked_by {text},
-                used_s BIGINT
-            );",
-        back: "DROP TABLE tenancy_token;",
-    }],
-};
 
 /// How every token begins, so that one is known as such, also by those who look for secrets in the wrong places.
 const PREFIX: &str = "gf-token-";
@@ -212,7 +191,7 @@ struct Entry {
 }
 
 impl Tokens {
-    /// Reads all tokens of a database that went through [`MIGRATIONS`].
+    /// Reads all tokens of a database that went through [`crate::MIGRATIONS`].
     ///
     /// # Errors
     /// [`TokenError::Database`] and [`TokenError::Stored`].
@@ -247,6 +226,9 @@ impl Tokens {
     pub async fn issue(&self, admin: &Authorized<Administer>, new: NewToken) -> Result<IssuedToken, TokenError> {
         check(&new)?;
         if let Some(more) = new.grants.iter().find(|grant| !may_hand_out(admin.principal(), grant)) {
+            let event = Event::new(admin.principal(), "token.issue", &new.name, Outcome::Denied);
+            let detail = format!("it would grant {more}");
+            AuditLog::new(self.database.clone()).append(&[Event { detail, ..event }]).await?;
             return Err(TokenError::Exceeds(more.clone()));
         }
         if self.read().good.len() >= MAX_TOKENS {
@@ -265,7 +247,9 @@ impl Tokens {
             used_s: None,
         };
         let fingerprint = secret.fingerprint();
-        self.database.execute(insertion(&report, &fingerprint)).await?;
+        let event = Event::new(admin.principal(), "token.issue", &report.token.id, Outcome::Done);
+        let detail = format!("{}: {}", report.token.name, show(&report.token.grants));
+        self.change(insertion(&report, &fingerprint), Event { detail, ..event }).await?;
         let entry = Entry::of(&report, self.changes.fetch_add(1, Ordering::Relaxed));
         self.write().good.insert(fingerprint, Arc::new(entry));
         tracing::info!(token = %report.token.id, by = report.issued_by, "a token was issued");
@@ -286,7 +270,7 @@ impl Tokens {
         let by = admin.principal().to_string();
         let statement = "UPDATE tenancy_token SET revoked_s = $1, revoked_by = $2 WHERE id = $3 AND revoked_s IS NULL";
         let statement = sql(statement).bind(stored(now_s())).bind(by.as_str()).bind(&*id.0);
-        self.database.execute(statement).await?;
+        self.change(statement, Event::new(admin.principal(), "token.revoke", id, Outcome::Done)).await?;
         tracing::info!(token = %id, by, "a token was revoked");
         Ok(())
     }
@@ -362,6 +346,18 @@ impl Tokens {
             entry.used_s.store(now_s, Ordering::Relaxed);
         }
         Ok(Arc::clone(&entry.token))
+    }
+
+    /// Changes the table and records it, both or neither.
+    async fn change(&self, statement: Statement, event: Event) -> Result<(), DatabaseError> {
+        let (statement, event) = (&statement, std::slice::from_ref(&event));
+        let changed = self.database.write(|transaction| {
+            work(async move {
+                transaction.execute(statement.clone()).await?;
+                audit::append(transaction, event).await
+            })
+        });
+        changed.await
     }
 
     // Nothing panics under the lock, and a map is whole between two of its calls.
@@ -446,14 +442,18 @@ fn sees(principal: &Principal, token: &Token) -> bool {
     is_own || token.grants.iter().all(|grant| may_hand_out(principal, grant))
 }
 
+/// Grants as they are stored; none has a space in it.
+fn show(grants: &[Grant]) -> String {
+    grants.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
 fn insertion(report: &TokenReport, fingerprint: &Fingerprint) -> Statement {
-    let grants: Vec<String> = report.token.grants.iter().map(ToString::to_string).collect();
     sql("INSERT INTO tenancy_token (id, fingerprint, name, grants, issued_by, issued_s, expires_s) \
          VALUES ($1, $2, $3, $4, $5, $6, $7)")
     .bind(&*report.token.id.0)
     .bind(fingerprint.bytes())
     .bind(report.token.name.as_str())
-    .bind(grants.join(" "))
+    .bind(show(&report.token.grants))
     .bind(report.issued_by.as_str())
     .bind(stored(report.issued_s))
     .bind(stored(report.expires_s))

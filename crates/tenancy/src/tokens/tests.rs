@@ -2,39 +2,16 @@
 
 use std::time::Instant;
 
-use gf_database::Location;
 use gf_digest::InstanceName;
-use gf_testkit::PostgresServer;
-use tempfile::TempDir;
 
 use super::*;
+use crate::testing::Place;
 use crate::{Access, AccessConfig, CasRead, CasWrite, TenantConfig, TenantName};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A place for a database, which is there until this is dropped.
-struct Place {
-    location: Location,
-    _folder: TempDir,
-    _server: Option<Arc<PostgresServer>>,
-}
-
-impl Place {
-    fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Self { location: Location::Sqlite(folder.path().join("facts.db")), _folder: folder, _server: None }
-    }
-
-    fn postgres() -> Self {
-        let server = PostgresServer::shared().unwrap();
-        let location = server.database().unwrap().parse().unwrap();
-        Self { location, _folder: tempfile::tempdir().unwrap(), _server: Some(server) }
-    }
-
-    async fn open(&self) -> Arc<Tokens> {
-        let database = Database::open(&self.location, &[MIGRATIONS]).await.unwrap();
-        Arc::new(Tokens::open(database).await.unwrap())
-    }
+async fn open(place: &Place) -> Arc<Tokens> {
+    Arc::new(Tokens::open(place.open().await).await.unwrap())
 }
 
 fn instance(name: &str) -> InstanceName {
@@ -65,7 +42,7 @@ async fn issue(tokens: &Tokens, admin: &Authorized<Administer>, grants: &[&str])
 #[tokio::test]
 async fn a_token_is_good_until_it_is_revoked() {
     for place in [Place::sqlite(), Place::postgres()] {
-        let tokens = place.open().await;
+        let tokens = open(&place).await;
         let access = access(&tokens);
         let admin = admin(&access);
         let issued = issue(&tokens, &admin, &["operator@org-acme"]).await;
@@ -80,7 +57,7 @@ async fn a_token_is_good_until_it_is_revoked() {
         assert!(matches!(access.check(Principal::Anonymous, PermissionName::CasRead), Err(Denied::Unauthenticated(_))));
 
         // Another process, and this one after it began anew.
-        let other = place.open().await;
+        let other = open(&place).await;
         assert!(other.find(issued.secret.fingerprint(), now_s()).is_ok());
         tokens.revoke(&admin, issued.report.token.id()).await.unwrap();
         assert_eq!(access.authenticate(Some(text)), Err(Denied::BadCredential));
@@ -93,13 +70,22 @@ async fn a_token_is_good_until_it_is_revoked() {
         let listed = tokens.list(&admin, 10).await.unwrap();
         assert_eq!(listed.len(), 1);
         assert!(listed[0].revoked_s.is_some() && listed[0].token == issued.report.token);
+
+        let log = AuditLog::new(tokens.database.clone());
+        let records = log.search(&audit::Search::default()).await.unwrap();
+        let records: Vec<_> = records.iter().map(|record| &record.event).collect();
+        let id = issued.report.token.id().to_string();
+        assert!(records.iter().all(|event| event.who == "server" && event.subject == id), "{records:?}");
+        let actions: Vec<&str> = records.iter().map(|event| event.action.as_str()).collect();
+        assert_eq!(actions, ["token.revoke", "token.issue"]);
+        assert_eq!(records[1].detail, "a test: operator@org-acme");
     }
 }
 
 #[tokio::test]
 async fn what_others_issue_is_known_after_reading_anew() {
     let place = Place::sqlite();
-    let (ours, theirs) = (place.open().await, place.open().await);
+    let (ours, theirs) = (open(&place).await, open(&place).await);
     let issued = issue(&theirs, &admin(&access(&theirs)), &["viewer"]).await;
     let fingerprint = issued.secret.fingerprint();
     assert!(ours.find(fingerprint, now_s()).is_err());
@@ -110,7 +96,7 @@ async fn what_others_issue_is_known_after_reading_anew() {
 #[tokio::test]
 async fn a_token_ends_by_itself() {
     let place = Place::sqlite();
-    let tokens = place.open().await;
+    let tokens = open(&place).await;
     let issued = issue(&tokens, &admin(&access(&tokens)), &["viewer"]).await;
     let at = |time_s| tokens.find(issued.secret.fingerprint(), time_s).map(drop);
     assert_eq!(issued.report.expires_s, issued.report.issued_s + 3600);
@@ -121,7 +107,7 @@ async fn a_token_ends_by_itself() {
 #[tokio::test]
 async fn the_last_use_is_shown_and_kept() {
     let place = Place::sqlite();
-    let tokens = place.open().await;
+    let tokens = open(&place).await;
     let access = access(&tokens);
     let admin = admin(&access);
     let issued = issue(&tokens, &admin, &["viewer"]).await;
@@ -132,16 +118,16 @@ async fn the_last_use_is_shown_and_kept() {
     assert_eq!(used(&tokens).await, Some(time_s));
     tokens.reload().await.unwrap();
     assert_eq!(used(&tokens).await, Some(time_s), "reading anew forgets no use");
-    assert_eq!(used(&*place.open().await).await, None);
+    assert_eq!(used(&*open(&place).await).await, None);
     tokens.save_uses().await.unwrap();
-    assert_eq!(used(&*place.open().await).await, Some(time_s));
+    assert_eq!(used(&*open(&place).await).await, Some(time_s));
     assert!(tokens.read().good.values().all(|entry| !entry.is_unsaved()));
 }
 
 #[tokio::test]
 async fn nobody_hands_out_or_revokes_more_than_what_they_hold() {
     let place = Place::sqlite();
-    let tokens = place.open().await;
+    let tokens = open(&place).await;
     let access = access(&tokens);
     let root = admin(&access);
     let everything = issue(&tokens, &root, &["admin"]).await;
@@ -157,6 +143,10 @@ async fn nobody_hands_out_or_revokes_more_than_what_they_hold() {
         let error = tokens.issue(&of_acme, new(&[more])).await.unwrap_err();
         assert!(matches!(error, TokenError::Exceeds(_)), "{more}: {error:?}");
     }
+    let denied = audit::Search { outcome: Some(Outcome::Denied), ..audit::Search::default() };
+    let denied = AuditLog::new(tokens.database.clone()).search(&denied).await.unwrap();
+    assert_eq!(denied.len(), 5);
+    assert!(denied.iter().all(|record| record.event.who == who.to_string()), "{denied:?}");
     let error = tokens.revoke(&of_acme, everything.report.token.id()).await.unwrap_err();
     assert!(matches!(error, TokenError::Unknown(_)), "{error:?}");
     let mut seen: Vec<String> =
@@ -172,7 +162,7 @@ async fn nobody_hands_out_or_revokes_more_than_what_they_hold() {
 #[tokio::test]
 async fn what_is_no_token() {
     let place = Place::sqlite();
-    let tokens = place.open().await;
+    let tokens = open(&place).await;
     let access = access(&tokens);
     let admin = admin(&access);
     let check = async |new: NewToken, expected: &str| {
@@ -195,7 +185,7 @@ async fn what_is_no_token() {
 #[tokio::test]
 async fn an_open_server_knows_its_tokens_and_passes_over_others() {
     let place = Place::sqlite();
-    let tokens = place.open().await;
+    let tokens = open(&place).await;
     let config = AccessConfig {
         tenants: vec![TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance("")] }],
         token: None,
@@ -227,7 +217,7 @@ fn measure(access: &Access, text: &str) -> u128 {
 #[tokio::test]
 async fn finding_a_token_takes_no_longer_among_many() {
     let place = Place::sqlite();
-    let tokens = place.open().await;
+    let tokens = open(&place).await;
     let access = access(&tokens);
     let issued = issue(&tokens, &admin(&access), &["viewer"]).await;
     let alone = measure(&access, issued.secret.expose());

@@ -1,0 +1,45 @@
+//! The tables of tenancy.
+
+use gf_database::{Migration, Migrations};
+
+/// How they come to be. A database of [`crate::Tokens`] and [`crate::AuditLog`] went through these.
+pub const MIGRATIONS: Migrations = Migrations {
+    service: "tenancy",
+    steps: &[
+        Migration {
+            name: "tokens",
+            forward: "
+                CREATE TABLE tenancy_token (
+                    id {text} PRIMARY KEY,
+                    fingerprint {bytes} NOT NULL UNIQUE,
+                    name {text} NOT NULL,
+                    grants {text} NOT NULL,
+                    issued_by {text} NOT NULL,
+                    issued_s BIGINT NOT NULL,
+                    expires_s BIGINT NOT NULL,
+                    revoked_s BIGINT,
+                    revoked_by {text},
+                    used_s BIGINT
+                );",
+            back: "DROP TABLE tenancy_token;",
+        },
+        Migration {
+            name: "audit log",
+            forward: "
+                CREATE TABLE tenancy_audit (
+                    number BIGINT PRIMARY KEY,
+                    at_ms BIGINT NOT NULL,
+                    who {text} NOT NULL,
+                    source {text} NOT NULL,
+                    action {text} NOT NULL,
+                    subject {text} NOT NULL,
+                    outcome {text} NOT NULL,
+                    detail {text} NOT NULL,
+                    trace {text} NOT NULL,
+                    hash {bytes} NOT NULL
+                );
+                CREATE INDEX tenancy_audit_who ON tenancy_audit (who, number);",
+            back: "DROP TABLE tenancy_audit;",
+        },
+    ],
+};
