@@ -436,6 +436,11 @@ impl Desk {
         due.map(|(id, execution)| (*id, Arc::clone(&execution.action), execution.grant.clone())).collect()
     }
 
+    /// Whether an execution still needs its inputs.
+    pub(super) fn is_kept(&self, id: ExecutionId) -> bool {
+        self.executions.contains_key(&id)
+    }
+
     /// The inputs of an execution were leased.
     pub(super) fn renewed(&mut self, id: ExecutionId, now: Now) {
         if let Some(execution) = self.executions.get_mut(&id) {

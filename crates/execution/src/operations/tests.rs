@@ -13,6 +13,7 @@ use crate::content::owner;
 use crate::scheduler::Resources;
 
 mod closures;
+mod leases;
 
 const FUNCTION: DigestFunction = DigestFunction::Sha256;
 /// Far longer than anything here takes.
@@ -34,6 +35,17 @@ impl Setting {
     }
 
     fn with_closures(closures: Arc<dyn Closures>, config: OperationsConfig) -> Self {
+        let store = MemoryBlobStore::default();
+        Self::on(store.clone(), Arc::new(store), closures, config)
+    }
+
+    /// With a store as the operations see it, and what it holds.
+    fn on(
+        store: MemoryBlobStore,
+        blobs: Arc<dyn BlobStore>,
+        closures: Arc<dyn Closures>,
+        config: OperationsConfig,
+    ) -> Self {
         let tenant = |name: &str, instance: &str| TenantConfig {
             name: TenantName::new(name).unwrap(),
             instances: vec![InstanceName::new(instance).unwrap()],
@@ -41,8 +53,6 @@ impl Setting {
         let tenants = vec![tenant("default", ""), tenant("org-acme", "acme")];
         let access = AccessConfig { tenants, token: None, anonymous_read: false };
         let access = Arc::new(Access::new(access).unwrap());
-        let store = MemoryBlobStore::default();
-        let blobs: Arc<dyn BlobStore> = Arc::new(store.clone());
         let cache = ActionCache::new(Arc::clone(&blobs));
         let operations = Operations::start_with_closures(blobs, cache, Arc::clone(&access), closures, config);
         Self { store, access, operations }

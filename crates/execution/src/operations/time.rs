@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::Operations;
+use super::desk::Renewal;
 use crate::scheduler::{Event, Now};
 
 /// Without anything due, the time is looked at so often.
 const ROUND: Duration = Duration::from_secs(60);
 /// The shortest time between two ticks: something that is always due must not keep a processor busy.
 const PAUSE: Duration = Duration::from_millis(1);
+/// Executions whose inputs are leased again at one time.
+pub(super) const RENEWALS: usize = 8;
+/// The store answers such questions in milliseconds.
+const RENEWAL_DEADLINE: Duration = Duration::from_secs(600);
 
 impl Operations {
     /// Tells the scheduler the time when it wants to know. However often something changes meanwhile, what is due is
@@ -34,27 +40,43 @@ impl Operations {
         }
     }
 
-    /// Leases again what executions need, one after the other: each reads all directories of an input root.
+    /// Leases again what executions need, a few at a time: each reads all directories of an input root.
     pub(super) async fn keep_leases(self) {
         let mut rounds = interval((self.0.config.lease / 12).clamp(Duration::from_secs(1), ROUND));
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            if self.0.stopping.run_until_cancelled(rounds.tick()).await.is_none() {
+        let stopping = self.0.stopping.clone();
+        while stopping.run_until_cancelled(rounds.tick()).await.is_some() {
+            let due = self.desk().due_renewals(self.now());
+            if stopping.run_until_cancelled(self.renew_all(due)).await.is_none() {
                 return;
             }
-            let due = self.desk().due_renewals(self.now());
-            for (id, action, grant) in due {
-                let renewal = action.renew(&*self.0.store, &grant, &self.0.toolchains);
-                let Some(renewed) = self.0.stopping.run_until_cancelled(renewal).await else { return };
-                match renewed {
-                    Ok(()) => {
-                        let now = self.now();
-                        self.desk().renewed(id, now);
-                    }
-                    // Tried again in the next round, which comes long before the lease ends.
-                    Err(error) => tracing::warn!(action = %action.digest, %error, "inputs could not be leased again"),
-                }
+        }
+    }
+
+    async fn renew_all(&self, due: Vec<Renewal>) {
+        let mut renewals = JoinSet::new();
+        for renewal in due {
+            if renewals.len() >= RENEWALS {
+                renewals.join_next().await;
             }
+            renewals.spawn(self.clone().renew(renewal));
+        }
+        renewals.join_all().await;
+    }
+
+    /// What fails is tried again in the next round, which comes long before the lease ends.
+    async fn renew(self, (id, action, grant): Renewal) {
+        if !self.desk().is_kept(id) {
+            return;
+        }
+        let renewed = timeout(RENEWAL_DEADLINE, action.renew(&*self.0.store, &grant, &self.0.toolchains)).await;
+        match renewed {
+            Ok(Ok(())) => {
+                let now = self.now();
+                self.desk().renewed(id, now);
+            }
+            Ok(Err(error)) => tracing::warn!(action = %action.digest, %error, "inputs could not be leased again"),
+            Err(_) => tracing::warn!(action = %action.digest, "leasing inputs again took too long"),
         }
     }
 }
