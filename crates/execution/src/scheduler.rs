@@ -40,7 +40,9 @@ pub use event::{Event, Outcome, RunStage};
 pub use explain::{Ahead, Explanation, Matching, Scarce, Situation};
 pub use platform::{Platform, PlatformError, Property};
 pub use snapshot::{QueueState, RunningState, Snapshot, WorkerState};
-pub use submission::{AssignmentId, ExecutionId, MergeKey, Now, Offer, Payer, Resources, Submission, WorkerId};
+pub use submission::{
+    AssignmentId, ExecutionId, MergeKey, Now, Offer, PRIORITIES, Payer, Resources, Submission, WorkerId,
+};
 
 use executions::{Assignment, Execution, State, Wishes};
 use invocations::Invocations;
@@ -151,10 +153,11 @@ impl Scheduler {
 
 /// What clients do.
 impl Scheduler {
-    fn submit(&mut self, id: ExecutionId, submission: Submission, effects: &mut Vec<Effect>) {
+    fn submit(&mut self, id: ExecutionId, mut submission: Submission, effects: &mut Vec<Effect>) {
         if self.executions.contains_key(&id) {
             return;
         }
+        submission.priority = submission.priority.clamp(*PRIORITIES.start(), *PRIORITIES.end());
         if let Some(into) = submission.merge.as_ref().and_then(|key| self.merges.get(key)).copied() {
             self.waiter_joined(into);
             self.hurry(into, submission.priority);

@@ -3,7 +3,8 @@
 //! Within a lane a tenant has groups of the same priority, compared by the age of their oldest execution, which a step
 //! of priority makes older or younger; a group has invocations, served in turn; an invocation is first in, first out.
 //!
-//! Nothing starves. A group is served before all groups of which the oldest is younger, priority counted, and only
+//! Nothing starves, whatever its priority: they are bounded, and so is how much younger something more urgent may be that
+//! goes first. A group is served before all groups of which the oldest is younger, priority counted, and only
 //! finitely many are older. Within a group turns alone would not do: with ever more invocations the turns of each become
 //! ever rarer. So once the oldest execution waited for too long, every second dispatch of its group is for the oldest,
 //! and each execution is served after at most twice as many dispatches as there are older ones.

@@ -1,6 +1,7 @@
 //! The words of the seam: who, what, how much, when.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,11 @@ pub struct MergeKey {
     pub action: Digest,
 }
 
+/// The priorities that are told apart; what is beyond counts like the nearest of them. Each step counts like having waited
+/// for so long ([`SchedulerConfig::ageing_step`](super::SchedulerConfig)), so there has to be an end to how long the least
+/// urgent waits for what comes after it: with these and the usual step, five and a half hours.
+pub const PRIORITIES: RangeInclusive<i32> = -1000..=1000;
+
 /// An execution as the scheduler sees it.
 #[derive(Clone, Debug)]
 pub struct Submission {
@@ -102,7 +108,7 @@ pub struct Submission {
     pub payer: Payer,
     /// What one command of a client started; its executions share fairly with those of other invocations.
     pub invocation: Arc<str>,
-    /// REAPI: lower runs first. Within one tenant.
+    /// REAPI: lower runs first. Within one tenant, and within [`PRIORITIES`].
     pub priority: i32,
     /// What the worker must have.
     pub platform: Arc<Platform>,

@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use gf_execution::scheduler::{AssignmentId, Effect, End, ExecutionId, Now, Offer, Resources, Submission, WorkerId};
+use gf_execution::scheduler::{
+    AssignmentId, Effect, End, ExecutionId, Now, Offer, PRIORITIES, Resources, Submission, WorkerId,
+};
+
+use super::shares::Shares;
 
 /// An execution that lives.
 #[derive(Debug)]
@@ -36,7 +40,10 @@ pub(crate) struct Tally {
     pub(crate) refused: usize,
     pub(crate) dismissed: usize,
     pub(crate) requeued: usize,
+    /// The longest wait for a first attempt, of what is of a usual priority.
     pub(crate) longest_wait: Duration,
+    /// Of the least urgent.
+    pub(crate) most_patient: Duration,
 }
 
 /// The world as the effects make it.
@@ -45,6 +52,7 @@ pub(crate) struct Model {
     pub(crate) live: BTreeMap<ExecutionId, Live>,
     pub(crate) workers: BTreeMap<WorkerId, Working>,
     pub(crate) tally: Tally,
+    pub(crate) shares: Shares,
     over: BTreeSet<ExecutionId>,
     /// Every assignment that was ever given, and of what.
     given: BTreeMap<AssignmentId, ExecutionId>,
@@ -53,6 +61,11 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// With so many tenants.
+    pub(crate) fn of(tenants: u32) -> Self {
+        Self { shares: Shares::of(tenants as usize), ..Self::default() }
+    }
+
     /// Checks an effect and does it.
     pub(crate) fn perform(&mut self, effect: &Effect, now: Now) {
         match effect {
@@ -60,6 +73,7 @@ impl Model {
                 let live = self.live.get_mut(id).expect("queued while it lives");
                 assert!(live.running.is_none(), "{id} queued while it runs");
                 self.tally.requeued += usize::from(live.attempts > 0);
+                self.shares.queued(live.submission.payer, *id);
             }
             Effect::Merged { submitted, into } => {
                 let forgotten = self.live.remove(submitted).expect("merged while it lives");
@@ -101,15 +115,18 @@ impl Model {
         live.running = Some((worker, assignment));
         live.attempts += 1;
         self.tally.assigned += 1;
-        // The extremes of priority mean to wait for whatever else there is.
-        if live.attempts == 1 && live.submission.priority.unsigned_abs() < 100 {
-            self.tally.longest_wait = self.tally.longest_wait.max(now.since(live.submitted));
+        self.shares.given(live.submission.payer, execution, demand.milli_cores);
+        if live.attempts == 1 {
+            let is_patient = live.submission.priority > *PRIORITIES.end();
+            let longest = if is_patient { &mut self.tally.most_patient } else { &mut self.tally.longest_wait };
+            *longest = now.since(live.submitted).max(*longest);
         }
     }
 
     fn complete(&mut self, execution: ExecutionId, end: &End) {
         assert!(self.over.insert(execution), "{execution} completed twice");
         let live = self.live.remove(&execution).expect("completed while it lives");
+        self.shares.left(live.submission.payer, execution);
         let count = match end {
             End::Answered(assignment) => {
                 assert_eq!(live.running.map(|(_, runs)| runs), Some(*assignment));

@@ -21,12 +21,42 @@ struct Size {
     busy: Duration,
 }
 
+/// What a world is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Enough workers for everything.
+    Wide,
+    /// More work than workers for much of the time.
+    Tight,
+    /// One kind of worker, far too few of it, and tenants of which some ask for much more than others.
+    Even,
+}
+
 /// Enough workers for everything.
 const WIDE: Size = Size { workers: 2000, clients: 2000, busy: Duration::from_secs(60) };
 /// More work than workers for much of the time.
 const TIGHT: Size = Size { workers: 70, clients: 2500, busy: Duration::from_secs(120) };
-/// Nothing of a usual priority waits longer for its first attempt, with as few workers of a kind as chance leaves.
-const LONGEST_WAIT: Duration = Duration::from_secs(500);
+/// The tenant with the fewest clients still asks for more than its share.
+const EVEN: Size = Size { workers: 12, clients: 2500, busy: Duration::from_secs(120) };
+const TENANTS: u32 = 5;
+/// The dearest dispatch of that world, in thousandths of a core.
+const DEAREST: u64 = 2000;
+/// Of two tenants that wait all the time, none gets more than this beyond the other, however long it is: one dispatch for
+/// having been served first; and what one that was passed over, because nothing of its own fitted, may catch up on.
+const WIDEST: u64 = (1 + 4) * DEAREST;
+/// Of everything that is kept there is no more than so many times what lives...
+const KEPT_PER_LIFE: usize = 3;
+/// ... and kinds of workers that were here lately.
+const KEPT_ALWAYS: usize = 100;
+/// How long it takes at most to work off what asked for a kind of worker before, with as few of them as chance leaves.
+const BACKLOG: Duration = Duration::from_secs(200);
+/// Room for what needs a whole worker may be kept in vain twice, on workers that run one of the few actions that take half
+/// an hour: each time it takes 120 s to give up, and 30 s to keep another one free.
+const KEPT_IN_VAIN: Duration = Duration::from_secs(2 * (120 + 30));
+/// Nothing waits longer for its first attempt, ...
+const LONGEST_WAIT: Duration = BACKLOG.saturating_add(KEPT_IN_VAIN);
+/// ... but what is less urgent lets go first what comes so much later.
+const MOST_PATIENCE: Duration = Duration::from_secs(2000 * 10);
 
 /// What somebody will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,6 +101,7 @@ impl Dice {
 /// Everybody.
 pub(crate) struct World {
     seed: u64,
+    kind: Kind,
     size: Size,
     dice: Dice,
     scheduler: Scheduler,
@@ -93,14 +124,20 @@ impl Drop for World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
-        let config = SchedulerConfig { max_queued: 5000, ..SchedulerConfig::default() };
+    pub(crate) fn new(seed: u64, kind: Kind) -> Self {
+        let (size, max_queued) = match kind {
+            Kind::Wide => (WIDE, 5000),
+            Kind::Tight => (TIGHT, 5000),
+            Kind::Even => (EVEN, 20_000),
+        };
+        let config = SchedulerConfig { max_queued, ..SchedulerConfig::default() };
         Self {
             seed,
-            size: if seed.is_multiple_of(2) { WIDE } else { TIGHT },
+            kind,
+            size,
             dice: Dice(seed),
             scheduler: Scheduler::new(config),
-            model: Model::default(),
+            model: Model::of(TENANTS),
             now: Now(Duration::from_secs(1000)),
             deeds: BinaryHeap::new(),
             deeds_ever: 0,
@@ -123,7 +160,10 @@ impl World {
         let busy_until = self.now.after(self.size.busy);
         while self.step(busy_until) {}
         self.end();
-        format!("{:?}", self.model.tally)
+        format!(
+            "{:?}, one got {} beyond another of {}",
+            self.model.tally, self.model.shares.widest, self.model.shares.most
+        )
     }
 
     /// The next thing that happens. Whether anything was left to happen.
@@ -163,6 +203,16 @@ impl World {
             self.follow(&effect);
         }
         assert_eq!(self.scheduler.overlooked(), None, "it waits and the worker has room for it");
+        if self.deeds_ever.is_multiple_of(64) {
+            self.check_what_is_kept();
+        }
+    }
+
+    fn check_what_is_kept(&self) {
+        let lives = self.model.live.len() + self.model.workers.len();
+        let allowed = KEPT_ALWAYS + KEPT_PER_LIFE * lives;
+        let too_much = self.scheduler.held().into_iter().find(|(_, count)| *count > allowed);
+        assert_eq!(too_much, None, "with {lives} executions and workers");
     }
 
     /// What the others do about an effect.
@@ -232,6 +282,9 @@ impl World {
     }
 
     fn submission(&mut self) -> Submission {
+        if self.kind == Kind::Even {
+            return self.even_submission();
+        }
         let payer = Payer(u32::try_from(self.dice.below(5)).expect("small"));
         let platform = match self.dice.below(40) {
             0 => vec![property("OSFamily", "plan9")],
@@ -259,15 +312,39 @@ impl World {
         }
     }
 
+    /// Of tenants that ask for 10, 15, 20, 25 and 30 parts of a hundred.
+    fn even_submission(&mut self) -> Submission {
+        let payer = Payer(match self.dice.below(100) {
+            0..10 => 0,
+            10..25 => 1,
+            25..45 => 2,
+            45..70 => 3,
+            _ => TENANTS - 1,
+        });
+        let milli_cores = [500, 1000, 2000][usize::try_from(self.dice.below(3)).expect("small")];
+        Submission {
+            payer,
+            invocation: format!("{payer:?}-{}", self.dice.below(20)).into(),
+            priority: i32::try_from(self.dice.below(3)).expect("small"),
+            platform: Arc::new(Platform::new(vec![property("OSFamily", "linux")]).expect("a platform")),
+            demand: Resources { milli_cores, memory_bytes: 0 },
+            merge: None,
+            timeout: Duration::from_secs(60),
+        }
+    }
+
     fn join(&mut self) {
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
-        let properties = match self.dice.below(4) {
+        let properties = match if self.kind == Kind::Even { 3 } else { self.dice.below(4) } {
             0 => vec![property("OSFamily", "windows")],
             1 => vec![property("OSFamily", "linux"), property("gpu", "1")],
             _ => vec![property("OSFamily", "linux"), property("cpu", "x86_64")],
         };
-        let milli_cores = [2000, 8000, 16_000][usize::try_from(self.dice.below(3)).expect("small")];
+        let milli_cores = match self.kind {
+            Kind::Even => 8000,
+            _ => [2000, 8000, 16_000][usize::try_from(self.dice.below(3)).expect("small")],
+        };
         let capacity = Resources { milli_cores, memory_bytes: 16 << 30 };
         let offer = Offer { name: format!("worker-{worker}").into(), properties, capacity };
         let working = Working { offer: offer.clone(), free: capacity, runs: BTreeMap::new(), draining: false };
@@ -344,9 +421,19 @@ impl World {
         let tally = &self.model.tally;
         let ended = tally.answered + tally.cancelled + tally.without_worker + tally.given_up + tally.refused;
         assert_eq!(tally.submitted, ended + tally.merged, "{tally:?}");
-        assert!(tally.longest_wait < LONGEST_WAIT, "{tally:?}");
-        let used = [tally.answered, tally.cancelled, tally.without_worker, tally.merged, tally.requeued];
-        assert!(used.iter().all(|count| *count > 0) && tally.dismissed > 0, "too quiet a world: {tally:?}");
+        match self.kind {
+            Kind::Even => {
+                let shares = &self.model.shares;
+                assert!(shares.widest <= WIDEST, "not the same for all: {shares:?}");
+                assert!(shares.most > 50 * WIDEST, "they hardly waited: {shares:?}");
+            }
+            Kind::Wide | Kind::Tight => {
+                assert!(tally.longest_wait < LONGEST_WAIT, "{tally:?}");
+                assert!(tally.most_patient < LONGEST_WAIT + MOST_PATIENCE, "{tally:?}");
+                let used = [tally.answered, tally.cancelled, tally.without_worker, tally.merged, tally.requeued];
+                assert!(used.iter().all(|count| *count > 0) && tally.dismissed > 0, "too quiet a world: {tally:?}");
+            }
+        }
         let workers: Vec<_> = self.model.workers.keys().copied().collect();
         for worker in workers {
             self.model.lose(worker);

@@ -30,6 +30,29 @@ fn lower_priority_numbers_run_first() {
 }
 
 #[test]
+fn the_least_urgent_is_served_although_something_more_urgent_is_always_there() {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 1, &[]);
+    let urgent = || Submission { priority: i32::MIN, ..job() };
+    let (_, mut running) = play.submit(urgent());
+    let (patient, _) = play.submit(Submission { priority: i32::MAX, ..job() });
+    let begun = play.now;
+    // Older by all steps that there are, it is older than what is as urgent as can be.
+    let steps = u64::try_from(PRIORITIES.end() - PRIORITIES.start()).unwrap();
+    let longest = SchedulerConfig::default().ageing_step * u32::try_from(steps).unwrap();
+    let pause = secs(20);
+    while assigned(&running)[0].2 != patient {
+        assert!(play.now.since(begun) <= longest + pause, "it starves");
+        play.submit(urgent());
+        play.pass(pause);
+        play.happen(Event::WorkerHeard(worker));
+        let assignment = assigned(&running)[0].1;
+        running = play.finish(worker, assignment, Outcome::Answered);
+    }
+    assert!(play.now.since(begun) > longest - pause * 2, "it is as patient as it says");
+}
+
+#[test]
 fn invocations_take_turns() {
     check(vec![by(1, "a"), by(1, "a"), by(1, "a"), by(1, "b"), by(1, "b")], &[1, 4, 2, 5, 3]);
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use gf_digest::DigestFunction;
 use gf_execution::NODE_PROPERTIES;
+use gf_execution::scheduler::PRIORITIES;
 use gf_reapi::execution::priority_capabilities::PriorityRange;
 use gf_reapi::execution::{
     ActionCacheUpdateCapabilities, CacheCapabilities, ExecutionCapabilities, FastCdc2020Params, GetCapabilitiesRequest,
@@ -41,7 +42,7 @@ pub(super) async fn get(
         rep_max_cdc_params: None,
     };
     let exec_enabled = edge.state.access.allows(grant.principal(), PermissionName::Execute);
-    let priorities = PriorityRange { min_priority: i32::MIN, max_priority: i32::MAX };
+    let priorities = PriorityRange { min_priority: *PRIORITIES.start(), max_priority: *PRIORITIES.end() };
     let execution = ExecutionCapabilities {
         digest_function: DigestFunction::Sha256.number(),
         exec_enabled,
