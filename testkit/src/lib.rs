@@ -1,6 +1,7 @@
 //! Builders, fakes and fault injectors that several crates' tests share. Never part of a shipped program.
 
 pub mod blob_store_suite;
+pub mod disk_store;
 mod intercepted_files;
 mod lossy_files;
 mod manual_time;

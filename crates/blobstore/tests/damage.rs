@@ -8,14 +8,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gf_blobstore::{
-    Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, EntryKey, EntryTable, ErrorKind, MachineTime, NewBlob,
-    OwnerId, Repair, StoreConfig, StoreError,
+    Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, ErrorKind, MachineTime, NewBlob, OwnerId, Repair,
+    StoreConfig, StoreError,
 };
-use gf_digest::{Digest, DigestFunction, InstanceName};
+use gf_digest::Digest;
 use gf_testkit::blob_store_suite::{noise, put, read_all, text};
+use gf_testkit::disk_store::{entry_key, for_each_seed, index_is_whole, new_blob, upload, wait_until};
 use gf_testkit::{InterceptedFiles, LossyFiles};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -29,26 +30,6 @@ async fn open(files: &LossyFiles, directory: &Path) -> Arc<DiskBlobStore> {
     DiskBlobStore::open_on(Arc::new(files.clone()), Arc::new(MachineTime::default()), config).await.unwrap()
 }
 
-fn entry_key(number: u32) -> EntryKey {
-    EntryKey {
-        table: EntryTable::ActionResult,
-        owner: OWNER,
-        instance: InstanceName::new("default").unwrap(),
-        digest: Digest::of(DigestFunction::Sha256, &number.to_le_bytes()),
-    }
-}
-
-fn new_blob(bytes: Vec<u8>) -> NewBlob {
-    NewBlob { digest: Digest::of(DigestFunction::Sha256, &bytes), bytes: bytes.into(), encoding: Encoding::Identity }
-}
-
-/// Large blobs get files of their own only when they come in pieces.
-async fn write(store: &DiskBlobStore, blob: &NewBlob) {
-    let mut upload = store.upload(OWNER, blob.digest, Encoding::Identity).await.unwrap();
-    upload.write(blob.bytes.clone()).await.unwrap();
-    upload.finish().await.unwrap();
-}
-
 /// A closed store with small, large, compressed and split blobs, and entries.
 async fn fill(files: &LossyFiles, directory: &Path) -> Vec<NewBlob> {
     let store = open(files, directory).await;
@@ -57,10 +38,10 @@ async fn fill(files: &LossyFiles, directory: &Path) -> Vec<NewBlob> {
     blobs.extend((0..3).map(|number| new_blob(text(2000 + number, 600_000))));
     blobs.push(new_blob(noise(3000, 2_000_000)));
     for blob in &blobs {
-        write(&store, blob).await;
+        upload(store.as_ref(), OWNER, blob).await;
     }
     for number in 0..40 {
-        store.put_entry(&entry_key(number), format!("entry {number}").into()).await.unwrap();
+        store.put_entry(&entry_key(OWNER, number), format!("entry {number}").into()).await.unwrap();
     }
     let whole = blobs[blobs.len() - 1].clone();
     let mut at = 0;
@@ -133,11 +114,7 @@ async fn survives(seed: u64) {
     }
     verifying.await.unwrap().unwrap_or_else(|error| panic!("{what}: {error}"));
 
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !store.load_index().unwrap() {
-        assert!(Instant::now() < deadline, "{what}: the index was not mended");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    index_is_whole(&store).await;
     let report = store.verify(Repair::Yes).await.unwrap();
     assert!(report.lost.len() as u64 == report.lost_count.min(1000), "{what}");
     let again = store.verify(Repair::Yes).await.unwrap();
@@ -157,7 +134,7 @@ async fn survives(seed: u64) {
         }
     }
     for number in 0..40 {
-        if let Some(value) = store.get_entry(&entry_key(number)).await.unwrap() {
+        if let Some(value) = store.get_entry(&entry_key(OWNER, number)).await.unwrap() {
             assert_eq!(value, format!("entry {number}"), "{what}");
         }
     }
@@ -170,24 +147,7 @@ async fn survives(seed: u64) {
 
 #[test]
 fn damage_is_noticed_named_and_mended() {
-    let only: Option<u64> = std::env::var("GF_SEED").ok().map(|seed| seed.parse().unwrap());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    for seed in only.map_or(0..SEEDS, |seed| seed..seed + 1) {
-        let run = std::panic::AssertUnwindSafe(|| runtime.block_on(survives(seed)));
-        if let Err(panic) = std::panic::catch_unwind(run) {
-            eprintln!("the run with GF_SEED={seed} failed");
-            std::panic::resume_unwind(panic);
-        }
-    }
-}
-
-/// Polls until `condition` holds.
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    for_each_seed(0..SEEDS, survives);
 }
 
 /// Nobody reads the damaged blobs, and yet they are found. And a store that is closed before it has looked at everything
@@ -301,13 +261,13 @@ async fn a_copy_of_our_own_records_never_becomes_records() {
     let directory = tempfile::tempdir().unwrap();
     let files = LossyFiles::new(directory.path());
     let store = open(&files, directory.path()).await;
-    store.put_entry(&entry_key(1), "old".into()).await.unwrap();
+    store.put_entry(&entry_key(OWNER, 1), "old".into()).await.unwrap();
     let is_segment =
         |(path, bytes): &(PathBuf, u64)| path.extension().is_some_and(|end| end == "segment") && *bytes > 0;
     let (path, bytes) = files.files().into_iter().find(is_segment).unwrap();
     let mut copied = vec![0; usize::try_from(bytes).unwrap()];
     gf_blobstore::FileLayer::open(&files, &path).unwrap().read_at(&mut copied, 0).unwrap();
-    store.put_entry(&entry_key(1), "new".into()).await.unwrap();
+    store.put_entry(&entry_key(OWNER, 1), "new".into()).await.unwrap();
     let carrier = new_blob(copied.clone());
     put(store.as_ref(), OWNER, carrier.clone()).await.unwrap();
     store.close().unwrap();
@@ -323,7 +283,7 @@ async fn a_copy_of_our_own_records_never_becomes_records() {
     let store = open(&files, directory.path()).await;
     store.verify(Repair::Yes).await.unwrap();
     assert_eq!(store.find_missing(OWNER, &[carrier.digest]).await.unwrap(), [carrier.digest]);
-    assert_eq!(store.get_entry(&entry_key(1)).await.unwrap().unwrap(), "new");
+    assert_eq!(store.get_entry(&entry_key(OWNER, 1)).await.unwrap().unwrap(), "new");
 }
 
 /// A large file describes itself: it is found again without its record.
@@ -333,7 +293,7 @@ async fn large_files_are_found_again_when_index_and_segments_are_lost() {
     let files = LossyFiles::new(directory.path());
     let store = open(&files, directory.path()).await;
     let large = new_blob(noise(1, 300_000));
-    write(&store, &large).await;
+    upload(store.as_ref(), OWNER, &large).await;
     store.close().unwrap();
     drop(store);
     let is_lost = |path: &Path| ["index", "segments"].iter().any(|part| path.starts_with(directory.path().join(part)));

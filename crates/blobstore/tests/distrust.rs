@@ -6,14 +6,14 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gf_blobstore::{
-    Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, EntryKey, EntryTable, FileLayer, NewBlob, OwnerId, Repair,
-    StoreConfig, TimeSource,
+    Accept, BlobStore, ByteRange, DiskBlobStore, FileLayer, NewBlob, OwnerId, Repair, StoreConfig, TimeSource,
 };
-use gf_digest::{Digest, DigestFunction, InstanceName};
+use gf_digest::Digest;
 use gf_testkit::blob_store_suite::{noise, put, read_all};
+use gf_testkit::disk_store::{entry_key, index_is_whole, new_blob, upload};
 use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles, ManualTime};
 
 const OWNER: OwnerId = OwnerId(1);
@@ -29,11 +29,7 @@ async fn open(files: impl FileLayer, time: &Arc<ManualTime>, directory: &Path) -
     };
     let clock: Arc<dyn TimeSource> = Arc::clone(time) as _;
     let store = DiskBlobStore::open_on(Arc::new(files), clock, config).await.ok()?;
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !store.load_index().unwrap() {
-        assert!(Instant::now() < deadline, "the index was not mended");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    index_is_whole(&store).await;
     Some(store)
 }
 
@@ -42,27 +38,14 @@ fn time() -> Arc<ManualTime> {
 }
 
 fn blob(number: u64, size: usize) -> NewBlob {
-    let bytes = noise(number + 1, size);
-    NewBlob { digest: Digest::of(DigestFunction::Sha256, &bytes), bytes: bytes.into(), encoding: Encoding::Identity }
-}
-
-fn entry_key(number: u64) -> EntryKey {
-    EntryKey {
-        table: EntryTable::ActionResult,
-        owner: OWNER,
-        instance: InstanceName::new("default").unwrap(),
-        digest: Digest::of(DigestFunction::Sha256, &number.to_le_bytes()),
-    }
+    new_blob(noise(number + 1, size))
 }
 
 async fn write(store: &DiskBlobStore, numbers: std::ops::Range<u64>) {
     for number in numbers {
         put(store, OWNER, blob(number, 3000)).await.unwrap();
-        let large = blob(1 << 32 | number, LARGE_BYTES);
-        let mut upload = store.upload(OWNER, large.digest, Encoding::Identity).await.unwrap();
-        upload.write(large.bytes).await.unwrap();
-        upload.finish().await.unwrap();
-        store.put_entry(&entry_key(number), number.to_string().into()).await.unwrap();
+        upload(store, OWNER, &blob(1 << 32 | number, LARGE_BYTES)).await;
+        store.put_entry(&entry_key(OWNER, number), number.to_string().into()).await.unwrap();
     }
 }
 
@@ -73,7 +56,7 @@ async fn must_have(store: &DiskBlobStore, numbers: std::ops::Range<u64>, what: &
             let read = read.unwrap_or_else(|error| panic!("{what}: {number}: {error}"));
             assert!(read_all(read).await.unwrap() == blob.bytes, "{what}: other bytes");
         }
-        let entry = store.get_entry(&entry_key(number)).await.unwrap();
+        let entry = store.get_entry(&entry_key(OWNER, number)).await.unwrap();
         assert_eq!(entry, Some(number.to_string().into()), "{what}");
     }
     let report = store.verify(Repair::Yes).await.unwrap();

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gf_blobstore::{
-    Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, EntryKey, EntryTable, ErrorKind, MachineTime, NewBlob,
-    OwnerId, Repair, StoreConfig, StoreError,
+    Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, ErrorKind, MachineTime, NewBlob, OwnerId, Repair,
+    StoreConfig, StoreError,
 };
-use gf_digest::{Digest, DigestFunction, InstanceName};
+use gf_digest::{Digest, DigestFunction};
 use gf_testkit::blob_store_suite::{noise, read_all};
+use gf_testkit::disk_store::{entry_key, for_each_seed, index_is_whole, new_blob};
 use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -38,15 +39,6 @@ async fn open(files: &LossyFiles, directory: &Path) -> Result<Arc<DiskBlobStore>
     DiskBlobStore::open_on(Arc::new(files.clone()), Arc::new(MachineTime::default()), config(directory)).await
 }
 
-fn entry_key(number: u32) -> EntryKey {
-    EntryKey {
-        table: EntryTable::ActionResult,
-        owner: OWNER,
-        instance: InstanceName::new("default").unwrap(),
-        digest: Digest::of(DigestFunction::Sha256, &number.to_le_bytes()),
-    }
-}
-
 /// What the store was told, and what it said.
 #[derive(Default)]
 struct Told {
@@ -56,10 +48,10 @@ struct Told {
     /// Acknowledged since: these may be there.
     recent: BTreeSet<Digest>,
     /// What may be found under a key; `None` is absence.
-    entries: BTreeMap<u32, BTreeSet<Option<Vec<u8>>>>,
-    latest_entries: BTreeMap<u32, Option<Vec<u8>>>,
+    entries: BTreeMap<u64, BTreeSet<Option<Vec<u8>>>>,
+    latest_entries: BTreeMap<u64, Option<Vec<u8>>>,
     /// What was written under a key since it was last removed. When the latest is lost an older one may be found again.
-    written: BTreeMap<u32, BTreeSet<Vec<u8>>>,
+    written: BTreeMap<u64, BTreeSet<Vec<u8>>>,
 }
 
 impl Told {
@@ -71,7 +63,7 @@ impl Told {
     }
 
     /// A lost value is not a removed one: an older one may yet be found again.
-    fn found(&mut self, number: u32, value: Option<Vec<u8>>) {
+    fn found(&mut self, number: u64, value: Option<Vec<u8>>) {
         let mut may_be = BTreeSet::from([value.clone()]);
         if value.is_none() {
             may_be.extend(self.written.entry(number).or_default().iter().cloned().map(Some));
@@ -166,7 +158,7 @@ impl Run {
         // A value that replaced another within the window can be lost together with it: an entry is a hint.
         may_be.extend([None, Some(value.clone())]);
         self.told.written.entry(number).or_default().insert(value.clone());
-        store.put_entry(&entry_key(number), value.clone().into()).await?;
+        store.put_entry(&entry_key(OWNER, number), value.clone().into()).await?;
         self.told.latest_entries.insert(number, Some(value));
         Ok(())
     }
@@ -174,7 +166,7 @@ impl Run {
     async fn remove_entry(&mut self, store: &DiskBlobStore) -> Result<(), StoreError> {
         let number = self.random.random_range(0..12);
         self.told.entries.entry(number).or_default().insert(None);
-        store.remove_entry(&entry_key(number)).await?;
+        store.remove_entry(&entry_key(OWNER, number)).await?;
         // Removed is removed, whatever happens.
         self.told.written.remove(&number);
         self.told.entries.insert(number, BTreeSet::from([None]));
@@ -226,11 +218,7 @@ impl Run {
 
     /// Compares the store with what it was told. What was lost is forgotten, what is there is durable from now on.
     async fn check(&mut self, store: &DiskBlobStore, files: &LossyFiles) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !store.load_index().unwrap() {
-            assert!(Instant::now() < deadline, "the index was not mended");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        index_is_whole(store).await;
         let digests: Vec<Digest> = self.told.blobs.keys().copied().collect();
         let missing: BTreeSet<Digest> = store.find_missing(OWNER, &digests).await.unwrap().into_iter().collect();
         for digest in digests {
@@ -250,7 +238,7 @@ impl Run {
         }
         self.told.recent.clear();
         for (number, may_be) in self.told.entries.clone() {
-            let value = store.get_entry(&entry_key(number)).await.unwrap().map(|bytes| bytes.to_vec());
+            let value = store.get_entry(&entry_key(OWNER, number)).await.unwrap().map(|bytes| bytes.to_vec());
             assert!(may_be.contains(&value), "entry {number} is {:?}", value.map(|value| value.len()));
             self.told.found(number, value);
         }
@@ -299,15 +287,7 @@ async fn lose_power_again_and_again(seed: u64) {
 
 #[test]
 fn only_what_was_not_synced_is_lost_and_it_reads_as_absent() {
-    let only: Option<u64> = std::env::var("GF_SEED").ok().map(|seed| seed.parse().unwrap());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    for seed in only.map_or(0..SEEDS, |seed| seed..seed + 1) {
-        let run = std::panic::AssertUnwindSafe(|| runtime.block_on(lose_power_again_and_again(seed)));
-        if let Err(panic) = std::panic::catch_unwind(run) {
-            eprintln!("the run with GF_SEED={seed} failed");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    for_each_seed(0..SEEDS, lose_power_again_and_again);
 }
 
 /// The disk fails to keep what it was told to, says so once, and says yes ever after. The store does not believe it.
@@ -361,9 +341,8 @@ fn a_sync_returns_only_when_all_is_durable() {
     let time = Arc::new(MachineTime::default());
     let store = DiskBlobStore::open_on(Arc::new(files), time, config(directory.path()));
     let store = runtime.block_on(store).unwrap();
-    let bytes = noise(1, 100);
-    let digest = Digest::of(DigestFunction::Sha256, &bytes);
-    let blob = NewBlob { digest, bytes: bytes.into(), encoding: Encoding::Identity };
+    let blob = new_blob(noise(1, 100));
+    let digest = blob.digest;
     runtime.block_on(store.write_batch(OWNER, vec![blob])).pop().unwrap().unwrap();
 
     let sync = || {

@@ -8,14 +8,15 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gf_blobstore::{
-    Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, ErrorKind, FileLayer, LONGEST_PROMISE, NewBlob, OwnerId,
-    Repair, StoreConfig, TimeSource,
+    Accept, BlobStore, ByteRange, DiskBlobStore, ErrorKind, FileLayer, LONGEST_PROMISE, OwnerId, Repair, StoreConfig,
+    TimeSource,
 };
 use gf_digest::{Digest, DigestFunction};
 use gf_testkit::blob_store_suite::{noise, put, read_all};
+use gf_testkit::disk_store::{self, index_is_whole, new_blob};
 use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles, ManualTime};
 
 const LEASE_S: u64 = 100;
@@ -41,10 +42,6 @@ async fn open(files: impl FileLayer, time: &Arc<ManualTime>, directory: &Path, l
         ..StoreConfig::new(directory.to_owned())
     };
     DiskBlobStore::open_on(Arc::new(files), Arc::clone(time) as Arc<dyn TimeSource>, config).await.unwrap()
-}
-
-fn new_blob(bytes: Vec<u8>) -> NewBlob {
-    NewBlob { digest: Digest::of(DigestFunction::Sha256, &bytes), bytes: bytes.into(), encoding: Encoding::Identity }
 }
 
 impl World {
@@ -75,11 +72,7 @@ impl World {
         // One at a time may have the folder.
         self.running = None;
         self.running = Some(open(self.files.clone(), &self.time, self.directory.path(), lease_s).await);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.store().load_index().unwrap() {
-            assert!(Instant::now() < deadline, "the index was not mended");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        index_is_whole(self.store()).await;
     }
 
     /// The moment so many leases from now.
@@ -97,11 +90,9 @@ impl World {
     }
 
     async fn upload(&self, owner: OwnerId, bytes: &[u8]) -> Digest {
-        let digest = Digest::of(DigestFunction::Sha256, bytes);
-        let mut upload = self.store().upload(owner, digest, Encoding::Identity).await.unwrap();
-        upload.write(bytes.to_vec().into()).await.unwrap();
-        upload.finish().await.unwrap();
-        digest
+        let blob = new_blob(bytes.to_vec());
+        disk_store::upload(self.store(), owner, &blob).await;
+        blob.digest
     }
 
     async fn missing(&self, owner: OwnerId, digests: &[Digest]) -> Vec<Digest> {
