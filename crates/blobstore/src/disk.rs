@@ -4,6 +4,7 @@
 //! FORMAT      version of the layout, and the key of its checks
 //! LOCK        held by the one process that has the store open
 //! checkpoint  how far the index agrees with the records
+//! epoch       number of the last start, should the checkpoint be lost
 //! scrub       how far the scrub has come
 //! distrusted  there while the disk may have failed to keep what was written since the checkpoint
 //! index/      64 tables
@@ -16,6 +17,7 @@
 //! Read [`record`] and [`index`] for the formats, [`lease`] and [`eviction`] for the rules (pure), [`store`] for how
 //! they come together.
 
+mod account;
 mod cached_read;
 mod capacity;
 mod checkpoint;
@@ -23,6 +25,7 @@ mod chunks;
 mod clock;
 mod collect;
 mod core;
+mod decoding;
 mod durability;
 mod eviction;
 mod file_layer;

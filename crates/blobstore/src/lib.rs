@@ -9,7 +9,9 @@
 //! What always holds:
 //! - bytes are served only after their checksum matched, and stored only after their digest did;
 //! - a digest exists for an owner only if that owner proved to hold the bytes;
-//! - what was reported present is kept for the lease; when nothing may go, writes are refused;
+//! - what was reported present is kept for the lease, and what was promised until then; when nothing may go, writes are
+//!   refused;
+//! - what the disk failed to make durable is never taken for durable;
 //! - the index can be lost: segments and files carry everything that is needed to build it again.
 
 mod blob_store;

@@ -13,7 +13,7 @@ use gf_blobstore::{
     Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, ErrorKind, NewBlob, OwnerId, Repair, StoreConfig, TimeSource,
 };
 use gf_digest::{Digest, DigestFunction};
-use gf_testkit::blob_store_suite::{noise, put, read_all};
+use gf_testkit::blob_store_suite::{noise, put, read_all, text};
 use gf_testkit::{LossyFiles, ManualTime};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -220,6 +220,35 @@ async fn room_is_made_of_thin_holes_too() {
     }
     assert_eq!(world.store.find_missing(OWNERS[0], &kept).await.unwrap(), []);
     assert!(world.store.verify(Repair::Yes).await.unwrap().is_clean());
+}
+
+/// What is under lease counts by the bytes that it takes on the disk, not by those that it once was.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_rests_compressed_keeps_no_more_room_than_it_takes() {
+    let world = world().await;
+    let upload = async |bytes: Vec<u8>, encoding| {
+        let digest = Digest::of(DigestFunction::Sha256, &bytes);
+        let wire = if encoding == Encoding::Zstd { zstd::bulk::compress(&bytes, 3).unwrap() } else { bytes };
+        let mut upload = world.store.upload(OWNERS[0], digest, encoding).await.unwrap();
+        upload.write(wire.into()).await.unwrap();
+        upload.finish().await.unwrap();
+        digest
+    };
+    for number in 0..30 {
+        upload(noise(number + 1, 90_000), Encoding::Identity).await;
+    }
+    world.time.advance(2 * LEASE_S);
+    // 5 MiB in a store of 4, and under lease.
+    let mut kept = Vec::new();
+    for number in 0..10 {
+        kept.push(upload(text(number, 500_000), Encoding::Zstd).await);
+    }
+    let leased = world.store.plan_collection(1).unwrap().leased_bytes;
+    assert!(leased < 500_000, "{leased} bytes are under lease");
+    for number in 0..30 {
+        upload(noise(number + 100, 90_000), Encoding::Identity).await;
+    }
+    assert_eq!(world.store.find_missing(OWNERS[0], &kept).await.unwrap(), []);
 }
 
 /// A verification looks at all there is, though nobody asked for any of it.

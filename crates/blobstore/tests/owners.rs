@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use gf_blobstore::{
     Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, FileLayer, MachineTime, NewBlob, OwnerId, Repair,
-    StoreConfig,
+    StoreConfig, TimeSource,
 };
 use gf_digest::{Digest, DigestFunction};
 use gf_testkit::blob_store_suite::{noise, put, read_all};
-use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles};
+use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles, ManualTime};
 
 const A: OwnerId = OwnerId(1);
 const B: OwnerId = OwnerId(2);
@@ -264,4 +264,100 @@ async fn owners_let_in_at_once_stay_after_a_power_cut_and_a_rebuild() {
     let store = open(disk, directory.path()).await;
     store.verify(Repair::Yes).await.unwrap();
     all_see(&store, &shared).await;
+}
+
+/// A chunk that A brought and B proved to have, and that ended, comes back as a part of what C brings. It is C's alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn saving_space_brings_no_ended_grant_back() {
+    let contents = [noise(1, 6 << 20), [noise(1, 3 << 20), noise(2, 3 << 20)].concat()];
+    let wholes = contents.map(|bytes| NewBlob {
+        digest: Digest::of(DigestFunction::Sha256, &bytes),
+        bytes: bytes.into(),
+        encoding: Encoding::Identity,
+    });
+    let chunk = {
+        // Where the second one is cut, as another store tells.
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(LossyFiles::new(directory.path()), directory.path()).await;
+        upload(&store, C, &wholes[1]).await;
+        let chunks = store.split(C, wholes[1].digest).await.unwrap();
+        let last = *chunks.last().unwrap();
+        let at = wholes[1].bytes.len() - usize::try_from(last.size_bytes()).unwrap();
+        NewBlob { digest: last, bytes: wholes[1].bytes.slice(at..), encoding: Encoding::Identity }
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let files = LossyFiles::new(directory.path());
+    let store = open(files.clone(), directory.path()).await;
+    for owner in [A, B] {
+        put(store.as_ref(), owner, chunk.clone()).await.unwrap();
+    }
+    damage(&files, &chunk);
+    assert!(store.read(A, chunk.digest, ByteRange::ALL, Accept::Identity).await.is_err());
+    let before = store.stats().deduplicated_bytes;
+    for whole in &wholes {
+        upload(&store, C, whole).await;
+        store.deduplicate_now().await;
+    }
+    assert!(store.stats().deduplicated_bytes > before, "nothing was shared");
+    for (owner, may_see) in [(A, false), (B, false), (C, true)] {
+        assert_eq!(sees(&store, owner, &chunk).await, may_see, "{owner:?}");
+    }
+}
+
+/// A blob that A brought and B proved to have is evicted, but nobody has cleared its record away when C brings it and the
+/// index is lost. That record proves nothing about C's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_was_not_cleared_away_proves_no_sharing() {
+    const LEASE_S: u64 = 100;
+    let (directory, time) = (tempfile::tempdir().unwrap(), Arc::new(ManualTime::new(1_000_000)));
+    let files = LossyFiles::new(directory.path());
+    let open = async || {
+        let config =
+            StoreConfig { lease: Duration::from_secs(LEASE_S), ..StoreConfig::new(directory.path().to_owned()) };
+        let clock: Arc<dyn TimeSource> = Arc::clone(&time) as _;
+        DiskBlobStore::open_on(Arc::new(files.clone()), clock, config).await.unwrap()
+    };
+    let store = open().await;
+    let shared = blob(1, 3000);
+    for owner in [A, B] {
+        put(store.as_ref(), owner, shared.clone()).await.unwrap();
+    }
+    time.advance(2 * LEASE_S);
+    // So much else lies beside it that the segment is not worth rewriting.
+    for number in 100..140 {
+        put(store.as_ref(), A, blob(number, 30_000)).await.unwrap();
+    }
+    // The blob, its sharing and the grant.
+    let report = store.collect(3000 + 96 + 2 * 104).unwrap();
+    assert!(report.evicted == 3 && report.compacted_segments == 0, "{report:?}");
+    put(store.as_ref(), C, shared.clone()).await.unwrap();
+    store.close().unwrap();
+    drop(store);
+    lose_index(&files, directory.path());
+    let store = open().await;
+    store.verify(Repair::Yes).await.unwrap();
+    assert!(sees(&store, C, &shared).await);
+    assert!(!sees(&store, B, &shared).await, "B learns that C brought it");
+}
+
+/// A's blob was found damaged, and C brought it. A power cut takes back that A's was taken out, but not what C was told.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_found_damaged_does_not_stand_in_for_what_came_later() {
+    for seed in 0..8 {
+        let directory = tempfile::tempdir().unwrap();
+        let files = LossyFiles::new(directory.path());
+        let store = open(files.clone(), directory.path()).await;
+        let shared = blob(1, 3000);
+        put(store.as_ref(), A, shared.clone()).await.unwrap();
+        store.checkpoint().unwrap();
+        damage(&files, &shared);
+        assert!(store.read(A, shared.digest, ByteRange::ALL, Accept::Identity).await.is_err());
+        put(store.as_ref(), C, shared.clone()).await.unwrap();
+        store.make_durable().await.unwrap();
+        let files = files.lose_power(seed);
+        drop(store);
+        let store = open(files, directory.path()).await;
+        let read = store.read(C, shared.digest, ByteRange::ALL, Accept::Identity).await.unwrap();
+        assert!(read_all(read).await.unwrap() == shared.bytes, "seed {seed}");
+    }
 }

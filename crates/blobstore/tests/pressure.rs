@@ -14,6 +14,7 @@ use gf_blobstore::{
 };
 use gf_digest::{Digest, DigestFunction};
 use gf_testkit::blob_store_suite::{noise, put};
+use gf_testkit::disk_store::{entry_key, new_blob, upload};
 use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles, ManualTime};
 
 const OWNER: OwnerId = OwnerId(1);
@@ -33,14 +34,7 @@ async fn open(files: impl FileLayer, time: &Arc<ManualTime>, directory: &Path) -
 }
 
 fn blob(number: u64, size: usize) -> NewBlob {
-    let bytes = noise(number + 1, size);
-    NewBlob { digest: Digest::of(DigestFunction::Sha256, &bytes), bytes: bytes.into(), encoding: Encoding::Identity }
-}
-
-async fn upload(store: &DiskBlobStore, blob: &NewBlob) {
-    let mut upload = store.upload(OWNER, blob.digest, Encoding::Identity).await.unwrap();
-    upload.write(blob.bytes.clone()).await.unwrap();
-    upload.finish().await.unwrap();
+    new_blob(noise(number + 1, size))
 }
 
 /// The first large file to be synced is on a bad sector: it can neither be made durable nor be read.
@@ -70,10 +64,10 @@ async fn what_the_disk_can_neither_keep_nor_read_keeps_nothing_else_from_being_d
         let disk = LossyFiles::new(directory.path());
         let time = Arc::new(ManualTime::new(1_000_000));
         let store = open(with_bad_sector(&disk), &time, directory.path()).await;
-        upload(&store, &blob(1, 100_000)).await;
+        upload(store.as_ref(), OWNER, &blob(1, 100_000)).await;
         assert!(store.sync().is_err());
         let (large, small) = (blob(2, 100_000), blob(3, 3000));
-        upload(&store, &large).await;
+        upload(store.as_ref(), OWNER, &large).await;
         put(store.as_ref(), OWNER, small.clone()).await.unwrap();
         for _ in 0..3 {
             assert!(store.sync().is_err(), "the first one is believed to be durable");
@@ -144,4 +138,134 @@ fn writers_who_wait_for_room_take_no_threads() {
         runtime.block_on(writer).unwrap().unwrap();
     }
     assert!(is_done, "all threads wait for room");
+}
+
+/// Files that count what is done to them on this thread.
+fn counted(files: LossyFiles) -> (InterceptedFiles, Arc<Mutex<Vec<FileOperation>>>) {
+    let (ours, seen) = (std::thread::current().id(), Arc::new(Mutex::new(Vec::new())));
+    let files = InterceptedFiles::new(Arc::new(files), {
+        let seen = Arc::clone(&seen);
+        move |_, operation| {
+            if std::thread::current().id() == ours {
+                seen.lock().unwrap().push(operation);
+            }
+            Ok(())
+        }
+    });
+    (files, seen)
+}
+
+/// A small message that becomes a huge one costs the threads that answer nothing.
+#[test]
+fn what_arrives_compressed_is_decoded_elsewhere() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (directory, time) = (tempfile::tempdir().unwrap(), Arc::new(ManualTime::new(1_000_000)));
+    let (files, seen) = counted(LossyFiles::new(directory.path()));
+    runtime.block_on(async {
+        let store = open(files, &time, directory.path()).await;
+        let bytes = vec![7; 3 << 20];
+        let digest = Digest::of(DigestFunction::Sha256, &bytes);
+        let wire = zstd::bulk::compress(&bytes, 3).unwrap();
+        assert!(wire.len() < 1000, "{} bytes", wire.len());
+        let mut upload = store.upload(OWNER, digest, Encoding::Zstd).await.unwrap();
+        seen.lock().unwrap().clear();
+        upload.write(wire.into()).await.unwrap();
+        let here = std::mem::take(&mut *seen.lock().unwrap());
+        assert_eq!(here, [], "on the thread that answers");
+        upload.finish().await.unwrap();
+        assert_eq!(store.find_missing(OWNER, &[digest]).await.unwrap(), []);
+    });
+}
+
+/// Who gives up waiting for a write may have had a part of it taken: nothing more can be made of that upload.
+#[test]
+fn an_upload_whose_write_was_given_up_is_void() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (directory, time) = (tempfile::tempdir().unwrap(), Arc::new(ManualTime::new(1_000_000)));
+    runtime.block_on(async {
+        let store = open(LossyFiles::new(directory.path()), &time, directory.path()).await;
+        let bytes = vec![7; 3 << 20];
+        let digest = Digest::of(DigestFunction::Sha256, &bytes);
+        let wire = zstd::bulk::compress(&bytes, 3).unwrap();
+        let mut upload = store.upload(OWNER, digest, Encoding::Zstd).await.unwrap();
+        assert!(polled_once(upload.write(wire.clone().into())).is_none(), "it did not have to wait");
+        assert!(upload.write(wire.into()).await.is_err());
+        assert!(upload.finish().await.is_err());
+        assert_eq!(store.find_missing(OWNER, &[digest]).await.unwrap(), [digest]);
+    });
+}
+
+/// What a future says when it is asked once.
+fn polled_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
+}
+
+/// A removal waits for the disk: elsewhere, and while others write.
+#[test]
+fn removing_an_entry_keeps_nobody_waiting() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (directory, time) = (tempfile::tempdir().unwrap(), Arc::new(ManualTime::new(1_000_000)));
+    let (entered, has_entered) = channel();
+    let (leave, may_leave) = channel::<()>();
+    let (is_on, held) = (Arc::new(AtomicBool::new(false)), Mutex::new(may_leave));
+    let files = InterceptedFiles::new(Arc::new(LossyFiles::new(directory.path())), {
+        let is_on = Arc::clone(&is_on);
+        move |_, operation| {
+            if operation == FileOperation::Sync && is_on.swap(false, Ordering::SeqCst) {
+                entered.send(()).unwrap();
+                held.lock().unwrap().recv_timeout(Duration::from_secs(20)).unwrap();
+            }
+            Ok(())
+        }
+    });
+    runtime.block_on(async {
+        let store = open(files, &time, directory.path()).await;
+        store.put_entry(&entry_key(OWNER, 1), "one".into()).await.unwrap();
+        is_on.store(true, Ordering::SeqCst);
+        let removing = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.remove_entry(&entry_key(OWNER, 1)).await }
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while has_entered.try_recv().is_err() {
+            assert!(Instant::now() < deadline, "nothing was synced");
+            tokio::task::yield_now().await;
+        }
+        // Its place is free, and a checkpoint, which must be alone for a moment, does not stop who writes.
+        let checkpoint = tokio::task::spawn_blocking({
+            let store = Arc::clone(&store);
+            move || store.checkpoint()
+        });
+        store.put_entry(&entry_key(OWNER, 1), "another".into()).await.unwrap();
+        assert!(!removing.is_finished());
+        leave.send(()).unwrap();
+        assert!(removing.await.unwrap().unwrap());
+        checkpoint.await.unwrap().unwrap();
+        // What came behind the removal stays.
+        assert_eq!(store.get_entry(&entry_key(OWNER, 1)).await.unwrap(), Some("another".into()));
+        assert!(store.remove_entry(&entry_key(OWNER, 1)).await.unwrap());
+        assert!(!store.remove_entry(&entry_key(OWNER, 1)).await.unwrap());
+    });
+}
+
+/// A removal that could not be made durable is an error, and yet nobody is served what was to go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_counts_at_once_though_the_disk_fails() {
+    let (directory, time) = (tempfile::tempdir().unwrap(), Arc::new(ManualTime::new(1_000_000)));
+    let disk = LossyFiles::new(directory.path());
+    let store = open(with_bad_sector(&disk), &time, directory.path()).await;
+    upload(store.as_ref(), OWNER, &blob(1, 100_000)).await;
+    assert!(store.sync().is_err());
+    store.put_entry(&entry_key(OWNER, 1), "one".into()).await.unwrap();
+    // Twice: that it is gone is not yet certain.
+    for _ in 0..2 {
+        assert!(store.remove_entry(&entry_key(OWNER, 1)).await.is_err());
+    }
+    // What was never there needs no disk.
+    assert!(!store.remove_entry(&entry_key(OWNER, 2)).await.unwrap());
+    assert_eq!(store.get_entry(&entry_key(OWNER, 1)).await.unwrap(), None);
 }

@@ -14,11 +14,21 @@ struct Account {
     limit_bytes: u64,
     used_bytes: u64,
     reserved_bytes: u64,
+    /// Times that files began to go.
+    removals: u64,
+    /// Of these, how many have not ended.
+    removals_under_way: u64,
 }
 
 impl Capacity {
     pub(crate) fn new(limit_bytes: u64) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Account { limit_bytes, used_bytes: 0, reserved_bytes: 0 })))
+        Arc::new(Self(Mutex::new(Account {
+            limit_bytes,
+            used_bytes: 0,
+            reserved_bytes: 0,
+            removals: 0,
+            removals_under_way: 0,
+        })))
     }
 
     pub(crate) fn limit_bytes(&self) -> u64 {
@@ -55,6 +65,20 @@ impl Capacity {
         Reservation { capacity: Arc::clone(self), bytes: 0 }
     }
 
+    /// Held from before a file goes until its bytes are given back: who counts files meanwhile counts anew.
+    pub(crate) fn removing(&self) -> Removing<'_> {
+        let mut account = lock(&self.0);
+        account.removals += 1;
+        account.removals_under_way += 1;
+        Removing(self)
+    }
+
+    /// How often files went; `None` while some are going.
+    pub(crate) fn removals(&self) -> Option<u64> {
+        let account = lock(&self.0);
+        (account.removals_under_way == 0).then_some(account.removals)
+    }
+
     pub(crate) fn add_used(&self, bytes: u64) {
         lock(&self.0).used_bytes += bytes;
     }
@@ -62,6 +86,15 @@ impl Capacity {
     pub(crate) fn sub_used(&self, bytes: u64) {
         let mut account = lock(&self.0);
         account.used_bytes = account.used_bytes.saturating_sub(bytes);
+    }
+}
+
+/// Files are going while this lives.
+pub(crate) struct Removing<'a>(&'a Capacity);
+
+impl Drop for Removing<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.0).removals_under_way -= 1;
     }
 }
 

@@ -10,8 +10,8 @@ use fastcdc::v2020::{FastCDC, Normalization};
 use gf_digest::{Digest, Hasher};
 
 use super::core::{Core, Vacancy, failed};
-use super::index::{IndexKey, Place, Slot};
-use super::read::Part;
+use super::index::{Fate, IndexKey, Place, Slot};
+use super::read::{ATTEMPTS, Part};
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
 use super::segments::{Appended, NewRecord, lock, write_lock};
 use crate::{Accept, ByteRange, Encoding, NewBlob, OwnerId, StoreError};
@@ -88,10 +88,12 @@ impl Core {
     async fn add_view(self: &Arc<Self>, owner: OwnerId, parent: Digest, chunk: Part) -> Result<(), StoreError> {
         // Whole, whoever brought it: who may read the blob may read its chunk.
         let mut vacancy = Vacancy::default();
-        if let Some(present) = self.any_owner(&chunk.blob)? {
+        for _ in 0..ATTEMPTS {
+            let Some(present) = self.any_owner(&chunk.blob)? else { break };
             if self.is_here(&present, &chunk.blob).await? {
                 return self.let_in(owner, &chunk.blob).await;
             }
+            // Certainly not whole, unless a part of it is moving.
             vacancy = Vacancy { place: Some(present.place), has_ended: true };
         }
         let mut reservation = self.reserve(4 * HEADER_BYTES as u64 + 48).await?;
@@ -249,7 +251,7 @@ impl Core {
         // Read no more from the file, whatever happens, before it goes.
         self.sync_index().map_err(failed("saving space"))?;
         if self.any_owner(&digest)?.is_some_and(|present| present.place != slot.place) {
-            self.capacity.sub_used(self.large.remove(file).map_err(failed("saving space"))?);
+            self.remove_large(file).map_err(failed("saving space"))?;
         }
         self.counters.deduplicated_bytes.fetch_add(shared, Ordering::Relaxed);
         Ok(shared)
@@ -332,11 +334,14 @@ impl Core {
     fn move_to(&self, moves: &[Move]) -> Result<(), StoreError> {
         self.segments.sync_places(moves.iter().map(|step| &step.after.place)).map_err(failed("saving space"))?;
         for Move { before, after } in moves {
-            let changed = self.index.change(&after.key, |present| {
-                let is_unchanged = present.map(|present| present.place) == *before;
-                let (touched, owner) = present.map_or((after.touched, after.owner), |slot| (slot.touched, slot.owner));
-                is_unchanged.then_some(Slot { touched, owner, ..*after })
-            });
+            let changed = match before {
+                // A blob that comes, if it is still not here: nobody shares it, whoever shared an earlier one.
+                None => self.index.put_blob(after, |_| Fate::Stays),
+                Some(before) => self.index.change(&after.key, |present| {
+                    let Slot { touched, owner, .. } = *present.filter(|present| present.place == *before)?;
+                    Some(Slot { touched, owner, ..*after })
+                }),
+            };
             changed.map_err(failed("saving space"))?;
         }
         Ok(())

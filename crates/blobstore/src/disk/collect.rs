@@ -37,9 +37,6 @@ type LiveBytes = BTreeMap<u32, u64>;
 /// A segment is rewritten only if at least one byte in so many is garbage, unless a write would be refused otherwise.
 const WORTHWHILE_GARBAGE: u64 = 10;
 
-/// How often counting is begun anew while files go.
-const RECOUNTS: u32 = 5;
-
 /// How much is freed beyond what is needed, as a share of the capacity, so that one collection serves many writes.
 const SLACK_SHARE: u64 = 32;
 
@@ -226,11 +223,8 @@ impl Core {
         // of nothing.
         self.sync_index()?;
         for file in files {
-            match self.large.remove(file) {
-                Ok(bytes) => self.capacity.sub_used(bytes),
-                Err(error) => {
-                    tracing::error!(file, %error, "an evicted file could not be removed; the next start does")
-                }
+            if let Err(error) = self.remove_large(file) {
+                tracing::error!(file, %error, "an evicted file could not be removed; the next start does");
             }
         }
         Ok(())
@@ -359,37 +353,6 @@ impl Core {
         Ok((offset, Slot { key, place, size_bytes, touched: now, owner }))
     }
 
-    /// Counts exactly what is used: segments by their sizes, large files and those in quarantine by theirs.
-    pub(crate) fn recount(&self) -> io::Result<()> {
-        // Alone: two counts at once would both correct the same error, and what is being compacted counts twice.
-        let _one_at_a_time = lock(&self.evicting);
-        for _ in 0..RECOUNTS {
-            let removals = self.large.removals();
-            let (before, segments, first_uncounted) = {
-                // Nothing is between being written and being counted. What is written from now on its writer counts.
-                let _alone = write_lock(&self.publish);
-                let segments: u64 = self.segments.sizes().values().sum();
-                (self.capacity.used_bytes(), segments, self.large.next())
-            };
-            let mut counted = segments + self.large.quarantined()?.iter().map(|(_, bytes)| bytes).sum::<u64>();
-            for shard in 0..=u8::MAX {
-                let files = self.large.list(shard)?.into_iter();
-                counted += files.filter(|(number, _)| *number < first_uncounted).map(|(_, bytes)| bytes).sum::<u64>();
-            }
-            // A file that went meanwhile may have been counted or not.
-            if self.large.removals() == removals {
-                if counted > before {
-                    self.capacity.add_used(counted - before);
-                } else {
-                    self.capacity.sub_used(before - counted);
-                }
-                return Ok(());
-            }
-        }
-        tracing::warn!("too much is going on to count what the store holds; the next verification does");
-        Ok(())
-    }
-
     /// Blobs that share parts with others, one at a time, until none waits or the store is busy.
     pub(crate) async fn deduplicate_waiting(self: &Arc<Self>) {
         while !self.closed.load(Ordering::Relaxed)
@@ -412,6 +375,6 @@ const fn bytes_at_rest(slot: &Slot) -> u64 {
         Place::Segment { bytes, .. } | Place::View { bytes, .. } | Place::Recipe { bytes, .. } => {
             HEADER_BYTES as u64 + bytes as u64
         }
-        Place::Large { .. } => HEADER_BYTES as u64 + slot.size_bytes,
+        Place::Large { kib, .. } => (kib as u64) << 10,
     }
 }

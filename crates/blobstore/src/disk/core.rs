@@ -1,5 +1,6 @@
 //! What the parts of the disk store share: its files, its index, its account of space.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -61,9 +62,6 @@ impl StoreConfig {
     }
 }
 
-/// What is in quarantine may take this share of the capacity, which it counts against.
-const QUARANTINE_SHARE: u64 = 32;
-
 /// Counts since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -109,6 +107,8 @@ pub(crate) struct Core {
     pub promising: Mutex<()>,
     /// When promised blobs were last asked for, so that they stay; `None` before the first time since the start.
     pub promises_renewed: Mutex<Option<u32>>,
+    /// Entries whose removal is recorded but perhaps not durable, since its flush is under way or failed.
+    pub unsettled_removals: Mutex<HashSet<IndexKey>>,
     /// How far [`Self::make_durable`] has come.
     pub flushes: Arc<Flushes>,
     /// What there was no room for lately.
@@ -120,6 +120,8 @@ pub(crate) struct Core {
     pub closed: AtomicBool,
     /// How far the scrub has come; its thread alone changes it.
     pub scrub: Mutex<Progress>,
+    /// Uploads that may be decoded at once.
+    pub decoders: Arc<Semaphore>,
     /// The number of this start of the store; part of every sequence number.
     pub epoch: u32,
     /// When the store last served a request that moved bytes, for work that waits for quiet.
@@ -380,11 +382,10 @@ impl Core {
             Ok(Some(_)) => {
                 self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(what, place = ?slot.place, "damaged bytes were found and taken out of the store");
-                if let Place::Large { file, .. } = slot.place {
-                    match self.large.quarantine(file, self.capacity.limit_bytes() / QUARANTINE_SHARE) {
-                        Ok(gone) => self.capacity.sub_used(gone),
-                        Err(error) => tracing::warn!(%error, "the damaged file could not be moved to quarantine"),
-                    }
+                if let Place::Large { file, .. } = slot.place
+                    && let Err(error) = self.quarantine_large(file)
+                {
+                    tracing::warn!(%error, "the damaged file could not be moved to quarantine");
                 }
             }
             Ok(None) => {}

@@ -300,16 +300,15 @@ impl Core {
         self.must_sync(copy, file);
         let mut is_needed = false;
         self.index.change(&key, |present| match present?.place {
-            Place::Large { file, encoding } if file == number => {
+            Place::Large { file, encoding, .. } if file == number => {
                 is_needed = true;
-                present.map(|present| Slot { place: Place::Large { file: copy, encoding }, ..*present })
+                present.map(|present| Slot { place: Place::large(copy, encoding, bytes), ..*present })
             }
             _ => None,
         })?;
         drop(publishing);
         let unneeded = if is_needed { number } else { copy };
-        self.capacity.sub_used(self.large.remove(unneeded)?);
-        Ok(())
+        self.remove_large(unneeded)
     }
 
     /// Takes a blob out whose file the disk can neither keep nor read.

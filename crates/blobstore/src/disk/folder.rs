@@ -92,8 +92,13 @@ fn write_format(layer: &dyn FileLayer, path: &Path) -> io::Result<u64> {
     let file = layer.create(&temporary)?;
     file.write_at(format!("{HEADLINE}\nversion {FORMAT}\nkey {key:016x}\n").as_bytes(), 0)?;
     file.sync()?;
-    layer.rename(&temporary, &path.join(FORMAT_FILE))?;
-    layer.sync_directory(path)?;
+    let format = path.join(FORMAT_FILE);
+    layer.rename(&temporary, &format)?;
+    if let Err(error) = layer.sync_directory(path) {
+        // Another start must not take it for durable.
+        layer.remove(&format)?;
+        return Err(error);
+    }
     Ok(key)
 }
 

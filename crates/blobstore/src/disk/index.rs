@@ -138,6 +138,9 @@ impl Index {
             self.len.fetch_sub(1, Ordering::Relaxed);
         }
         match present {
+            Some((at, present)) if fate == Fate::Moves => {
+                shard.write(at, &Slot { touched: slot.touched.max(present.touched), ..*slot })?;
+            }
             Some((at, _)) => shard.write(at, slot)?,
             None => {
                 shard.insert(self.layer.as_ref(), slot)?;

@@ -10,8 +10,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use gf_digest::Digest;
@@ -21,7 +21,7 @@ use super::file_layer::{FileLayer, StoreFile};
 use super::hot_blocks::HotBlocks;
 use super::index::IndexKey;
 use super::record::{HEADER_BYTES, Position, RecordHeader, RecordKey, RecordKind, array, payload_check};
-use super::segments::ReadFault;
+use super::segments::{ReadFault, lock};
 use super::zstandard;
 use crate::{Encoding, OwnerId};
 
@@ -40,10 +40,18 @@ pub(crate) struct LargeFiles {
     quarantine: PathBuf,
     key: RecordKey,
     next: AtomicU64,
-    /// Files that left their folder since the start.
-    removals: AtomicU64,
+    /// One at a time leaves its folder: of two removals of one file only one removes it.
+    removing: Mutex<()>,
     next_incoming: AtomicU64,
     hot: Arc<HotBlocks>,
+}
+
+/// The large files of a store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Census {
+    /// The epoch of the newest file; 0 when there is none.
+    pub last_epoch: u32,
+    pub bytes: u64,
 }
 
 impl LargeFiles {
@@ -75,23 +83,26 @@ impl LargeFiles {
             quarantine: quarantine.to_owned(),
             key,
             next,
-            removals: AtomicU64::new(0),
+            removing: Mutex::default(),
             next_incoming: AtomicU64::new(0),
             hot: Arc::new(HotBlocks::new(HOT_BYTES)),
         })
     }
 
-    /// The epoch of the newest file; 0 when there is none.
-    pub(crate) fn last_epoch(layer: &dyn FileLayer, directory: &Path) -> io::Result<u32> {
-        let mut last = 0;
+    /// What the names of the files tell without a checkpoint.
+    pub(crate) fn census(layer: &dyn FileLayer, directory: &Path) -> io::Result<Census> {
+        let mut census = Census::default();
         for shard in 0..=u8::MAX {
             let files = match layer.list(&directory.join(format!("{shard:02x}"))) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 files => files?,
             };
-            last = files.iter().filter_map(|(name, _)| u64::from_str_radix(name, 16).ok()).fold(last, u64::max);
+            for (number, bytes) in numbered(files) {
+                census.last_epoch = census.last_epoch.max(u32::try_from(number >> 32).unwrap_or(0));
+                census.bytes += bytes;
+            }
         }
-        Ok(u32::try_from(last >> 32).unwrap_or(0))
+        Ok(census)
     }
 
     /// The number that the next file gets.
@@ -184,30 +195,15 @@ impl LargeFiles {
 
     /// Removes a file and returns its size in bytes; 0 when there is none.
     pub(crate) fn remove(&self, number: u64) -> io::Result<u64> {
-        let path = self.path(number);
-        let bytes = match self.layer.open(&path) {
-            Ok(file) => file.size()?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error),
-        };
-        self.removals.fetch_add(1, Ordering::AcqRel);
-        self.layer.remove(&path)?;
+        let _one_at_a_time = lock(&self.removing);
+        let bytes = self.size(number)?;
+        self.layer.remove(&self.path(number))?;
         Ok(bytes)
-    }
-
-    /// How many files have left their folder since the start.
-    pub(crate) fn removals(&self) -> u64 {
-        self.removals.load(Ordering::Acquire)
     }
 
     /// Makes a file durable.
     pub(crate) fn sync(&self, number: u64) -> io::Result<()> {
         self.layer.open(&self.path(number))?.sync()
-    }
-
-    /// Whether there is a file of this number.
-    pub(crate) fn exists(&self, number: u64) -> bool {
-        self.layer.open(&self.path(number)).is_ok()
     }
 
     /// The folder that holds a file; a new name in it is durable once it is synced.
@@ -223,8 +219,8 @@ impl LargeFiles {
     /// Moves a file away, out of reach, for a person to look at. The oldest there go until no more than `limit_bytes` are
     /// left. Returns how many bytes went.
     pub(crate) fn quarantine(&self, number: u64, limit_bytes: u64) -> io::Result<u64> {
+        let _one_at_a_time = lock(&self.removing);
         self.layer.create_directory(&self.quarantine)?;
-        self.removals.fetch_add(1, Ordering::AcqRel);
         self.layer.rename(&self.path(number), &self.quarantine.join(format!("{number:016x}")))?;
         let mut files = self.quarantined()?;
         files.sort_unstable();

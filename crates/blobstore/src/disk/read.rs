@@ -121,7 +121,7 @@ impl Core {
                     let (_, payload) = read.map_err(|fault| self.read_failed(fault, slot, digest))?;
                     return Ok(BlobRead::new(Encoding::Zstd, Box::new(Whole(Some(payload)))));
                 }
-                Place::Large { file, encoding: Encoding::Zstd } => {
+                Place::Large { file, encoding: Encoding::Zstd, .. } => {
                     let file = self.open_large(slot, digest, file).await?;
                     let frames = Frames { core: Arc::clone(self), slot: *slot, file, next: 0 };
                     return Ok(BlobRead::new(Encoding::Zstd, Box::new(frames)));

@@ -58,9 +58,9 @@ enum Restored {
     HasOther,
 }
 
-/// The last sharing of each blob, where it is, and whether a record of the blob was seen that came before it.
+/// The last sharing of each blob, and where it is.
 #[derive(Default)]
-struct Sharings(HashMap<IndexKey, (u32, Scanned, bool)>);
+struct Sharings(HashMap<IndexKey, (u32, Scanned)>);
 
 impl Sharings {
     fn add(&mut self, segment: u32, record: Scanned) {
@@ -68,21 +68,12 @@ impl Sharings {
             SharingNumber(record.payload.as_deref().map_or(0, |payload| record.header.slot_size(payload)))
         };
         match self.0.entry(record.header.index_key()) {
-            Entry::Vacant(vacant) => drop(vacant.insert((segment, record, false))),
+            Entry::Vacant(vacant) => drop(vacant.insert((segment, record))),
             // Not by where they are: a copy of one that had ended can lie behind the one that came after it.
             Entry::Occupied(mut other) if number(&record).is_after(number(&other.get().1)) => {
-                other.insert((segment, record, false));
+                other.insert((segment, record));
             }
             Entry::Occupied(_) => {}
-        }
-    }
-
-    fn saw(&mut self, header: &RecordHeader, is_sound: bool) {
-        if is_sound
-            && header.is_of_blob()
-            && let Some((_, sharing, is_proved)) = self.0.get_mut(&IndexKey::sharing(&header.digest))
-        {
-            *is_proved |= header.sequence < sharing.header.sequence;
         }
     }
 }
@@ -112,7 +103,11 @@ impl Core {
         let mut dependents = Vec::new();
         let mut further = Vec::new();
         for (number, record) in tail {
-            match self.restore(number, &record, true)? {
+            let mut restored = self.restore(number, &record, true)?;
+            if matches!(restored, Restored::HasOther) && self.drop_if_damaged(&record.header.index_key()).await? {
+                restored = self.restore(number, &record, true)?;
+            }
+            match restored {
                 Restored::Given => report.restored += 1,
                 Restored::HasOther => further.push(record.header.clone()),
                 Restored::Left => {}
@@ -129,6 +124,20 @@ impl Core {
             self.promise_again(&slot)?;
         }
         Ok(report)
+    }
+
+    /// Drops a slot whose bytes are damaged. That it was dropped before may be what the power cut took.
+    async fn drop_if_damaged(&self, key: &IndexKey) -> io::Result<bool> {
+        let Lookup::Found(slot) = self.index.peek(key)? else { return Ok(false) };
+        let is_sound = match slot.place {
+            Place::Large { file, .. } => self.is_whole_file(file, key).await?,
+            _ => match self.segments.read(key, &slot.place).await {
+                Ok(_) => true,
+                Err(ReadFault::Gone | ReadFault::Damaged) => false,
+                Err(ReadFault::Io(error)) => return Err(error),
+            },
+        };
+        Ok(!is_sound && self.index.remove_if(key, |present| present.place == slot.place)?.is_some())
     }
 
     /// Whether the record, and the large file that it names, reached the disk whole.
@@ -232,7 +241,6 @@ impl Core {
                 report.records += 1;
                 let key = record.header.index_key();
                 report.damaged += u64::from(record.payload.is_none());
-                sharings.saw(&record.header, record.payload.is_some());
                 match record.header.kind {
                     // What an entry was before it was removed or damaged does not come back.
                     RecordKind::EntryRemoved => drop(settled.insert(key)),
@@ -335,7 +343,7 @@ impl Core {
     async fn restore_large_files(&self) -> io::Result<u64> {
         let mut restored = 0;
         for shard in 0..=u8::MAX {
-            for (number, _) in self.large.list(shard)? {
+            for (number, bytes) in self.large.list(shard)? {
                 if number >= self.first_of_this_run() {
                     continue;
                 }
@@ -348,7 +356,7 @@ impl Core {
                 if self.index.peek(&key)? != Lookup::Unknown || !self.is_whole_file(number, &key).await? {
                     continue;
                 }
-                let place = Place::Large { file: number, encoding: header.encoding };
+                let place = Place::large(number, header.encoding, bytes);
                 let size_bytes = header.digest.size_bytes();
                 let slot = Slot { key, place, size_bytes, touched: self.clock.now(), owner: header.owner };
                 restored += u64::from(self.index.put_blob(&slot, |_| Fate::Stays)?.is_none());
@@ -373,17 +381,13 @@ impl Core {
     }
 
     /// Gives the index those sharings whose blob came before them: the others are of a blob that is gone, and its grants
-    /// must not be of use to those of a later one.
+    /// must not be of use to those of a later one. The blob is the one that the index has, not a record of an earlier one
+    /// that nobody has cleared away.
     async fn restore_sharings(&self, sharings: Sharings) -> io::Result<u64> {
         let mut restored = 0;
-        for (segment, record, is_proved) in sharings.0.into_values() {
-            let blob = IndexKey::blob(&record.header.digest);
-            let is_of_blob = is_proved
-                || match self.index.peek(&blob)? {
-                    Lookup::Found(slot) => (1..record.header.sequence).contains(&self.sequence_of(Some(&slot)).await),
-                    _ => false,
-                };
-            if is_of_blob {
+        for (segment, record) in sharings.0.into_values() {
+            let Lookup::Found(slot) = self.index.peek(&IndexKey::blob(&record.header.digest))? else { continue };
+            if (1..record.header.sequence).contains(&self.sequence_of(Some(&slot)).await) {
                 restored += u64::from(matches!(self.restore(segment, &record, false)?, Restored::Given));
             }
         }
@@ -416,10 +420,8 @@ impl Core {
             RecordKind::Recipe => Place::Recipe { segment, offset, bytes },
             RecordKind::Large => {
                 let file = u64::from_le_bytes(array(record.payload.as_deref()?, 0));
-                if !self.large.exists(file) {
-                    return None;
-                }
-                Place::Large { file, encoding }
+                let bytes = self.large.size(file).ok().filter(|bytes| *bytes > 0)?;
+                Place::large(file, encoding, bytes)
             }
         };
         let key = record.header.index_key();

@@ -7,7 +7,6 @@
 //!
 //! Deliberately absent: mending the index. Damage to the index is found when a table is read, and mended at once.
 
-use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +20,7 @@ use super::maintenance::Signal;
 use super::note;
 use super::record::HEADER_BYTES;
 use super::segments::lock;
-use super::verify::VerifyReport;
+use super::verify::{Turn, VerifyReport};
 
 const NOTE: &str = "scrub";
 
@@ -65,6 +64,8 @@ pub(crate) struct Progress {
     shard: usize,
     /// The last key of it that was looked at.
     after: Option<KeyOrder>,
+    /// The key of a large file that was looked at in part, and how many of its blocks were.
+    within: Option<(KeyOrder, u64)>,
 }
 
 impl Progress {
@@ -85,18 +86,16 @@ impl Progress {
 
     fn print(&self) -> String {
         let ScrubStats { passes, blobs, bytes, entries, damaged, unreadable, .. } = self.counts;
-        let (began, ended, shard) = (self.began, self.ended, self.shard);
+        let Self { began, ended, shard, .. } = *self;
         let mut lines = format!(
             "passes {passes}\nblobs {blobs}\nbytes {bytes}\nentries {entries}\ndamaged {damaged}\n\
              unreadable {unreadable}\nbegan {began}\nended {ended}\ntable {shard}\n"
         );
-        if let Some((key, class)) = self.after {
-            lines.push_str("after ");
-            for byte in key.iter().chain([&class]) {
-                // Writing to a string cannot fail.
-                let _ = write!(lines, "{byte:02x}");
-            }
-            lines.push('\n');
+        if let Some(key) = self.after {
+            lines.push_str(&format!("after {}\n", print_key(key)));
+        }
+        if let Some((key, block)) = self.within {
+            lines.push_str(&format!("within {}\nblock {block}\n", print_key(key)));
         }
         lines
     }
@@ -118,6 +117,7 @@ impl Progress {
             ended: number("ended")?.try_into().ok()?,
             shard: number("table")?.try_into().ok()?,
             after: note::value(lines, "after").and_then(parse_key),
+            within: note::value(lines, "within").and_then(parse_key).zip(number("block")),
         })
     }
 
@@ -128,6 +128,10 @@ impl Progress {
         self.counts.damaged += report.lost_count;
         self.counts.unreadable += report.unreadable;
     }
+}
+
+fn print_key((key, class): KeyOrder) -> String {
+    key.iter().chain([&class]).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn parse_key(hex: &str) -> Option<KeyOrder> {
@@ -190,7 +194,7 @@ pub(crate) fn scrub(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
             if progress.began > 0 && u64::from(now) < next {
                 continue;
             }
-            progress = Progress { began: now, shard: 0, after: None, ..progress };
+            progress = Progress { began: now, shard: 0, after: None, within: None, ..progress };
         }
         if let Err(error) = pass(core, signal, runtime, &mut progress) {
             tracing::error!(%error, "scrubbing was cut short; it goes on in a moment");
@@ -204,17 +208,8 @@ fn pass(core: &Arc<Core>, signal: &Signal, runtime: &Handle, progress: &mut Prog
     let mut noted = Instant::now();
     while progress.shard < SHARDS {
         for slot in slots_after(core, progress)? {
-            let mut report = VerifyReport::default();
-            let is_done = runtime.block_on(core.verify_slot(slot, &mut report, &pace))?;
-            if !is_done {
+            if !look_at(core, slot, progress, &pace, runtime, &mut noted)? {
                 return progress.write(core);
-            }
-            progress.add(&report);
-            progress.after = Some(slot.key.order());
-            *lock(&core.scrub) = *progress;
-            if noted.elapsed() >= NOTE_EVERY {
-                progress.write(core)?;
-                noted = Instant::now();
             }
         }
         progress.shard += 1;
@@ -225,6 +220,38 @@ fn pass(core: &Arc<Core>, signal: &Signal, runtime: &Handle, progress: &mut Prog
     *lock(&core.scrub) = *progress;
     tracing::info!(scrubbed = ?progress.counts, "everything in the store was looked at");
     progress.write(core)
+}
+
+/// Looks at one slot, in as many turns as it takes. Whether it was looked at: not if the store is closed meanwhile.
+fn look_at(
+    core: &Arc<Core>,
+    slot: Slot,
+    progress: &mut Progress,
+    pace: &Pace<'_>,
+    runtime: &Handle,
+    noted: &mut Instant,
+) -> io::Result<bool> {
+    let key = slot.key.order();
+    let mut block = progress.within.filter(|(within, _)| *within == key).map_or(0, |(_, block)| block);
+    loop {
+        let mut report = VerifyReport::default();
+        let turn = runtime.block_on(core.verify_slot(slot, &mut block, &mut report, pace))?;
+        progress.within = (turn != Turn::Done && block > 0).then_some((key, block));
+        if turn == Turn::Done {
+            progress.add(&report);
+            progress.after = Some(key);
+            *lock(&core.scrub) = *progress;
+        }
+        if noted.elapsed() >= NOTE_EVERY {
+            progress.write(core)?;
+            *noted = Instant::now();
+        }
+        match turn {
+            Turn::Done => return Ok(true),
+            Turn::Paused => {}
+            Turn::Closed => return Ok(false),
+        }
+    }
 }
 
 /// What is left to look at of the present table, in the order of the keys.
@@ -254,9 +281,16 @@ mod tests {
             unreadable: 6,
             ..ScrubStats::default()
         };
-        let progress = Progress { counts, began: 7, ended: 8, shard: 63, after: Some(([0xa5; 32], 4)) };
+        let progress = Progress {
+            counts,
+            began: 7,
+            ended: 8,
+            shard: 63,
+            after: Some(([0xa5; 32], 4)),
+            within: Some((([7; 32], 1), 9)),
+        };
         assert_eq!(Progress::parse(&progress.print()), Some(progress));
-        let between = Progress { after: None, ..progress };
+        let between = Progress { after: None, within: None, ..progress };
         assert_eq!(Progress::parse(&between.print()), Some(between));
     }
 

@@ -153,9 +153,12 @@ impl Segments {
             buffer.extend_from_slice(payload);
             places.push(place);
         }
-        // A write that fails half-way leaves bytes that nothing points to and that the next write covers.
+        // A write that fails half-way leaves bytes that nothing points to. They are cut off if the disk is willing, so that
+        // no rebuild takes what was refused for a record; else the next write covers them.
         let result = file.write_at(&buffer, active.bytes);
-        if result.is_ok() {
+        if result.is_err() {
+            let _ = file.resize(active.bytes);
+        } else {
             active.bytes += bytes;
             active.unsynced = true;
             write_lock(&self.sizes).insert(active.number, active.bytes);
@@ -209,12 +212,6 @@ impl Segments {
         }
     }
 
-    /// Makes everything appended before this call durable. Fails as long as there are [`Self::suspects`].
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.sync_sound()?;
-        if lock(&self.suspects).is_empty() { Ok(()) } else { Err(not_durable()) }
-    }
-
     /// Makes everything appended before this call durable but for what is in [`Self::suspects`].
     pub(crate) fn sync_sound(&self) -> io::Result<()> {
         let _one_at_a_time = lock(&self.syncing);
@@ -235,7 +232,7 @@ impl Segments {
         result
     }
 
-    /// As [`Self::sync`], for records at these places alone.
+    /// As [`Self::sync_sound`], but fails if one of these places is in a suspect.
     pub(crate) fn sync_places<'a>(&self, mut places: impl Iterator<Item = &'a Place>) -> io::Result<()> {
         self.sync_sound()?;
         let suspects = lock(&self.suspects);

@@ -17,6 +17,7 @@ use super::checkpoint::Checkpoint;
 use super::clock::{Clock, MachineTime, TimeSource};
 use super::collect::CollectionReport;
 use super::core::{Core, Counters, StoreConfig, failed};
+use super::decoding::decoders;
 use super::durability::Extent;
 use super::file_layer::{FileLayer, SystemFiles};
 use super::folder::{self, Folder};
@@ -24,6 +25,7 @@ use super::index::Index;
 use super::large::LargeFiles;
 use super::lease::LeasePolicy;
 use super::maintenance::Maintenance;
+use super::note;
 use super::scrub::ScrubStats;
 use super::segments::{Segments, lock};
 use super::verify::{Repair, VerifyReport};
@@ -270,13 +272,11 @@ async fn open_core(
 ) -> io::Result<Arc<Core>> {
     let root: &Path = &config.data_dir;
     let found = Checkpoint::read(layer.as_ref(), root)?;
-    let before = found.clone().unwrap_or_default();
-    let last_epoch = match &found {
-        Some(checkpoint) => checkpoint.epoch,
-        // File numbers must not be used again: a new file would replace an old one.
-        None => LargeFiles::last_epoch(layer.as_ref(), &root.join("large"))?,
+    let before = match found.clone() {
+        Some(checkpoint) => checkpoint,
+        None => without_checkpoint(layer.as_ref(), root)?,
     };
-    let epoch = last_epoch.wrapping_add(1).max(1);
+    let epoch = before.epoch.wrapping_add(1).max(1);
     let boot_id = layer.boot_id();
     let lost_power = !folder.is_fresh && !before.is_clean && (boot_id.is_empty() || before.boot_id != boot_id);
     let (key, is_fresh) = (folder.key, folder.is_fresh);
@@ -315,9 +315,11 @@ async fn open_core(
         beginning_to_share: Mutex::default(),
         promising: Mutex::default(),
         promises_renewed: Mutex::default(),
+        unsettled_removals: Mutex::default(),
         flushes: Arc::default(),
         refused: Mutex::default(),
         making_room: Arc::new(Semaphore::new(1)),
+        decoders: decoders(),
         is_index_whole: AtomicBool::new(is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),
         scrub: Mutex::default(),
@@ -350,8 +352,30 @@ async fn open_core(
         tracing::error!("the checkpoint is lost, or a rebuild was cut short; the index is built again while it serves");
         core.index.mark_incomplete();
     }
+    note_epoch(&core)?;
     core.first_checkpoint()?;
     Ok(core)
+}
+
+/// The number of the last start: kept beside the checkpoint, since what is written after a number was used twice would
+/// seem to come before what it replaces.
+const EPOCH_NOTE: &str = "epoch";
+
+/// What is known of a store, which may be a new one, without a checkpoint.
+fn without_checkpoint(layer: &dyn FileLayer, root: &Path) -> io::Result<Checkpoint> {
+    let files = LargeFiles::census(layer, &root.join("large"))?;
+    // File numbers must not be used again: a new file would replace an old one.
+    let epoch = files.last_epoch.max(noted_epoch(layer, root)?);
+    Ok(Checkpoint { epoch, large_bytes: files.bytes, ..Checkpoint::default() })
+}
+
+fn noted_epoch(layer: &dyn FileLayer, root: &Path) -> io::Result<u32> {
+    let lines = note::read(layer, root, EPOCH_NOTE)?;
+    Ok(lines.and_then(|lines| note::value(&lines, "epoch")?.parse().ok()).unwrap_or(0))
+}
+
+fn note_epoch(core: &Core) -> io::Result<()> {
+    note::write(core.layer.as_ref(), &core.config.data_dir, EPOCH_NOTE, &format!("epoch {}\n", core.epoch))
 }
 
 #[async_trait]

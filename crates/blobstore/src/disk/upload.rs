@@ -5,17 +5,17 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use gf_digest::{Digest, Hasher};
+use gf_digest::Digest;
 
 use super::capacity::Reservation;
 use super::core::{Core, failed};
+use super::decoding::{Decoding, Hashed};
 use super::hashing::Hashing;
 use super::index::{IndexKey, Place, Slot};
 use super::large::LargeWriter;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
 use super::segments::NewRecord;
 use super::write::undecodable;
-use super::zstandard::{DecodeError, StreamDecoder};
 use crate::{Encoding, NewBlob, OwnerId, StoreError, Upload};
 
 /// Compressed bytes may be a little longer than the blob; much longer ones are refused.
@@ -35,7 +35,7 @@ pub(crate) struct DiskUpload {
     received_bytes: u64,
     reservation: Reservation,
     sink: Sink,
-    /// Set by the first error: what was hashed and what was written may differ from then on.
+    /// Set by the first error, and while bytes are taken: what was hashed and what was written may differ from then on.
     void: bool,
 }
 
@@ -46,33 +46,46 @@ enum Sink {
     File(Box<FileSink>),
 }
 
-struct FileSink {
-    writer: LargeWriter,
-    intake: Intake,
+enum FileSink {
+    Identity(LargeWriter, Hashing),
+    Zstd(Decoding),
 }
 
-/// How bytes come in.
-enum Intake {
-    Identity(Hashing),
-    Zstd(Box<StreamDecoder>, Hasher),
-}
-
-impl Intake {
-    fn new(digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
+impl FileSink {
+    fn new(core: &Core, digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
+        let writer = core.large.create(encoding, digest.size_bytes()).map_err(failed("creating a file"))?;
         Ok(match encoding {
-            Encoding::Identity => Self::Identity(Hashing::new(digest.function())),
+            Encoding::Identity => Self::Identity(writer, Hashing::new(digest.function())),
             Encoding::Zstd => {
-                let decoder = StreamDecoder::new(digest.size_bytes()).map_err(failed("starting a decoder"))?;
-                Self::Zstd(Box::new(decoder), Hasher::new(digest.function()))
+                let decoding = Decoding::new(digest, writer, Arc::clone(&core.decoders));
+                Self::Zstd(decoding.map_err(failed("starting a decoder"))?)
             }
         })
     }
 
-    /// The digest of everything that came in.
-    async fn finish(self) -> Result<Digest, StoreError> {
+    /// Takes the next bytes as they came.
+    async fn take(&mut self, bytes: &Bytes, digest: Digest) -> Result<(), StoreError> {
         match self {
-            Self::Identity(hashing) => hashing.finish().await.map_err(failed("hashing an upload")),
-            Self::Zstd(_, hasher) => Ok(hasher.finish()),
+            // Waits for no more than the hash of what came before, and takes nothing until then.
+            Self::Identity(writer, hashing) => {
+                hashing.take(bytes).await.map_err(failed("hashing an upload"))?;
+                writer.write(bytes).map_err(failed("writing a file"))
+            }
+            Self::Zstd(decoding) => decoding.take(bytes).await.map_err(|error| undecodable(error, digest)),
+        }
+    }
+
+    /// The file, and the digest of everything that came in.
+    async fn finish(self, digest: Digest) -> Result<(LargeWriter, Digest), StoreError> {
+        match self {
+            Self::Identity(writer, hashing) => {
+                let actual = hashing.finish().await.map_err(failed("hashing an upload"))?;
+                Ok((writer, actual))
+            }
+            Self::Zstd(decoding) => {
+                let Hashed { hasher, writer } = decoding.finish().map_err(|error| undecodable(error, digest))?;
+                Ok((writer, hasher.finish()))
+            }
         }
     }
 }
@@ -92,8 +105,7 @@ impl Core {
         let sink = if digest.size_bytes() <= self.config.large_blob_bytes {
             Sink::Memory(Vec::new())
         } else {
-            let writer = self.large.create(encoding, digest.size_bytes()).map_err(failed("creating a file"))?;
-            Sink::File(Box::new(FileSink { writer, intake: Intake::new(&digest, encoding)? }))
+            Sink::File(Box::new(FileSink::new(self, &digest, encoding)?))
         };
         let core = Arc::clone(self);
         Ok(DiskUpload { core, owner, digest, encoding, received_bytes: 0, reservation, sink, void: false })
@@ -129,7 +141,7 @@ impl Core {
         self.must_sync(number, file);
         let slot = Slot {
             key: IndexKey::blob(digest),
-            place: Place::Large { file: number, encoding },
+            place: Place::large(number, encoding, file_bytes),
             size_bytes: digest.size_bytes(),
             touched: now,
             owner,
@@ -138,14 +150,14 @@ impl Core {
         let pointed = self.point(slot, vacancy);
         if pointed.is_err() {
             // Nothing will ever know it.
-            self.capacity.sub_used(self.large.remove(number).unwrap_or(0));
+            let _ = self.remove_large(number);
         }
         let kept = pointed?.filter(|present| present.place != slot.place);
         // A grant publishes too, and who waits for a lock that it holds waits for ever.
         drop(publishing);
         if let Some(present) = kept {
             // Another upload of the same blob was faster.
-            self.capacity.sub_used(self.large.remove(number).map_err(failed("removing a file"))?);
+            self.remove_large(number).map_err(failed("removing a file"))?;
             if present.owner != owner {
                 self.grant(owner, digest, reservation)?;
             }
@@ -185,41 +197,6 @@ impl DiskUpload {
     }
 }
 
-impl FileSink {
-    /// Waits for no more than the hash of what came before, and takes nothing until then.
-    async fn take(&mut self, bytes: &Bytes, digest: Digest) -> Result<(), StoreError> {
-        let writer = &mut self.writer;
-        match &mut self.intake {
-            Intake::Identity(hashing) => {
-                hashing.take(bytes).await.map_err(failed("hashing an upload"))?;
-                writer.write(bytes).map_err(failed("writing a file"))
-            }
-            Intake::Zstd(decoder, hasher) => {
-                let feed = |bytes: &[u8]| {
-                    hasher.update(bytes);
-                    writer.write(bytes).map_err(failed("writing a file")).map_err(Failure::Store)
-                };
-                decoder.write(bytes, feed).map_err(|failure| match failure {
-                    Failure::Decode(error) => undecodable(error, digest),
-                    Failure::Store(error) => error,
-                })
-            }
-        }
-    }
-}
-
-/// What can fail while compressed bytes are decoded into a file.
-enum Failure {
-    Decode(DecodeError),
-    Store(StoreError),
-}
-
-impl From<DecodeError> for Failure {
-    fn from(error: DecodeError) -> Self {
-        Self::Decode(error)
-    }
-}
-
 #[async_trait]
 impl Upload for DiskUpload {
     fn already_present(&self) -> bool {
@@ -234,6 +211,8 @@ impl Upload for DiskUpload {
         if self.void {
             return Err(StoreError::SizeMismatch { digest: self.digest, received_bytes: self.received_bytes });
         }
+        // Who gives up waiting gives up the upload: some of the bytes may have been taken.
+        self.void = true;
         let result = self.take(&bytes).await;
         self.void = result.is_err();
         result
@@ -252,8 +231,7 @@ impl Upload for DiskUpload {
                 self.core.write_batch(self.owner, vec![blob]).await.pop().unwrap_or(Ok(()))
             }
             Sink::File(file) => {
-                let FileSink { writer, intake } = *file;
-                let actual = intake.finish().await?;
+                let (writer, actual) = file.finish(digest).await?;
                 if actual.size_bytes() != digest.size_bytes() {
                     return Err(StoreError::SizeMismatch { digest, received_bytes: actual.size_bytes() });
                 }

@@ -4,15 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use gf_digest::{Digest, Hasher};
 
 use super::core::Core;
-use super::index::{Place, SHARDS, Slot};
+use super::index::{Lookup, Place, SHARDS, Slot};
 use super::read::{MAX_DEPTH, Purpose};
 use super::recovery::RecoveryReport;
 use super::scrub::Pace;
 use super::segments::ReadFault;
-use crate::StoreError;
+use super::zstandard;
+use crate::{Encoding, StoreError};
 
 /// Whether a verification also mends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,17 +59,60 @@ impl VerifyReport {
     }
 }
 
+/// Blocks of a large file that are looked at in one turn of the scrub.
+const BLOCKS_A_TURN: u64 = 256;
+
+/// How a look at a slot ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It was looked at.
+    Done,
+    /// It goes on where it stopped.
+    Paused,
+    /// The store was closed meanwhile.
+    Closed,
+}
+
+/// What was found of a blob.
+enum Looked {
+    Sound,
+    Damaged,
+    /// Not where the slot says.
+    Gone,
+    Unreadable,
+    Paused,
+    Closed,
+}
+
+impl From<ReadFault> for Looked {
+    fn from(fault: ReadFault) -> Self {
+        match fault {
+            ReadFault::Gone => Self::Gone,
+            ReadFault::Damaged => Self::Damaged,
+            ReadFault::Io(error) if is_shutdown(&error) => Self::Closed,
+            ReadFault::Io(_) => Self::Unreadable,
+        }
+    }
+}
+
+/// Whether a read failed because there are no threads any more to wait for it: that says nothing about the disk.
+fn is_shutdown(error: &io::Error) -> bool {
+    let joined = error.get_ref().and_then(|error| error.downcast_ref::<tokio::task::JoinError>());
+    joined.is_some_and(tokio::task::JoinError::is_cancelled)
+}
+
 impl Core {
     pub(crate) async fn verify(self: &Arc<Self>, repair: Repair) -> io::Result<VerifyReport> {
         let mut report = VerifyReport { index_was_whole: self.index.load_all()?, ..VerifyReport::default() };
         if repair == Repair::Yes && !report.index_was_whole {
             report.rebuilt = Some(self.rebuild().await?);
+            self.is_index_whole.store(true, Ordering::Release);
         }
         for shard in 0..SHARDS {
             let mut slots = Vec::new();
             self.index.visit_shard(shard, |slot| slots.push(*slot))?;
             for slot in slots {
-                if !self.verify_slot(slot, &mut report, &Pace::Full).await? {
+                if self.verify_slot(slot, &mut 0, &mut report, &Pace::Full).await? == Turn::Closed {
                     return Err(io::Error::other("the store is shutting down"));
                 }
             }
@@ -76,53 +121,59 @@ impl Core {
             tracing::error!(unreadable = report.unreadable, "the disk failed to read parts of the store");
         }
         if repair == Repair::Yes {
-            report.orphans_removed = self.remove_orphans()?;
+            let removed = self.remove_orphans();
+            // Some may be gone though not all are.
             self.recount()?;
+            report.orphans_removed = removed?;
         }
         Ok(report)
     }
 
-    /// Looks at one blob, entry or grant. Whether it was looked at: not if the store is closed meanwhile.
+    /// Looks at one blob, entry or grant. At the pace of the scrub a large file is looked at in several turns: `block` is
+    /// where the next one goes on.
     pub(crate) async fn verify_slot(
         self: &Arc<Self>,
         slot: Slot,
+        block: &mut u64,
         report: &mut VerifyReport,
         pace: &Pace<'_>,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Turn> {
         if self.closed.load(Ordering::Relaxed) {
-            return Ok(false);
+            return Ok(Turn::Closed);
         }
         let Some(digest) = slot.key.digest(slot.size_bytes) else {
             self.verify_entry(slot, report).await?;
             let bytes = slot.place.record().map_or(0, |(_, _, bytes)| bytes);
-            return Ok(pace.wait(u64::from(bytes)));
+            return Ok(if pace.wait(u64::from(bytes)) { Turn::Done } else { Turn::Closed });
         };
-        let quarantined = self.counters.quarantined.load(Ordering::Relaxed);
-        match self.hash(slot, digest, pace).await {
-            Ok(actual) if actual == digest => {
+        let looked = match (slot.place, pace) {
+            (Place::Large { file, .. }, Pace::Scrub { .. }) => self.look_through(&slot, file, block, pace).await,
+            (Place::Large { file, .. }, Pace::Full) => self.hash_file(&slot, file, digest).await,
+            (Place::Segment { encoding, .. }, _) => self.hash_record(&slot, encoding, digest, pace).await,
+            (Place::View { .. } | Place::Recipe { .. }, _) => self.hash_parts(slot, digest, pace).await,
+        };
+        match looked {
+            Looked::Sound => {
                 report.blobs += 1;
                 report.bytes += digest.size_bytes();
             }
-            Ok(_) => {
+            Looked::Damaged => {
                 self.quarantine(&slot, &digest.to_string());
                 lose(report, digest.to_string());
             }
-            // A view or a recipe whose parts were evicted: it goes with them, and was promised no longer than they.
-            Err(StoreError::NotFound(_)) if slot.place.has_dependencies() => {
-                self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
-            }
-            // Moved, evicted or replaced since the slot was copied: not lost. Still there, or taken out by the reading
-            // just now: it has no bytes.
-            Err(StoreError::NotFound(_)) => {
+            Looked::Gone => {
+                // Moved, evicted or replaced since the slot was copied: not lost. Still there, it has no bytes. But a view or
+                // a recipe goes with its parts, and was promised no longer than they.
                 let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
-                if gone.is_some() || self.counters.quarantined.load(Ordering::Relaxed) > quarantined {
+                if gone.is_some() && !slot.place.has_dependencies() {
                     lose(report, digest.to_string());
                 }
             }
-            Err(StoreError::Closed) => return Ok(false),
-            Err(_) => report.unreadable += 1,
+            Looked::Unreadable => report.unreadable += 1,
+            Looked::Paused => return Ok(Turn::Paused),
+            Looked::Closed => return Ok(Turn::Closed),
         }
-        Ok(true)
+        Ok(Turn::Done)
     }
 
     async fn verify_entry(&self, slot: Slot, report: &mut VerifyReport) -> io::Result<()> {
@@ -141,27 +192,89 @@ impl Core {
         Ok(())
     }
 
-    async fn hash(self: &Arc<Self>, slot: Slot, digest: Digest, pace: &Pace<'_>) -> Result<Digest, StoreError> {
-        let mut hasher = Hasher::new(digest.function());
-        let mut take = |bytes: &[u8]| {
-            hasher.update(bytes);
-            let goes_on = pace.wait(bytes.len() as u64) && !self.closed.load(Ordering::Relaxed);
-            if goes_on { Ok(()) } else { Err(StoreError::Closed) }
-        };
-        // Not by way of the blocks in memory: they say nothing about the disk.
-        if let Place::Large { file, .. } = slot.place {
-            let failed = |fault| self.read_failed(fault, &slot, &digest);
-            let file = self.large.open_file(file, Some(&slot.key)).await.map_err(failed)?;
+    /// Hashes a large file, but not by way of the blocks in memory: they say nothing about the disk.
+    async fn hash_file(&self, slot: &Slot, number: u64, digest: Digest) -> Looked {
+        let hashed = async {
+            let file = self.large.open_file(number, Some(&slot.key)).await?;
+            let mut hasher = Hasher::new(digest.function());
             for block in 0..file.blocks() {
-                take(&file.block_on_disk(block).await.map_err(failed)?)?;
+                if self.closed.load(Ordering::Relaxed) {
+                    return Ok::<_, ReadFault>(Looked::Closed);
+                }
+                hasher.update(&file.block_on_disk(block).await?);
             }
-            return Ok(hasher.finish());
+            Ok(if hasher.finish() == digest { Looked::Sound } else { Looked::Damaged })
+        };
+        hashed.await.unwrap_or_else(Looked::from)
+    }
+
+    /// Compares some blocks of a large file with their checks. Those are of the bytes that were hashed when they came, and
+    /// unlike a hash they can be compared in turns.
+    async fn look_through(&self, slot: &Slot, number: u64, block: &mut u64, pace: &Pace<'_>) -> Looked {
+        let looked = async {
+            // Open for one turn only, and no longer than it is in the index: eviction has counted its space as free.
+            let file = self.large.open_file(number, Some(&slot.key)).await?;
+            let turn_ends = block.saturating_add(BLOCKS_A_TURN);
+            while *block < file.blocks() as u64 {
+                let is_here = matches!(
+                    self.index.peek(&slot.key), Ok(Lookup::Found(present)) if present.place == slot.place
+                );
+                if !is_here {
+                    return Ok::<_, ReadFault>(Looked::Gone);
+                }
+                if *block == turn_ends {
+                    return Ok(Looked::Paused);
+                }
+                let bytes = file.block_at_rest(usize::try_from(*block).unwrap_or(usize::MAX)).await?.0.len();
+                *block += 1;
+                if !pace.wait(bytes as u64) || self.closed.load(Ordering::Relaxed) {
+                    return Ok(Looked::Closed);
+                }
+            }
+            Ok(Looked::Sound)
+        };
+        looked.await.unwrap_or_else(Looked::from)
+    }
+
+    /// Hashes a blob that is in a record.
+    async fn hash_record(&self, slot: &Slot, encoding: Encoding, digest: Digest, pace: &Pace<'_>) -> Looked {
+        let payload = match self.segments.read(&slot.key, &slot.place).await {
+            Ok((_, payload)) => payload,
+            Err(fault) => return fault.into(),
+        };
+        if !pace.wait(payload.len() as u64) {
+            return Looked::Closed;
         }
-        let mut pieces = self.open_plain(slot, digest, 0, digest.size_bytes(), MAX_DEPTH, Purpose::Prove).await?;
-        while let Some(piece) = pieces.next().await? {
-            take(&piece)?;
+        let bytes = match encoding {
+            Encoding::Identity => Ok(payload),
+            Encoding::Zstd => zstandard::decompress(&payload, digest.size_bytes()).map(Bytes::from),
+        };
+        let is_it = bytes.is_ok_and(|bytes| Digest::of(digest.function(), &bytes) == digest);
+        if is_it { Looked::Sound } else { Looked::Damaged }
+    }
+
+    /// Hashes a blob that is made of others.
+    async fn hash_parts(self: &Arc<Self>, slot: Slot, digest: Digest, pace: &Pace<'_>) -> Looked {
+        let hashed = async {
+            let mut hasher = Hasher::new(digest.function());
+            let size = digest.size_bytes();
+            let mut pieces = self.open_plain(slot, digest, 0, size, MAX_DEPTH, Purpose::Prove).await?;
+            while let Some(piece) = pieces.next().await? {
+                hasher.update(&piece);
+                if !pace.wait(piece.len() as u64) || self.closed.load(Ordering::Relaxed) {
+                    return Err(StoreError::Closed);
+                }
+            }
+            Ok(hasher.finish() == digest)
+        };
+        match hashed.await {
+            Ok(true) => Looked::Sound,
+            Ok(false) => Looked::Damaged,
+            Err(StoreError::NotFound(_)) => Looked::Gone,
+            Err(StoreError::Closed) => Looked::Closed,
+            Err(StoreError::Io { source, .. }) if is_shutdown(&source) => Looked::Closed,
+            Err(_) => Looked::Unreadable,
         }
-        Ok(hasher.finish())
     }
 
     /// The number of the first large file that this run could write.

@@ -8,8 +8,9 @@ use gf_digest::Digest;
 use super::capacity::Reservation;
 use super::core::{Core, Vacancy, failed};
 use super::index::{IndexKey, Slot};
+use super::read::ATTEMPTS;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
-use super::segments::NewRecord;
+use super::segments::{NewRecord, lock};
 use super::zstandard::{self, DecodeError};
 use crate::{Encoding, EntryKey, NewBlob, OwnerId, StoreError};
 
@@ -143,27 +144,32 @@ impl Core {
         digest: &Digest,
         reservation: &mut Reservation,
     ) -> Result<Option<Vacancy>, StoreError> {
-        // Not knowing is no reason to refuse bytes: storing them again is safe.
-        let Ok(Some(slot)) = self.any_owner(digest) else { return Ok(Some(Vacancy::default())) };
-        let place = Some(slot.place);
-        // Parts of other blobs are as good as bytes of its own: they are kept as long. And they may be durable already,
-        // which a new record is not.
-        match self.is_here(&slot, digest).await {
-            Ok(true) => {
-                if slot.owner != owner {
-                    self.grant(owner, digest, reservation)?;
+        let mut vacancy = Vacancy::default();
+        for _ in 0..ATTEMPTS {
+            // Not knowing is no reason to refuse bytes: storing them again is safe.
+            let Ok(Some(slot)) = self.any_owner(digest) else { return Ok(Some(Vacancy::default())) };
+            vacancy = Vacancy { place: Some(slot.place), has_ended: true };
+            // Parts of other blobs are as good as bytes of its own: they are kept as long. And they may be durable
+            // already, which a new record is not.
+            match self.is_here(&slot, digest).await {
+                Ok(true) => {
+                    if slot.owner != owner {
+                        self.grant(owner, digest, reservation)?;
+                    }
+                    return Ok(None);
                 }
-                Ok(None)
-            }
-            Ok(false) => Ok(Some(Vacancy { place, has_ended: true })),
-            Err(_) => {
-                // It may be whole: whose it was keeps seeing it.
-                if slot.owner != owner {
-                    self.grant(slot.owner, digest, reservation)?;
+                // A part that seems to be gone may have moved.
+                Ok(false) => {}
+                Err(_) => {
+                    // It may be whole: whose it was keeps seeing it.
+                    if slot.owner != owner {
+                        self.grant(slot.owner, digest, reservation)?;
+                    }
+                    return Ok(Some(Vacancy { has_ended: false, ..vacancy }));
                 }
-                Ok(Some(Vacancy { place, has_ended: false }))
             }
         }
+        Ok(Some(vacancy))
     }
 
     pub(crate) async fn put_entry(self: &Arc<Self>, key: &EntryKey, value: &[u8]) -> Result<(), StoreError> {
@@ -194,6 +200,17 @@ impl Core {
     }
 
     pub(crate) async fn remove_entry(self: &Arc<Self>, key: &EntryKey) -> Result<bool, StoreError> {
+        let was_here = self.record_removal(key)?;
+        // If there was none, that may be the doing of another removal, which must not be undone either.
+        let index_key = index_key(key);
+        if was_here || lock(&self.unsettled_removals).contains(&index_key) {
+            self.make_durable().await?;
+            lock(&self.unsettled_removals).remove(&index_key);
+        }
+        Ok(was_here)
+    }
+
+    fn record_removal(&self, key: &EntryKey) -> Result<bool, StoreError> {
         let header = RecordHeader::entry(RecordKind::EntryRemoved, key);
         let _publishing = self.publishing()?;
         if self.known(self.index.peek(&index_key(key)))?.is_none() {
@@ -202,10 +219,16 @@ impl Core {
         // The space of a removal is not reserved: it must go through when nothing else does.
         let record = NewRecord { header, payload: &[] };
         let bytes = record.header.record_bytes();
-        self.segments.append(vec![record], self.clock.now()).map_err(failed("recording a removal"))?;
+        let appended = self.segments.append(vec![record], self.clock.now()).map_err(failed("recording a removal"))?;
         self.capacity.add_used(bytes);
-        self.segments.sync().map_err(failed("recording a removal"))?;
-        let removed = self.index.remove_if(&index_key(key), |_| true);
+        // What was written behind the removal stays.
+        let is_before = |slot: &Slot| {
+            let removed = appended.first().map(|at| (at.segment, at.offset));
+            slot.place.record().map(|(segment, offset, _)| (segment, offset)) < removed
+        };
+        // First: who finds the entry gone must find this.
+        lock(&self.unsettled_removals).insert(index_key(key));
+        let removed = self.index.remove_if(&index_key(key), is_before);
         Ok(removed.map_err(failed("writing the index"))?.is_some())
     }
 }
@@ -223,6 +246,7 @@ pub(crate) fn undecodable(error: DecodeError, digest: Digest) -> StoreError {
     match error {
         DecodeError::TooLong => StoreError::SizeMismatch { digest, received_bytes: digest.size_bytes() + 1 },
         DecodeError::Invalid(error) => StoreError::Undecodable { digest, reason: error.to_string() },
+        DecodeError::Sink(error) => failed("writing a file")(error),
     }
 }
 

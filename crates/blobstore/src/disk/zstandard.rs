@@ -39,6 +39,8 @@ pub(crate) enum DecodeError {
     TooLong,
     /// They are not zstd, or not whole.
     Invalid(io::Error),
+    /// Whoever takes what comes out failed.
+    Sink(io::Error),
 }
 
 impl From<io::Error> for DecodeError {
@@ -47,54 +49,67 @@ impl From<io::Error> for DecodeError {
     }
 }
 
-/// Decodes frames that arrive in pieces.
-pub(crate) struct StreamDecoder {
-    decoder: zstd::stream::write::Decoder<'static, BoundedSink>,
+/// Decodes frames that arrive in pieces into `W`. What comes out is handed on as it comes, and never held.
+pub(crate) struct StreamDecoder<W: Write> {
+    decoder: zstd::stream::write::Decoder<'static, BoundedSink<W>>,
 }
 
-impl StreamDecoder {
+impl<W: Write> StreamDecoder<W> {
     /// At most `size` bytes may come out.
-    pub(crate) fn new(size: u64) -> io::Result<Self> {
-        let mut decoder = zstd::stream::write::Decoder::new(BoundedSink { decoded: Vec::new(), left: size })?;
+    pub(crate) fn new(sink: W, size: u64) -> io::Result<Self> {
+        let sink = BoundedSink { sink, left: size, failure: None };
+        let mut decoder = zstd::stream::write::Decoder::new(sink)?;
         decoder.window_log_max(WINDOW_LOG_MAX)?;
         Ok(Self { decoder })
     }
 
-    /// Takes the next piece and hands what it decodes to `out`, in steps, so that a small piece that becomes huge is
-    /// never held whole.
-    pub(crate) fn write<E: From<DecodeError>>(
-        &mut self,
-        bytes: &[u8],
-        mut out: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        /// Input bytes a step. A step's output is then at most what 1 KiB of zstd can describe, plus a window.
+    /// Takes bytes from the front of a piece until it is used up, or until `enough` bytes have come out and perhaps a few
+    /// MiB more: a small piece can become a huge one. Returns how many were taken.
+    pub(crate) fn write(&mut self, piece: &[u8], enough: u64) -> Result<usize, DecodeError> {
+        /// Input bytes a step: what comes out of one is at most what 1 KiB of zstd can describe.
         const STEP: usize = 1024;
-        for step in bytes.chunks(STEP) {
+        let left_before = self.decoder.get_ref().left;
+        let mut taken = 0;
+        for step in piece.chunks(STEP) {
             let result = self.decoder.write_all(step).and_then(|()| self.decoder.flush());
-            if let Err(error) = result {
-                let too_long = error.kind() == io::ErrorKind::FileTooLarge;
-                return Err(if too_long { DecodeError::TooLong } else { DecodeError::Invalid(error) }.into());
-            }
-            let decoded = &mut self.decoder.get_mut().decoded;
-            if !decoded.is_empty() {
-                out(decoded)?;
-                decoded.clear();
+            result.map_err(|error| self.failed(error))?;
+            taken += step.len();
+            if left_before - self.decoder.get_ref().left >= enough {
+                break;
             }
         }
-        Ok(())
+        Ok(taken)
+    }
+
+    fn failed(&mut self, error: io::Error) -> DecodeError {
+        match self.decoder.get_mut().failure.take() {
+            Some(failure) => DecodeError::Sink(failure),
+            None if error.kind() == io::ErrorKind::FileTooLarge => DecodeError::TooLong,
+            None => DecodeError::Invalid(error),
+        }
+    }
+
+    /// What took the bytes.
+    pub(crate) fn into_sink(self) -> W {
+        self.decoder.into_inner().sink
     }
 }
 
 /// Takes decoded bytes up to a bound.
-struct BoundedSink {
-    decoded: Vec<u8>,
+struct BoundedSink<W> {
+    sink: W,
     left: u64,
+    /// Why the sink failed: the decoder tells only that it did.
+    failure: Option<io::Error>,
 }
 
-impl Write for BoundedSink {
+impl<W: Write> Write for BoundedSink<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.left = self.left.checked_sub(bytes.len() as u64).ok_or(io::ErrorKind::FileTooLarge)?;
-        self.decoded.extend_from_slice(bytes);
+        if let Err(error) = self.sink.write_all(bytes) {
+            self.failure = Some(error);
+            return Err(io::Error::other("the sink failed"));
+        }
         Ok(bytes.len())
     }
 
@@ -108,15 +123,14 @@ mod tests {
     use super::*;
 
     fn stream(pieces: &[&[u8]], size: u64) -> Result<Vec<u8>, DecodeError> {
-        let mut decoder = StreamDecoder::new(size)?;
-        let mut out = Vec::new();
+        let mut decoder = StreamDecoder::new(Vec::new(), size)?;
         for piece in pieces {
-            decoder.write(piece, |bytes| {
-                out.extend_from_slice(bytes);
-                Ok::<(), DecodeError>(())
-            })?;
+            let mut rest = *piece;
+            while !rest.is_empty() {
+                rest = &rest[decoder.write(rest, 1)?..];
+            }
         }
-        Ok(out)
+        Ok(decoder.into_sink())
     }
 
     #[test]
@@ -155,5 +169,33 @@ mod tests {
         trailing.extend_from_slice(b"garbage");
         assert!(matches!(decompress(&trailing, 30), Err(DecodeError::Invalid(_))));
         assert!(matches!(stream(&[b"not zstd at all"], 30), Err(DecodeError::Invalid(_))));
+    }
+
+    #[test]
+    fn a_piece_that_becomes_huge_is_decoded_in_steps() {
+        let bytes = compress(&vec![0; 256 << 20]).unwrap();
+        let mut decoder = StreamDecoder::new(io::sink(), 256 << 20).unwrap();
+        let (mut at, mut steps) = (0, 0);
+        while at < bytes.len() {
+            at += decoder.write(&bytes[at..], 8 << 20).unwrap();
+            steps += 1;
+        }
+        assert!(steps >= 4, "{} bytes in {steps} steps", bytes.len());
+    }
+
+    #[test]
+    fn the_failure_of_the_sink_is_told() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut decoder = StreamDecoder::new(Full, 100).unwrap();
+        let failed = decoder.write(&compress(b"some bytes").unwrap(), 1);
+        assert!(matches!(failed, Err(DecodeError::Sink(error)) if error.kind() == io::ErrorKind::StorageFull));
     }
 }

@@ -141,8 +141,8 @@ fn name_hash(table: u8, owner: OwnerId, instance: &str, digest: &Digest) -> [u8;
 pub(crate) enum Place {
     /// In a record of a segment that holds them.
     Segment { segment: u32, offset: u32, bytes: u32, encoding: Encoding },
-    /// In a large file.
-    Large { file: u64, encoding: Encoding },
+    /// In a large file, which takes so many KiB, rounded up.
+    Large { file: u64, encoding: Encoding, kib: u32 },
     /// In a part of another blob, which the record names.
     View { segment: u32, offset: u32, bytes: u32 },
     /// In other blobs, which the record lists.
@@ -150,6 +150,11 @@ pub(crate) enum Place {
 }
 
 impl Place {
+    /// The place of what is in a large file of so many bytes.
+    pub(crate) fn large(file: u64, encoding: Encoding, file_bytes: u64) -> Self {
+        Self::Large { file, encoding, kib: u32::try_from(file_bytes.div_ceil(1024)).unwrap_or(u32::MAX) }
+    }
+
     /// The segment that holds the record, if it is in one.
     pub(crate) const fn segment(&self) -> Option<u32> {
         match *self {
@@ -199,7 +204,7 @@ pub(crate) struct Slot {
 }
 
 /// How a slot is written in the table: 32 bytes of key, class, form, segment (4), offset (4), bytes (4), size (6),
-/// touched (4), owner (4), check (4).
+/// touched (4), owner (4), check (4). In place of segment, offset and bytes: file (8), KiB at rest (4).
 pub(crate) type RawSlot = [u8; SLOT_BYTES];
 
 /// A slot as found in a table.
@@ -254,7 +259,10 @@ pub(crate) fn encode(slot: &Slot) -> RawSlot {
             raw[38..42].copy_from_slice(&offset.to_le_bytes());
             raw[42..46].copy_from_slice(&bytes.to_le_bytes());
         }
-        Place::Large { file, .. } => raw[34..42].copy_from_slice(&file.to_le_bytes()),
+        Place::Large { file, kib, .. } => {
+            raw[34..42].copy_from_slice(&file.to_le_bytes());
+            raw[42..46].copy_from_slice(&kib.to_le_bytes());
+        }
     }
     raw[46..52].copy_from_slice(&slot.size_bytes.to_le_bytes()[..6]);
     raw[52..56].copy_from_slice(&slot.touched.to_le_bytes());
@@ -282,8 +290,8 @@ pub(crate) fn decode(raw: &RawSlot) -> Option<Slot> {
     let place = match raw[33] {
         1 => Place::Segment { segment, offset, bytes, encoding: Encoding::Identity },
         2 => Place::Segment { segment, offset, bytes, encoding: Encoding::Zstd },
-        3 => Place::Large { file, encoding: Encoding::Identity },
-        4 => Place::Large { file, encoding: Encoding::Zstd },
+        3 => Place::Large { file, encoding: Encoding::Identity, kib: bytes },
+        4 => Place::Large { file, encoding: Encoding::Zstd, kib: bytes },
         5 => Place::View { segment, offset, bytes },
         6 => Place::Recipe { segment, offset, bytes },
         _ => return None,
