@@ -1,13 +1,11 @@
 //! One assignment from its arrival to its answer: fetch, run, store.
 //!
-//! What always holds: every assignment is answered once; when it is, nothing of it runs and its folder is gone or about to
-//! go. A cancelled one stops at whatever stage it is.
+//! What always holds: every assignment is answered once; when it is, nothing of it runs. What it left on the disk goes
+//! afterwards, and of so few at a time that no disk fills with it. A cancelled one stops at whatever stage it is.
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use gf_reapi::execution::{ActionResult, ExecutedActionMetadata};
@@ -28,9 +26,10 @@ use crate::failure::{Failure, status};
 use crate::input_root::{InputRoot, InputRoots};
 use crate::outputs::{self, Asked, Collected, View};
 use crate::persistent::{self, Asked as Answered, Job, PersistentProcesses};
-use crate::removal::Trash;
-use crate::sandbox::{Launcher, Limit, Limits, Ran, Root, Run, SandboxError, StoreView, Usage};
+use crate::run_folders::{RunFolder, RunFolders};
+use crate::sandbox::{Launcher, Limit, Limits, Network, Ran, Root, Run, SandboxError, StoreView, Usage};
 use crate::store_paths::{Shown, StorePaths};
+use crate::tidying::Tidying;
 use crate::times::{Clock, timestamp, wire_duration};
 
 /// Logs up to this size are also in the answer itself.
@@ -42,9 +41,8 @@ pub(crate) struct Workshop {
     pub(crate) launcher: Launcher,
     pub(crate) roots: InputRoots,
     pub(crate) store_paths: StorePaths,
-    pub(crate) trash: Arc<Trash>,
-    pub(crate) runs_folder: PathBuf,
-    pub(crate) next_run: AtomicU64,
+    pub(crate) run_folders: Arc<RunFolders>,
+    pub(crate) tidying: Tidying,
     pub(crate) bounds: Bounds,
     /// What all actions together may have.
     pub(crate) memory_bytes: u64,
@@ -66,7 +64,7 @@ struct Scene<'a> {
     order: &'a Order,
     blobs: &'a BlobClient,
     around: &'a Surroundings,
-    folder: &'a Path,
+    folder: &'a RunFolder,
     clock: &'a Clock,
 }
 
@@ -77,28 +75,45 @@ struct Answer {
     metadata: ExecutedActionMetadata,
     /// The limit that ended it.
     ended: Option<rpc::Status>,
+    /// Whether nobody but this worker, and what has ended, ever had anything of its folder.
+    was_alone: bool,
 }
 
 impl Workshop {
     /// Does what the assignment says.
-    pub(crate) async fn execute(&self, assignment: Assignment, around: &Surroundings) -> Finished {
+    pub(crate) async fn execute(self: &Arc<Self>, assignment: Assignment, around: &Surroundings) -> Finished {
         let clock = Clock::start();
         let mut answer = Answer::default();
         answer.metadata.worker.clone_from(&self.name);
         answer.metadata.queued_timestamp = assignment.queued_timestamp;
         answer.metadata.worker_start_timestamp = Some(timestamp(clock.now()));
-        let run_folder = self.runs_folder.join(self.next_run.fetch_add(1, Ordering::Relaxed).to_string());
-        let done = self.stages(&assignment, around, &run_folder, &clock, &mut answer).await;
-        self.tidy(run_folder).await;
+        let done = match self.folder().await {
+            Ok(folder) => {
+                let done = self.stages(&assignment, around, &folder, &clock, &mut answer).await;
+                // After anything else, something of it may still be under way in there.
+                let is_over = done.is_ok() && answer.was_alone;
+                self.tidying.begin(self.tidy(folder, is_over)).await;
+                done
+            }
+            Err(error) => Err(error),
+        };
         answer.metadata.worker_completed_timestamp = Some(timestamp(clock.now()));
         answer.finish(assignment.assignment_id, done)
+    }
+
+    async fn folder(&self) -> Result<RunFolder, Failure> {
+        if let Some(folder) = self.run_folders.take_kept() {
+            return Ok(folder);
+        }
+        let folders = Arc::clone(&self.run_folders);
+        blocking(move || folders.make().map_err(|error| Failure::io("create the folder of a run", error))).await
     }
 
     async fn stages(
         &self,
         assignment: &Assignment,
         around: &Surroundings,
-        run_folder: &Path,
+        folder: &RunFolder,
         clock: &Clock,
         answer: &mut Answer,
     ) -> Result<(), Failure> {
@@ -106,9 +121,7 @@ impl Workshop {
         let credential = order.credential.expose();
         let (channel, function) = (around.channel.clone(), order.function);
         let blobs = BlobClient::new(channel, order.instance.clone(), function, credential, around.max_batch_bytes)?;
-        make_run_folder(run_folder).map_err(|error| Failure::io("create the folder of a run", error))?;
-
-        let scene = Scene { order: &order, blobs: &blobs, around, folder: run_folder, clock };
+        let scene = Scene { order: &order, blobs: &blobs, around, folder, clock };
         (around.progress)(Stage::Fetching);
         answer.metadata.input_fetch_start_timestamp = Some(timestamp(clock.now()));
         let (run, surroundings) = match self.job(&scene).await? {
@@ -130,7 +143,7 @@ impl Workshop {
     async fn run_alone(&self, scene: &Scene<'_>, answer: &mut Answer) -> Result<(Run, (InputRoot, Shown)), Failure> {
         let Scene { order, blobs, around, folder, clock } = scene;
         let fetched = async {
-            let inputs = self.roots.make(blobs, &order.inputs, folder);
+            let inputs = self.roots.make(blobs, &order.inputs, folder.path());
             tokio::try_join!(inputs, self.store_paths.show(blobs, &order.store_paths))
         };
         let (inputs, shown) = unless_cancelled(&around.cancel, fetched).await?;
@@ -143,6 +156,7 @@ impl Workshop {
         if ran.ended_by == Some(Limit::Cancelled) {
             return Err(Failure::Cancelled);
         }
+        answer.was_alone = order.network == Network::Loopback;
         answer.ran(&ran, before, clock.now());
         answer.ended = ran.ended_by.map(|limit| ended(limit, &run.limits, order.memory));
         Ok((run, (inputs, shown)))
@@ -163,11 +177,12 @@ impl Workshop {
         let Scene { order, around, folder, clock, .. } = scene;
         answer.metadata.input_fetch_completed_timestamp = Some(timestamp(clock.now()));
         (around.progress)(Stage::Running);
-        let outputs = folder.join("outputs");
+        let outputs = folder.path().join("outputs");
         let run = self.run_of(order, Root::Private(outputs.clone()), folder);
         let before = clock.now();
         let whereabouts = persistent::Around { launcher: &self.launcher, cancel: &around.cancel, outputs: &outputs };
         let asked = self.persistent.ask(job, whereabouts).await?;
+        answer.was_alone = true;
         answer.took_place(before, clock.now());
         let output = match asked {
             Answered::Answered { exit_code, output } => {
@@ -184,16 +199,16 @@ impl Workshop {
         Ok(run)
     }
 
-    fn run_of(&self, order: &Order, root: Root, folder: &Path) -> Run {
+    fn run_of(&self, order: &Order, root: Root, folder: &RunFolder) -> Run {
         Run {
             arguments: order.arguments.clone(),
             environment: order.environment.clone(),
             working_directory: order.inputs.working_directory.to_path(),
             root,
             store: StoreView::default(),
-            scratch: folder.join("scratch"),
-            stdout: folder.join("stdout"),
-            stderr: folder.join("stderr"),
+            scratch: folder.scratch(),
+            stdout: folder.stdout(),
+            stderr: folder.stderr(),
             network: order.network,
             limits: Limits {
                 timeout: order.timeout,
@@ -206,24 +221,22 @@ impl Workshop {
         }
     }
 
-    async fn tidy(&self, run_folder: PathBuf) {
-        let trash = Arc::clone(&self.trash);
-        let tidied = blocking(move || {
-            trash
-                .remove(&run_folder)
-                .map_err(|error| Failure::io(format_args!("remove {}", run_folder.display()), error))
-        });
-        if let Err(Failure::Worker(error)) = tidied.await {
-            tracing::warn!(error, "what an action left behind stays until the next start");
+    /// Makes an end of what a run left. Of one that is over, what is as good as new is kept for the next.
+    fn tidy(self: &Arc<Self>, folder: RunFolder, is_over: bool) -> impl Future<Output = ()> + use<> {
+        let workshop = Arc::clone(self);
+        async move {
+            let folders = Arc::clone(&workshop.run_folders);
+            let tidied = blocking(move || {
+                let tidied = if is_over { folders.give_back(folder) } else { folders.remove(&folder) };
+                tidied.map_err(|error| Failure::io("remove what an action left", error))
+            });
+            if let Err(Failure::Worker(error)) = tidied.await {
+                tracing::warn!(error, "what an action left behind stays until the next start");
+            }
+            workshop.roots.trim();
+            workshop.store_paths.trim().await;
         }
-        self.roots.trim();
-        self.store_paths.trim().await;
     }
-}
-
-fn make_run_folder(folder: &Path) -> io::Result<()> {
-    fs::create_dir(folder)?;
-    fs::create_dir(folder.join("scratch"))
 }
 
 async fn unless_cancelled<T>(
@@ -370,7 +383,7 @@ impl Answer {
     }
 
     fn finish(self, assignment_id: String, done: Result<(), Failure>) -> Finished {
-        let Self { mut result, metadata, ended } = self;
+        let Self { mut result, metadata, ended, .. } = self;
         result.execution_metadata = Some(metadata);
         let (verdict, status) = match (done, ended) {
             (Ok(()), None) => (Verdict::Completed, rpc::Status::default()),

@@ -1,8 +1,9 @@
 //! Input roots: what an action finds when it begins.
 //!
-//! A small root is a tree of hard links into the cache. A large one is kept as a *base*; a root that differs from a base
-//! a little is a layer of differences above it, so that the second action over ten thousand files costs as much as it
-//! changed. Where overlays are refused, everything is copied.
+//! A root with nothing in it is a folder of the action alone. A small one is a tree of hard links into the cache, below
+//! an overlay. A large one is kept as a *base*; a root that differs from a base a little is a layer of differences
+//! above it, so that the second action over ten thousand files costs as much as it changed. Where overlays are refused,
+//! everything is copied.
 //!
 //! What always holds: what is shared is never written to by an action; what a root stands on stays while it is used.
 
@@ -26,6 +27,7 @@ use crate::local_blobs::{LocalBlobs, Pins};
 use crate::lru::Lru;
 use crate::paths::InsidePath;
 use crate::removal::{Trash, spread};
+use crate::run_folders::ROOT;
 use crate::sandbox::Root;
 
 use difference::{Change, difference};
@@ -134,13 +136,16 @@ impl InputRoots {
         })
     }
 
-    /// Fetches what is not here and lays the root out in `run`, a folder of the action.
+    /// Fetches what is not here and lays the root out in `run`, a folder of the action in which [`ROOT`] is an empty one.
     pub(crate) async fn make(&self, blobs: &BlobClient, wanted: &Wanted, run: &Path) -> Result<InputRoot, Failure> {
         let tree = self.folders.tree(blobs, wanted.root).await?;
         tree.check_copies(self.style.shares(), self.max_copied_bytes)?;
         let parents = missing_parents(&tree, wanted)?;
-        if self.style == Style::Private || tree.entries < SMALL_ENTRIES {
-            return self.make_whole(blobs, &tree, parents, run.join("root")).await;
+        if self.style == Style::Private || tree.entries == 0 {
+            return self.make_private(blobs, &tree, parents, run.join(ROOT)).await;
+        }
+        if tree.entries < SMALL_ENTRIES {
+            return self.make_whole(blobs, &tree, parents, run.join("inputs")).await;
         }
         let base = match self.nearest(&tree) {
             Some(near) => near,
@@ -154,6 +159,30 @@ impl InputRoots {
         while !self.blobs.trim() && self.drop_a_base() {}
     }
 
+    /// Fills an empty folder, which is the action's to change.
+    async fn make_private(
+        &self,
+        blobs: &BlobClient,
+        tree: &Tree,
+        parents: Vec<InsidePath>,
+        path: PathBuf,
+    ) -> Result<InputRoot, Failure> {
+        if tree.entries == 0 && tree.root.properties.is_none() && parents.is_empty() {
+            return Ok(InputRoot { root: Root::Private(path), _base: None, _pins: None });
+        }
+        let pins = self.blobs.pin(blobs, contents(tree, &tree.root)).await?;
+        let (layout, _wanted) = Layout::new(self.blobs.files(), Material::Copies);
+        let (tree, target) = (tree.clone(), path.clone());
+        blocking(move || {
+            let top = layout.fill_top(&tree, &tree.root, &target)?;
+            layout.make_parents(top.as_fd(), &parents)
+        })
+        .await?;
+        // Copies need the cache no more.
+        drop(pins);
+        Ok(InputRoot { root: Root::Private(path), _base: None, _pins: None })
+    }
+
     async fn make_whole(
         &self,
         blobs: &BlobClient,
@@ -162,24 +191,16 @@ impl InputRoots {
         path: PathBuf,
     ) -> Result<InputRoot, Failure> {
         let pins = self.blobs.pin(blobs, contents(tree, &tree.root)).await?;
-        let material = match self.style {
-            Style::Overlay => Material::Links,
-            Style::Private => Material::Copies,
-        };
-        let (layout, _wanted) = Layout::new(self.blobs.files(), material);
+        let (layout, _wanted) = Layout::new(self.blobs.files(), Material::Links);
         let (tree, target) = (tree.clone(), path.clone());
         blocking(move || {
             let top = layout.make(&tree, &tree.root, &target)?;
             layout.make_parents(top.as_fd(), &parents)
         })
         .await?;
-        let root = match self.style {
-            Style::Overlay => Root::Layers(vec![path]),
-            Style::Private => Root::Private(path),
-        };
-        // Links and copies need the cache no more.
+        // Links need the cache no more.
         drop(pins);
-        Ok(InputRoot { root, _base: None, _pins: None })
+        Ok(InputRoot { root: Root::Layers(vec![path]), _base: None, _pins: None })
     }
 
     async fn make_base(&self, blobs: &BlobClient, tree: &Tree) -> Result<(Arc<Base>, Vec<Change>), Failure> {

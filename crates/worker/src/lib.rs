@@ -20,9 +20,11 @@ mod outputs;
 mod paths;
 mod persistent;
 mod removal;
+mod run_folders;
 pub mod sandbox;
 mod session;
 mod store_paths;
+mod tidying;
 mod times;
 mod worker;
 

@@ -39,6 +39,7 @@ pub use config::{ActionUser, SandboxConfig, machine_memory_bytes};
 pub use launcher::{Launcher, LauncherError, Report, SandboxError};
 pub use process::Process;
 pub use scratch::remove_scratch;
+pub(crate) use scratch::{SHM, ScratchFolder, TMP};
 pub use store::{StoreObject, StoreView};
 
 /// The only argument of a program that is to be a launcher.
@@ -67,9 +68,10 @@ pub struct Run {
     pub root: Root,
     /// What is seen at `/nix/store`, read-only.
     pub store: StoreView,
-    /// A folder of this run alone on the disk: what is written goes below it, also `/tmp`. It is empty.
+    /// A folder of this run alone on the disk: what is written goes below it, also `/tmp`. Nothing is in it but perhaps
+    /// the empty folders `tmp` and `shm`, which then are the action's own.
     pub scratch: PathBuf,
-    /// Where stdout and stderr go: files that this run creates.
+    /// Where stdout and stderr go: files that are empty, or that this run creates.
     pub stdout: PathBuf,
     /// See `stdout`.
     pub stderr: PathBuf,

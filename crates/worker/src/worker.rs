@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use gf_reapi::worker::{Hello, Property, Resources};
@@ -21,10 +20,12 @@ use crate::execute::Workshop;
 use crate::input_root::{InputRoots, Style};
 use crate::local_blobs::LocalBlobs;
 use crate::persistent::{IdleBounds, PersistentProcesses};
-use crate::removal::{Trash, spread};
+use crate::removal::Trash;
+use crate::run_folders::RunFolders;
 use crate::sandbox::{Launcher, LauncherError, Report, SandboxConfig};
 use crate::session::{self, End, Offer};
 use crate::store_paths::StorePaths;
+use crate::tidying::Tidying;
 
 /// From the end of a connection to the next; twice as long each time, ...
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -100,6 +101,7 @@ pub async fn run(config: WorkerConfig, stop: CancellationToken) -> Result<(), Wo
         ended = stay_attached(&workshop, &offer, &mut connector, &stop) => ended,
         () = workshop.launcher.gone() => Err(WorkerError::LauncherGone),
     };
+    workshop.tidying.end().await;
     if ended.is_ok() {
         tracing::info!("drained");
     }
@@ -177,11 +179,8 @@ fn offer(config: &WorkerConfig, report: &Report) -> Result<Offer, WorkerError> {
 fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Result<Workshop> {
     let data_dir = &config.data_dir;
     let trash = Arc::new(Trash::open(data_dir.join("trash"))?);
-    let runs_folder = data_dir.join("runs");
-    trash.remove(&runs_folder)?;
-    fs::create_dir_all(&runs_folder)?;
-    spread(&runs_folder);
     let owner = launcher.action_owner();
+    let run_folders = Arc::new(RunFolders::open(data_dir.join("runs"), owner, Arc::clone(&trash))?);
     let blobs = LocalBlobs::open(data_dir.join("cache"), config.cache_bytes, owner, &trash)?;
     let style = if report.overlay { Style::Overlay } else { Style::Private };
     let blobs = Arc::new(blobs);
@@ -198,9 +197,8 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
         launcher,
         roots,
         store_paths,
-        trash,
-        runs_folder,
-        next_run: AtomicU64::new(0),
+        run_folders,
+        tidying: Tidying::new(),
         bounds: config.bounds,
         memory_bytes: config.memory_bytes,
         network: config.network,

@@ -82,6 +82,13 @@ impl Layout {
         self.file(&file, CWD, path).map_err(|error| failed(path, &error))
     }
 
+    /// Fills a folder that is there and empty.
+    pub(crate) fn fill_top(&self, tree: &Tree, folder: &Folder, path: &Path) -> Result<OwnedFd, Failure> {
+        let top = open_folder(CWD, path).map_err(|error| failed(path, &error))?;
+        self.fill(tree, folder, top.as_fd(), Path::new("")).map_err(|error| failed(path, &error))?;
+        Ok(top)
+    }
+
     /// Makes an empty folder.
     pub(crate) fn make_top(&self, path: &Path) -> Result<OwnedFd, Failure> {
         self.new_folder(CWD, path).and_then(|()| open_folder(CWD, path)).map_err(|error| failed(path, &error))

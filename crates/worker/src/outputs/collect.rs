@@ -63,13 +63,10 @@ pub(crate) fn collect(
 impl Collected {
     /// Hashes a log and takes it in; nothing for one that is empty.
     pub(crate) fn add_log(&mut self, path: &Path, function: DigestFunction) -> Result<Option<Digest>, Failure> {
-        if !path.exists() {
+        if fs::metadata(path).map_or(true, |found| found.len() == 0) {
             return Ok(None);
         }
         let digest = hash(path, function).map_err(|error| Failure::io("read a log", error))?;
-        if digest.is_empty() {
-            return Ok(None);
-        }
         self.blobs.insert(digest, Source::File(path.to_owned()));
         Ok(Some(digest))
     }

@@ -92,11 +92,9 @@ impl Factory {
     /// Makes a sandbox for a run, with files for what it says.
     pub(super) fn make(&mut self, start: Start) -> Result<Sandbox, Failure> {
         let streams = self.open_streams(&start)?;
-        if self.privileged {
-            let scratch = Path::new(OsStr::from_bytes(&start.scratch));
-            let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-            rustix::fs::chown(scratch, Some(uid), Some(gid)).doing("give the scratch folder to the action")?;
-        }
+        let scratch = open(Path::new(OsStr::from_bytes(&start.scratch)), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        self.own(&scratch).doing("give the scratch folder to the action")?;
+        drop(scratch);
         let group = self.group(&start)?;
         let (control, our_control) = pipe()?;
         let (our_report, report) = pipe()?;
@@ -171,16 +169,22 @@ impl Factory {
         Ok(Streams { stdin, stdout, stderr: self.log(&start.stderr)? })
     }
 
-    /// A new file that the action may also open by its name in `/dev`.
+    /// A file that the action may also open by its name in `/dev`.
     fn log(&self, path: &[u8]) -> Result<OwnedFd, Failure> {
         let path = Path::new(OsStr::from_bytes(path));
         // Appending, so that several writers do not overwrite one another.
-        let file = open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::APPEND)?;
-        if self.privileged {
-            let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-            rustix::fs::fchown(&file, Some(uid), Some(gid)).doing("give a log to the action")?;
-        }
+        let file = open(path, OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::APPEND)?;
+        self.own(&file).doing("give a log to the action")?;
         Ok(file)
+    }
+
+    /// Gives it to whom actions run as, unless it is theirs: even a change that changes nothing is one to the disk.
+    fn own(&self, file: &OwnedFd) -> rustix::io::Result<()> {
+        let found = rustix::fs::fstat(file)?;
+        if !self.privileged || (found.st_uid, found.st_gid) == (self.uid, self.gid) {
+            return Ok(());
+        }
+        rustix::fs::fchown(file, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))
     }
 }
 

@@ -1,9 +1,22 @@
-//! Removing what an action has left behind.
+//! What lies in the scratch folder of a run, and removing what an action has left behind.
 
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+/// A folder that every run has in its scratch folder. It may be there before the run: empty, and with this mode the
+/// action's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScratchFolder {
+    pub(crate) name: &'static str,
+    pub(crate) mode: u32,
+}
+
+/// What is seen as `/tmp`.
+pub(crate) const TMP: ScratchFolder = ScratchFolder { name: "tmp", mode: 0o1777 };
+/// What is seen as `/dev/shm`.
+pub(crate) const SHM: ScratchFolder = ScratchFolder { name: "shm", mode: 0o1777 };
 
 /// Removes a folder and everything in it, also what its owner has shut: a worker that is not root owns what its actions
 /// wrote, but neither overlays nor actions leave every folder open. No link is followed. Nothing there is no error.

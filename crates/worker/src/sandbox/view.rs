@@ -12,11 +12,11 @@ use std::path::Path;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
+use super::scratch::{SHM, TMP};
 use super::store;
 use super::wire::{Doing, Failure, Start, Store};
 
 const PRIVATE_FOLDER: Mode = Mode::RWXU;
-const EVERYBODYS_FOLDER: Mode = Mode::RWXU.union(Mode::RWXG).union(Mode::RWXO).union(Mode::SVTX);
 
 /// The folders of one run, found but not mounted.
 pub(super) struct Found<'a> {
@@ -53,12 +53,11 @@ pub(super) struct Written {
 
 /// Mounts what is of this run alone, makes all of it the root, and lets go of the machine's.
 pub(super) fn enter(found: &Found<'_>) -> Result<Written, Failure> {
-    let mut written = vec![own_folder(found, "tmp", EVERYBODYS_FOLDER)?, own_folder(found, "shm", EVERYBODYS_FOLDER)?];
-    written.push(mount_inputs(found)?);
-    if let [tmp, shm, ..] = written.as_slice() {
-        bind(tmp.as_fd(), "tmp")?;
-        bind(shm.as_fd(), "dev/shm")?;
-    }
+    let [tmp, shm] = [TMP, SHM].map(|each| own_folder(found, each.name, Mode::from_raw_mode(each.mode)));
+    let [tmp, shm] = [tmp?, shm?];
+    let inputs = mount_inputs(found)?;
+    bind(tmp.as_fd(), "tmp")?;
+    bind(shm.as_fd(), "dev/shm")?;
     if let Some((folder, store)) = &found.store {
         store::mount(folder.as_fd(), &store.objects)?;
     }
@@ -69,7 +68,7 @@ pub(super) fn enter(found: &Found<'_>) -> Result<Written, Failure> {
     rustix::process::pivot_root(".", ".").doing("change the root")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).doing("let go of the root of the machine")?;
     rustix::process::chdir("/").doing("enter the new root")?;
-    Ok(Written { folders: written })
+    Ok(Written { folders: vec![tmp, shm, inputs] })
 }
 
 fn mount_inputs(found: &Found<'_>) -> Result<OwnedFd, Failure> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gf_digest::Digest;
 use gf_reapi::bytestream::byte_stream_server::ByteStreamServer;
@@ -206,10 +206,14 @@ impl Case {
         }
     }
 
-    /// The runs of this worker that have files on the disk.
-    pub(crate) fn runs(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.dir.path().join("data/runs")).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect()
+    /// Waits until no run has a folder: after those that did not end by themselves, it is removed.
+    pub(crate) async fn is_tidied(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let runs = || std::fs::read_dir(self.dir.path().join("data/runs")).unwrap().count();
+        while runs() > 0 {
+            assert!(Instant::now() < deadline, "{} runs are not tidied", runs());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod fixture;
 mod inputs;
+mod leftovers;
 mod outputs;
 mod persistent;
 mod server;
