@@ -25,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 use crate::builtin_worker::{Blueprint, BuiltinWorker, Condition};
 use crate::capacity::Background;
 use crate::config::{Config, ExecutionSettings, StoreSettings};
-use crate::edges::{self, EdgeState, Limits};
+use crate::edges::{self, EdgeState, Limits, NixState};
 use crate::health::{self, Readiness};
 use crate::listen::{Connections, Drained, Listener, TlsError};
 use crate::metrics::{self, EdgeMetrics};
+use crate::nix_caches::{self, NixStartError};
 use crate::operator::report::OwnWorker;
 use crate::operator::{self, Operator};
 
@@ -66,6 +67,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The Nix caches cannot be opened.
+    #[error(transparent)]
+    NixCaches(#[from] NixStartError),
 }
 
 /// Why a server did not stop well.
@@ -112,8 +116,9 @@ impl App {
         } = config;
         let tls = tls.map(|tls| tls.load()).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let instance = access.tenants.iter().flat_map(|tenant| tenant.instances.first()).next().cloned();
-        let instance = instance.ok_or(StartError::NoTenant)?;
+        let reached = access.tenants.iter().filter_map(|tenant| Some((tenant.instances.first()?, &tenant.name))).next();
+        let (instance, tenant) =
+            reached.map(|(instance, name)| (instance.clone(), name.clone())).ok_or(StartError::NoTenant)?;
         let mut access = Access::new(access)?.with_worker_tokens(worker_token.as_slice());
         if let Some(attic) = attic {
             access = access.with_attic_tokens(attic);
@@ -127,6 +132,9 @@ impl App {
         let metrics = Arc::new(EdgeMetrics::default());
 
         let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
+        let caches = nix_caches::open(&data_dir, &blobs, access.tenant(&tenant).ok_or(StartError::NoTenant)?).await?;
+        let tended = caches.clone();
+        background.run_to_its_end(|stopping| async move { tended.tend_until(stopping).await });
         let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));
         let operations = start_operations(&blobs, &access, &settings, execution);
         let own_worker = Condition::default();
@@ -152,7 +160,17 @@ impl App {
             metrics: Arc::clone(&metrics),
             stopping: stopping.clone(),
         };
+        let upload_idle_timeout = limits.upload_idle_timeout;
+        let nix = NixState {
+            access: Arc::clone(&access),
+            caches,
+            tenant,
+            metrics: Arc::clone(&metrics),
+            upload_idle_timeout,
+            scheme,
+        };
         let router = edges::router(edges)
+            .merge(edges::nix_router(nix))
             .merge(health::router(readiness))
             .merge(operator::router(Arc::new(operator)))
             .merge(metrics_router(metrics, Arc::clone(&store), operations.clone()));

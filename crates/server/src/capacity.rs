@@ -65,6 +65,14 @@ impl Background {
         self.tasks.spawn(self.stopping.clone().run_until_cancelled_owned(work))
     }
 
+    /// Runs what ends by itself, with order, when it is told that the server stops.
+    pub(crate) fn run_to_its_end<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        work: impl FnOnce(CancellationToken) -> F,
+    ) {
+        self.tasks.spawn(work(self.stopping.clone()));
+    }
+
     pub(crate) async fn stop(&self) {
         self.stopping.cancel();
         self.tasks.wait().await;

@@ -8,6 +8,7 @@
 pub(crate) mod credentials;
 mod grpc;
 mod http_cache;
+mod nix;
 mod plain_http;
 mod reapi;
 mod workers;
@@ -21,6 +22,8 @@ use gf_tenancy::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::EdgeMetrics;
+
+pub use nix::{NixState, router as nix_router};
 
 /// What edges work with. Cheap to clone.
 #[derive(Clone)]
@@ -83,7 +86,7 @@ fn cut(mut text: String, max_bytes: usize) -> String {
     text
 }
 
-/// All edges, gRPC and HTTP, as one router without a fallback: `/{*path}`, which belongs to the HTTP cache, takes what
+/// All edges of Bazel and its kin, gRPC and HTTP, as one router without a fallback: `/{*path}`, which belongs to the HTTP cache, takes what
 /// no other route does. Must be called within a Tokio runtime.
 pub fn router(state: EdgeState) -> axum::Router {
     let services = Services {

@@ -10,6 +10,7 @@ pub mod edges;
 mod health;
 pub mod listen;
 pub mod metrics;
+mod nix_caches;
 pub mod operator;
 pub mod telemetry;
 

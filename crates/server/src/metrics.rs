@@ -23,7 +23,10 @@ use histogram::LatencyHistogram;
 /// The calls that are measured, under the names that their specifications give them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
-#[allow(missing_docs, reason = "each is the gRPC method or HTTP verb of that name")]
+#[allow(
+    missing_docs,
+    reason = "each is the gRPC method or HTTP verb of that name; Nar is for archives, Nix for the rest"
+)]
 pub enum Method {
     FindMissingBlobs,
     BatchUpdateBlobs,
@@ -49,10 +52,17 @@ pub enum Method {
     HttpGet,
     HttpHead,
     HttpPut,
+    NixGet,
+    NixHead,
+    NixPut,
+    NarGet,
+    NarHead,
+    NarPut,
+    Attic,
 }
 
 impl Method {
-    const ALL: [(Self, &'static str); 24] = [
+    const ALL: [(Self, &'static str); 31] = [
         (Self::FindMissingBlobs, "FindMissingBlobs"),
         (Self::BatchUpdateBlobs, "BatchUpdateBlobs"),
         (Self::BatchReadBlobs, "BatchReadBlobs"),
@@ -77,6 +87,13 @@ impl Method {
         (Self::HttpGet, "GET"),
         (Self::HttpHead, "HEAD"),
         (Self::HttpPut, "PUT"),
+        (Self::NixGet, "NixGet"),
+        (Self::NixHead, "NixHead"),
+        (Self::NixPut, "NixPut"),
+        (Self::NarGet, "NarGet"),
+        (Self::NarHead, "NarHead"),
+        (Self::NarPut, "NarPut"),
+        (Self::Attic, "Attic"),
     ];
 }
 
@@ -122,6 +139,7 @@ pub struct EdgeMetrics {
     cas: Lookups,
     action_cache: Lookups,
     http: Lookups,
+    nix: Lookups,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     methods: [MethodMetrics; Method::ALL.len()],
@@ -142,6 +160,11 @@ impl EdgeMetrics {
     /// One GET or HEAD under `/ac/` or `/cas/`.
     pub fn http_lookup(&self, lookup: Lookup) {
         self.http.add(lookup);
+    }
+
+    /// One GET or HEAD of a narinfo.
+    pub fn nix_lookup(&self, lookup: Lookup) {
+        self.nix.add(lookup);
     }
 
     /// Bytes of blobs received, as they were on the wire.
@@ -213,6 +236,7 @@ const fn code_of(status: StatusCode) -> Code {
         404 => Code::NotFound,
         416 => Code::OutOfRange,
         429 | 507 => Code::ResourceExhausted,
+        409 => Code::AlreadyExists,
         400..=499 => Code::InvalidArgument,
         501 => Code::Unimplemented,
         503 => Code::Unavailable,

@@ -212,6 +212,8 @@ const fn permission(method: Method) -> PermissionName {
         | Method::CancelOperation
         | Method::WaitOperation => PermissionName::Execute,
         Method::Attach => PermissionName::Work,
+        Method::NixGet | Method::NixHead | Method::NarGet | Method::NarHead => PermissionName::NixPull,
+        Method::NixPut | Method::NarPut | Method::Attic => PermissionName::NixPush,
     }
 }
 
@@ -255,7 +257,16 @@ fn route(method: Method, exchange: Exchange) -> Answer {
         Method::CancelOperation => exchange.unary(operations::cancel),
         Method::WaitOperation => exchange.unary(operations::wait),
         Method::Attach => exchange.duplex(attach),
-        Method::HttpGet | Method::HttpHead | Method::HttpPut => {
+        Method::HttpGet
+        | Method::HttpHead
+        | Method::HttpPut
+        | Method::NixGet
+        | Method::NixHead
+        | Method::NixPut
+        | Method::NarGet
+        | Method::NarHead
+        | Method::NarPut
+        | Method::Attic => {
             exchange.call.finish(Code::Unimplemented);
             Box::pin(async { Ok(grpc::refuse(Status::unimplemented("no gRPC method"))) })
         }

@@ -52,7 +52,8 @@ impl EdgeCollector {
     fn lookups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Look-ups by kind and result; a FindMissingBlobs counts each digest";
         let mut family = encoder.encode_descriptor("cache_lookups", help, None, MetricType::Counter)?;
-        let kinds: [(&str, &Lookups); 3] = [("cas", &self.0.cas), ("ac", &self.0.action_cache), ("http", &self.0.http)];
+        let EdgeMetrics { cas, action_cache, http, nix, .. } = &*self.0;
+        let kinds: [(&str, &Lookups); 4] = [("cas", cas), ("ac", action_cache), ("http", http), ("nix", nix)];
         for (kind, lookups) in kinds {
             for (result, count) in [("hit", &lookups.hits), ("miss", &lookups.misses)] {
                 let labels = [("kind", kind), ("result", result)];

@@ -16,6 +16,7 @@ use tokio::sync::SemaphorePermit;
 use super::HttpEdge;
 use super::grpc;
 use super::target::{Half, Target};
+use crate::edges::EdgeState;
 use crate::edges::plain_http::{BodyError, Incoming, Problem, content_length};
 use crate::edges::reapi::RESULT_LISTS;
 
@@ -29,7 +30,8 @@ const MAX_DECODED_BYTES: u64 = 1 << 30;
 const MAX_RESULT_BYTES: usize = 4 << 20;
 
 pub(super) async fn put(edge: &HttpEdge, target: &Target, head: &Parts, body: Body) -> Response<Body> {
-    let mut incoming = Incoming::new(&edge.services.state, &head.headers, body);
+    let EdgeState { metrics, limits, .. } = &edge.services.state;
+    let mut incoming = Incoming::new(metrics, limits.upload_idle_timeout, &head.headers, body);
     let done = match target.half {
         Half::Cas => put_blob(edge, target, &head.headers, &mut incoming).await,
         Half::ActionCache => put_result(edge, target, &head.headers, &mut incoming).await,

@@ -12,7 +12,6 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::edges::EdgeState;
 use crate::metrics::EdgeMetrics;
 
 /// From the first to the last byte of a body that is held in memory.
@@ -54,6 +53,13 @@ impl Buffers {
     pub(in crate::edges) const fn new(kibibytes: usize) -> Self {
         Self { kibibytes: Semaphore::const_new(kibibytes) }
     }
+
+    /// Room for so many bytes, for what a body becomes.
+    pub(in crate::edges) async fn reserve(&self, bytes: usize) -> Result<SemaphorePermit<'_>, BodyError> {
+        let permits = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = timeout(ROOM_TIMEOUT, self.kibibytes.acquire_many(permits));
+        room.await.ok().and_then(Result::ok).ok_or(BodyError::NoRoom)
+    }
 }
 
 /// The body of a request.
@@ -66,10 +72,15 @@ pub(in crate::edges) struct Incoming {
 }
 
 impl Incoming {
-    pub(in crate::edges) fn new(state: &EdgeState, headers: &HeaderMap, body: Body) -> Self {
+    /// A body that may pause for `idle_timeout`.
+    pub(in crate::edges) fn new(
+        metrics: &Arc<EdgeMetrics>,
+        idle_timeout: Duration,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Self {
         let waits_to_be_asked = headers.contains_key(header::EXPECT);
-        let (metrics, idle_timeout) = (Arc::clone(&state.metrics), state.limits.upload_idle_timeout);
-        Self { body, metrics, idle_timeout, waits_to_be_asked }
+        Self { body, metrics: Arc::clone(metrics), idle_timeout, waits_to_be_asked }
     }
 
     pub(in crate::edges) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
@@ -117,8 +128,7 @@ impl Incoming {
             }
             // For what came, not for what was announced: who sends slowly keeps nobody else out.
             let more = (whole.len() + bytes.len()).div_ceil(1024) - held.num_permits();
-            let more = buffers.kibibytes.acquire_many(u32::try_from(more).unwrap_or(u32::MAX));
-            held.merge(timeout(ROOM_TIMEOUT, more).await.ok().and_then(Result::ok).ok_or(BodyError::NoRoom)?);
+            held.merge(buffers.reserve(more * 1024).await?);
             whole.extend_from_slice(&bytes);
         }
         Ok((whole.freeze(), held))
