@@ -204,7 +204,7 @@ struct AtticClaim {
 
 /// Seconds since 1970; RFC 7519 allows fractions, which are cut off.
 #[derive(Clone, Copy)]
-struct NumericDate(u64);
+pub(crate) struct NumericDate(pub(crate) u64);
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -245,7 +245,7 @@ impl<'de> Deserialize<'de> for Bit {
 
 /// One audience or several.
 #[derive(Default)]
-struct Audiences(Vec<String>);
+pub(crate) struct Audiences(pub(crate) Vec<String>);
 
 impl<'de> Deserialize<'de> for Audiences {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -55,16 +55,29 @@ pub enum JwtFault {
     #[error("it does not have the form of a token")]
     Form,
     /// It names another algorithm than that of the key.
-    #[error("it names another algorithm than the configured key is for")]
+    #[error("it names another algorithm than the key is for")]
     Algorithm,
     /// It was not signed with this key, or was changed since.
-    #[error("its signature is not of the configured key")]
+    #[error("its signature is not of the key")]
     Signature,
+    /// It names a key that its issuer does not publish, or none where there are several.
+    #[error("its issuer publishes no such key")]
+    UnknownKey,
+}
+
+/// The parts of a token, of which nothing was checked yet.
+pub(crate) struct Unverified<'t> {
+    signed: &'t [u8],
+    header: Header,
+    claims: Vec<u8>,
+    signature: Vec<u8>,
 }
 
 #[derive(Deserialize)]
 struct Header {
     alg: String,
+    /// Which of the issuer's keys.
+    kid: Option<String>,
     /// Extensions that whoever does not know them must not pass over (RFC 7515, 4.1.11): we know none.
     crit: Option<serde::de::IgnoredAny>,
 }
@@ -122,6 +135,17 @@ impl JwtKey {
 
     /// The claims of a token, as JSON text, when it was signed with this key. Whether they hold now is not asked here.
     pub(crate) fn verify(&self, token: &str) -> Result<Vec<u8>, JwtFault> {
+        let token = Unverified::read(token)?;
+        token.verify(self.algorithm(), |message, signature| match &self.0 {
+            Kind::Hs256(key) => hmac::verify(key, message, signature).is_ok(),
+            Kind::Rs256(key) => is_signed(key, message, signature),
+        })
+    }
+}
+
+impl<'t> Unverified<'t> {
+    /// Takes a token apart.
+    pub(crate) fn read(token: &'t str) -> Result<Self, JwtFault> {
         if token.len() > MAX_TOKEN_LENGTH {
             return Err(JwtFault::Form);
         }
@@ -129,15 +153,26 @@ impl JwtKey {
         let (header, claims) = signed.split_once('.').ok_or(JwtFault::Form)?;
         let part = |text: &str| BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| JwtFault::Form);
         let (header, claims, signature) = (part(header)?, part(claims)?, part(signature)?);
-        let header: Header = serde_json::from_slice(&header).map_err(|_| JwtFault::Form)?;
-        if header.alg != self.algorithm() || header.crit.is_some() {
+        let header = serde_json::from_slice(&header).map_err(|_| JwtFault::Form)?;
+        Ok(Self { signed: signed.as_bytes(), header, claims, signature })
+    }
+
+    /// Which of the issuer's keys it names.
+    pub(crate) fn key_id(&self) -> Option<&str> {
+        self.header.kid.as_deref()
+    }
+
+    /// The claims, before it is known whose they are: for finding out whose keys to check with, and nothing else.
+    pub(crate) fn unverified_claims(&self) -> &[u8] {
+        &self.claims
+    }
+
+    /// The claims, when this algorithm is named and finds the signature right.
+    pub(crate) fn verify(self, algorithm: &str, fits: impl FnOnce(&[u8], &[u8]) -> bool) -> Result<Vec<u8>, JwtFault> {
+        if self.header.alg != algorithm || self.header.crit.is_some() {
             return Err(JwtFault::Algorithm);
         }
-        let fits = match &self.0 {
-            Kind::Hs256(key) => hmac::verify(key, signed.as_bytes(), &signature).is_ok(),
-            Kind::Rs256(key) => is_signed(key, signed.as_bytes(), &signature),
-        };
-        if fits { Ok(claims) } else { Err(JwtFault::Signature) }
+        if fits(self.signed, &self.signature) { Ok(self.claims) } else { Err(JwtFault::Signature) }
     }
 }
 

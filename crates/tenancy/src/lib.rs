@@ -10,7 +10,9 @@
 //!
 //! What was done with it all is in the [`audit`] log.
 //!
-//! Deliberately absent until they are built: OIDC trust, quotas.
+//! [`trust`] exchanges tokens of other issuers for short ones of our own.
+//!
+//! Deliberately absent until they are built: quotas.
 
 mod access;
 mod attic;
@@ -19,6 +21,7 @@ mod authorized;
 mod denied;
 mod grant;
 mod jwt;
+mod key_set;
 mod loan;
 mod pattern;
 mod permission;
@@ -30,6 +33,7 @@ mod tenant;
 #[cfg(test)]
 mod testing;
 mod tokens;
+pub mod trust;
 
 pub use access::{Access, AccessConfig, AccessConfigError, NixScope, TenantConfig};
 pub use attic::{AtticConfig, AtticToken};
@@ -38,6 +42,7 @@ pub use authorized::Authorized;
 pub use denied::Denied;
 pub use grant::{Grant, GrantError, Role};
 pub use jwt::{JwtFault, JwtKey, JwtKeyError};
+pub use key_set::{KeySetError, MAX_KEY_SET_BYTES};
 pub use loan::{Loan, LoanId, NoRandomness};
 pub use pattern::Pattern;
 pub use permission::{

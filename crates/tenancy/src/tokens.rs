@@ -100,6 +100,21 @@ pub struct NewToken {
     pub lifetime: Duration,
 }
 
+/// Whom a rule of trust admitted, and with what.
+#[derive(Debug)]
+pub(crate) struct Exchanged {
+    /// Whom the issuer named.
+    pub(crate) subject: String,
+    /// The issuer.
+    pub(crate) issuer: String,
+    /// The rules that fit.
+    pub(crate) rules: String,
+    /// What they grant.
+    pub(crate) grants: Vec<Grant>,
+    /// For how long.
+    pub(crate) lifetime: Duration,
+}
+
 /// A token that was just made. Its text is nowhere else.
 #[derive(Debug)]
 pub struct IssuedToken {
@@ -231,6 +246,11 @@ impl Tokens {
             AuditLog::new(self.database.clone()).append(&[Event { detail, ..event }]).await?;
             return Err(TokenError::Exceeds(more.clone()));
         }
+        self.make(new, Event::new(admin.principal(), "token.issue", "", Outcome::Done)).await
+    }
+
+    /// Makes what was checked, and records it.
+    async fn make(&self, new: NewToken, event: Event) -> Result<IssuedToken, TokenError> {
         if self.read().good.len() >= MAX_TOKENS {
             return Err(TokenError::TooMany);
         }
@@ -240,20 +260,31 @@ impl Tokens {
         let token = Token { id: TokenId::new(&id), name: new.name, grants: new.grants };
         let report = TokenReport {
             token: Arc::new(token),
-            issued_by: admin.principal().to_string(),
+            issued_by: event.who.clone(),
             issued_s,
             expires_s: issued_s + new.lifetime.as_secs(),
             revoked_s: None,
             used_s: None,
         };
         let fingerprint = secret.fingerprint();
-        let event = Event::new(admin.principal(), "token.issue", &report.token.id, Outcome::Done);
         let detail = format!("{}: {}", report.token.name, show(&report.token.grants));
-        self.change(insertion(&report, &fingerprint), Event { detail, ..event }).await?;
+        let event = Event { subject: report.token.id.to_string(), detail, ..event };
+        self.change(insertion(&report, &fingerprint), event).await?;
         let entry = Entry::of(&report, self.changes.fetch_add(1, Ordering::Relaxed));
         self.write().good.insert(fingerprint, Arc::new(entry));
         tracing::info!(token = %report.token.id, by = report.issued_by, "a token was issued");
         Ok(IssuedToken { secret, report })
+    }
+
+    /// Makes a token for whom a rule of trust admitted.
+    pub(crate) async fn issue_exchanged(&self, admitted: Exchanged) -> Result<IssuedToken, TokenError> {
+        let Exchanged { subject, issuer, rules, grants, lifetime } = admitted;
+        let name = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect::<String>();
+        let who = Principal::Server;
+        let event = Event { who: name(format!("oidc:{subject}")), ..Event::new(&who, "", "", Outcome::Done) };
+        let new = NewToken { name: name(format!("{rules}: {subject} of {issuer}")), grants, lifetime };
+        check(&new)?;
+        self.make(new, Event { action: "token.exchange".to_owned(), ..event }).await
     }
 
     /// Revokes a token: nothing that begins after this returned is let in by it.

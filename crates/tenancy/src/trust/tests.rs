@@ -1,0 +1,252 @@
+//! An issuer whose keys change, and tokens of it that are right and wrong.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use serde_json::json;
+
+use super::*;
+use crate::jwt::tests::{encode, hs256};
+use crate::testing::Place;
+
+const ISSUER: &str = "https://forge.example";
+const NOW_S: u64 = 4_000_000_000;
+
+/// What an issuer does when it is asked.
+#[derive(Clone)]
+enum Answer {
+    Keys(Vec<(&'static str, Arc<EcdsaKeyPair>)>),
+    Text(&'static str),
+    Refuse,
+    Hang,
+}
+
+/// An issuer with keys that change.
+struct Forge {
+    answer: Mutex<Answer>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl KeySource for Forge {
+    async fn fetch(&self, issuer: &str) -> Result<Vec<u8>, String> {
+        assert_eq!(issuer, ISSUER);
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = self.answer.lock().unwrap().clone();
+        tokio::task::yield_now().await;
+        match answer {
+            Answer::Keys(keys) => Ok(key_set(&keys)),
+            Answer::Text(text) => Ok(text.as_bytes().to_vec()),
+            Answer::Refuse => Err("connection refused".to_owned()),
+            Answer::Hang => std::future::pending().await,
+        }
+    }
+}
+
+fn key_set(keys: &[(&str, Arc<EcdsaKeyPair>)]) -> Vec<u8> {
+    let key = |(id, pair): &(&str, Arc<EcdsaKeyPair>)| {
+        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        json!({"kty": "EC", "crv": "P-256", "kid": id, "x": encode(x), "y": encode(y)})
+    };
+    json!({"keys": keys.iter().map(key).collect::<Vec<_>>()}).to_string().into_bytes()
+}
+
+fn new_key() -> Arc<EcdsaKeyPair> {
+    let random = SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+    Arc::new(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref(), &random).unwrap())
+}
+
+fn sign(id: &str, pair: &EcdsaKeyPair, claims: &Value) -> String {
+    let header = json!({"alg": "ES256", "kid": id}).to_string();
+    let signed = format!("{}.{}", encode(header.as_bytes()), encode(claims.to_string().as_bytes()));
+    let signature = pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+    format!("{signed}.{}", encode(signature.as_ref()))
+}
+
+/// Claims as a forge makes them for a job on its main branch.
+fn claims() -> Value {
+    json!({
+        "iss": ISSUER, "aud": "gf", "sub": "repo:acme/app", "exp": NOW_S + 300, "nbf": NOW_S - 10,
+        "repository": "acme/app", "ref": "refs/heads/main", "ref_protected": true, "run_attempt": 1,
+        "groups": ["builders", "acme"], "kubernetes.io": {"namespace": "ci"},
+    })
+}
+
+fn with(changes: Value) -> Value {
+    let mut claims = claims();
+    for (name, value) in changes.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+fn rule(name: &str, claims: &[(&str, &str)], grants: &[&str]) -> TrustRule {
+    TrustRule {
+        name: name.to_owned(),
+        issuer: ISSUER.to_owned(),
+        audience: "gf".to_owned(),
+        claims: claims.iter().map(|(name, pattern)| ((*name).to_owned(), Pattern::new(pattern))).collect(),
+        grants: grants.iter().map(|grant| grant.parse().unwrap()).collect(),
+        lifetime: Duration::from_secs(900),
+    }
+}
+
+fn rules() -> Vec<TrustRule> {
+    let main = [("repository", "acme/*"), ("ref", "refs/heads/main")];
+    vec![rule("main", &main, &["operator@org-acme"]), rule("all", &[("repository", "acme/*")], &["viewer@org-acme"])]
+}
+
+struct Setting {
+    exchange: Exchange,
+    forge: Arc<Forge>,
+    key: Arc<EcdsaKeyPair>,
+    _place: Place,
+}
+
+impl Setting {
+    async fn new() -> Self {
+        let place = Place::sqlite();
+        let tokens = Arc::new(Tokens::open(place.open().await).await.unwrap());
+        let key = new_key();
+        let answer = Mutex::new(Answer::Keys(vec![("one", Arc::clone(&key))]));
+        let forge = Arc::new(Forge { answer, asked: AtomicUsize::new(0) });
+        let source: Arc<dyn KeySource> = Arc::clone(&forge) as Arc<dyn KeySource>;
+        Self { exchange: Exchange::new(rules(), source, tokens), forge, key, _place: place }
+    }
+
+    fn answer(&self, answer: Answer) {
+        *self.forge.answer.lock().unwrap() = answer;
+    }
+
+    async fn present(&self, claims: &Value) -> Result<IssuedToken, TrustFault> {
+        self.exchange.exchange_at(&sign("one", &self.key, claims), NOW_S).await
+    }
+}
+
+fn grants(issued: &IssuedToken) -> String {
+    issued.report.token.grants().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn rules_give_what_they_say() {
+    let setting = Setting::new().await;
+    let on_main = setting.present(&claims()).await.unwrap();
+    assert_eq!(grants(&on_main), "operator@org-acme viewer@org-acme");
+    assert_eq!(on_main.report.expires_s - on_main.report.issued_s, 900);
+    assert_eq!(on_main.report.issued_by, "oidc:repo:acme/app");
+    assert!(setting.exchange.tokens.principal(on_main.report.token.id()).is_some());
+    let request = setting.present(&with(json!({"ref": "refs/pull/7/merge"}))).await.unwrap();
+    assert_eq!(grants(&request), "viewer@org-acme");
+    assert_eq!(setting.forge.asked.load(Ordering::Relaxed), 1, "keys are remembered");
+    let stranger = setting.present(&with(json!({"repository": "evil/acme"}))).await.unwrap_err();
+    assert_eq!(stranger.denial(), Denied::BadCredential);
+    let told = stranger.to_string();
+    assert!(told.contains("closest is main, where repository is \"evil/acme\""), "{told}");
+}
+
+#[test]
+fn claims_of_every_kind() {
+    let check = |claim: (&str, &str), expected: bool| {
+        let text = claims().to_string();
+        let admitted = admit(&[rule("x", &[claim], &["viewer"])], ISSUER, text.as_bytes(), NOW_S);
+        assert_eq!(admitted.is_ok(), expected, "{claim:?}");
+    };
+    check(("ref_protected", "true"), true);
+    check(("ref_protected", "false"), false);
+    check(("run_attempt", "1"), true);
+    check(("groups", "builders"), true);
+    check(("groups", "admins"), false);
+    check(("/kubernetes.io/namespace", "ci"), true);
+    check(("/kubernetes.io/namespace/more", "*"), false);
+    check(("kubernetes.io", "*"), false);
+    check(("environment", "*"), false);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_refused() {
+    let setting = Setting::new().await;
+    let check = async |token: &str, expected: &str, denial: Denied| {
+        let fault = setting.exchange.exchange_at(token, NOW_S).await.unwrap_err();
+        assert!(format!("{fault:?}").starts_with(expected), "{fault:?}");
+        assert_eq!(fault.denial(), denial);
+    };
+    let signed = |changes: Value| sign("one", &setting.key, &with(changes));
+    let bad = Denied::BadCredential;
+    check(&signed(json!({"iss": "https://other.example"})), "Issuer", bad.clone()).await;
+    check(&signed(json!({"aud": "other"})), "Audience", bad.clone()).await;
+    check(&signed(json!({"aud": ["a", "b"]})), "Audience", bad.clone()).await;
+    check(&signed(json!({"exp": NOW_S - LEEWAY_S - 1})), "Expired", Denied::Expired).await;
+    check(&signed(json!({"nbf": NOW_S + LEEWAY_S + 1})), "NotYetValid", Denied::NotYetValid).await;
+    check(&signed(json!({"exp": null})), "Claims", bad.clone()).await;
+    check(&sign("one", &new_key(), &claims()), "Token(Signature", bad.clone()).await;
+    check(&sign("other", &setting.key, &claims()), "Token(UnknownKey", bad.clone()).await;
+    let text = claims().to_string();
+    let none = format!("{}.{}.", encode(br#"{"alg":"none","kid":"one"}"#), encode(text.as_bytes()));
+    check(&none, "Token(Algorithm", bad.clone()).await;
+    let public = setting.key.public_key().as_ref().to_vec();
+    check(&hs256(&public, r#"{"alg":"HS256","kid":"one"}"#, &text), "Token(Algorithm", bad.clone()).await;
+    check(&hs256(&public, r#"{"alg":"ES256","kid":"one"}"#, &text), "Token(Signature", bad.clone()).await;
+    check("gf-token-x", "Token(Form", bad.clone()).await;
+    assert!(setting.present(&with(json!({"exp": NOW_S - LEEWAY_S, "nbf": NOW_S + LEEWAY_S}))).await.is_ok());
+}
+
+#[tokio::test]
+async fn new_keys_are_found_and_made_up_ones_ask_nobody() {
+    let setting = Setting::new().await;
+    setting.present(&claims()).await.unwrap();
+    let second = new_key();
+    setting.answer(Answer::Keys(vec![("two", Arc::clone(&second))]));
+    let token = sign("two", &second, &claims());
+    // Asked a moment ago: a while passes first.
+    assert!(setting.exchange.exchange_at(&token, NOW_S + 1).await.is_err());
+    assert!(setting.exchange.exchange_at(&token, NOW_S + 31).await.is_ok());
+    assert_eq!(setting.forge.asked.load(Ordering::Relaxed), 2);
+    for _ in 0..10 {
+        assert!(setting.exchange.exchange_at(&sign("made-up", &second, &claims()), NOW_S + 32).await.is_err());
+    }
+    assert_eq!(setting.forge.asked.load(Ordering::Relaxed), 2);
+    // The first key is not published any more.
+    let old = setting.exchange.exchange_at(&sign("one", &setting.key, &claims()), NOW_S + 33).await.unwrap_err();
+    assert!(matches!(old, TrustFault::Token(JwtFault::UnknownKey)), "{old:?}");
+}
+
+#[tokio::test]
+async fn jobs_that_begin_at_once_ask_once() {
+    let setting = Arc::new(Setting::new().await);
+    let jobs = (0..8).map(|_| {
+        let setting = Arc::clone(&setting);
+        tokio::spawn(async move { setting.present(&claims()).await.map(drop) })
+    });
+    for job in jobs.collect::<Vec<_>>() {
+        job.await.unwrap().unwrap();
+    }
+    assert_eq!(setting.forge.asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn an_issuer_that_does_not_answer() {
+    for (answer, reason) in [
+        (Answer::Refuse, "connection refused"),
+        (Answer::Hang, "no answer in 50ms"),
+        (Answer::Text("<html>"), "it is not a set of keys"),
+        (Answer::Text(r#"{"keys":[]}"#), "it has no key"),
+    ] {
+        let mut setting = Setting::new().await;
+        setting.exchange.fetch_timeout = Duration::from_millis(50);
+        let working = setting.forge.answer.lock().unwrap().clone();
+        setting.answer(answer.clone());
+        let fault = setting.present(&claims()).await.unwrap_err();
+        assert!(fault.is_unavailable() && fault.to_string().contains(reason), "{fault}");
+        // It answers, and then no longer: what is known is believed until the next morning.
+        setting.answer(working);
+        let token = sign("one", &setting.key, &with(json!({"exp": NOW_S + 100_000})));
+        setting.exchange.exchange_at(&token, NOW_S + 60).await.unwrap();
+        setting.answer(answer);
+        let late = NOW_S + 60 + 12 * 3600;
+        setting.exchange.exchange_at(&token, late - 1).await.unwrap();
+        let fault = setting.exchange.exchange_at(&token, late + 60).await.unwrap_err();
+        assert!(matches!(fault, TrustFault::Keys { .. }), "{fault:?}");
+    }
+}
