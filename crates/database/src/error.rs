@@ -82,7 +82,7 @@ fn judge(report: &dyn Report) -> Verdict {
     }
 }
 
-/// The primary result code is in the low byte: <https://sqlite.org/rescode.html>.
+/// The primary result code is in the low byte: see SQLite's "Result and Error Codes".
 const fn judge_sqlite(code: u32) -> Verdict {
     match code & 0xff {
         // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL: of the machine, or of another
@@ -92,7 +92,7 @@ const fn judge_sqlite(code: u32) -> Verdict {
     }
 }
 
-/// SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+/// SQLSTATE: PostgreSQL's appendix "Error Codes".
 fn judge_postgres(code: &str) -> Verdict {
     match code {
         "40001" | "40P01" => return Verdict::Contended,
