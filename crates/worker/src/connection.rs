@@ -15,7 +15,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use crate::config::ServerConnection;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A server that is gone without a word is noticed after two of these.
+/// A server that is gone without a word is noticed after two of these. One that stands still on this machine is not gone:
+/// an inherited connection ends with it, and is not asked whether it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// What the server may send without waiting for us, for one stream and for all.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -51,7 +52,10 @@ impl Connector {
                 if !matches!(endpoint.uri().scheme_str(), Some("http" | "https")) || endpoint.uri().host().is_none() {
                     return Err(ConnectionError::Url(url));
                 }
-                let endpoint = settled(endpoint);
+                let endpoint = settled(endpoint)
+                    .http2_keep_alive_interval(KEEP_ALIVE)
+                    .keep_alive_timeout(KEEP_ALIVE)
+                    .keep_alive_while_idle(true);
                 if endpoint.uri().scheme_str() == Some("http") {
                     return Ok(Self::Url(Box::new(endpoint)));
                 }
@@ -89,9 +93,6 @@ fn settled(endpoint: Endpoint) -> Endpoint {
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
 }
