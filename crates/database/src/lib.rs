@@ -11,7 +11,8 @@
 //!   is tried again, a bounded number of times.
 //! - *Cannot say now* is told apart from *forbidden by a rule of the tables*, and both from a bug: see
 //!   [`DatabaseError`].
-//! - Every wait for a connection, for a turn to write and for a statement is bounded.
+//! - Every wait for a connection and for a turn to write is bounded, and PostgreSQL is told to give up a statement after
+//!   a minute. (Not bounded: a statement on a file, and a PostgreSQL server that is there no more and does not say so.)
 //!
 //! Deliberately absent: an object mapper, statements of any service, large objects (bytes belong in the blob store),
 //! floating point, times and Booleans as column types (a time is a number of seconds or milliseconds).

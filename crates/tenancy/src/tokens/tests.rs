@@ -160,6 +160,20 @@ async fn nobody_hands_out_or_revokes_more_than_what_they_hold() {
 }
 
 #[tokio::test]
+async fn a_grant_of_a_newer_program_shuts_nobody_else_out() {
+    let place = Place::sqlite();
+    let tokens = open(&place).await;
+    let admin = admin(&access(&tokens));
+    let (newer, ours) = (issue(&tokens, &admin, &["viewer"]).await, issue(&tokens, &admin, &["viewer"]).await);
+    let change = sql("UPDATE tenancy_token SET grants = 'runners:pause' WHERE id = $1");
+    let change = change.bind(newer.report.token.id().to_string());
+    assert_eq!(tokens.database.execute(change).await.unwrap(), 1);
+    let after = open(&place).await;
+    assert_eq!(after.find(newer.secret.fingerprint(), now_s()), Err(Denied::BadCredential));
+    assert!(after.find(ours.secret.fingerprint(), now_s()).is_ok());
+}
+
+#[tokio::test]
 async fn what_is_no_token() {
     let place = Place::sqlite();
     let tokens = open(&place).await;
