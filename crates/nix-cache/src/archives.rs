@@ -29,7 +29,7 @@ use layout::Layouts;
 
 pub use ingest::{Expected, IngestError, Ingested};
 pub use limits::ArchiveLimits;
-pub use read::{Archive, ArchiveRead, ReadError};
+pub use read::{Archive, ArchiveRead, ReadError, ZstdRead};
 pub use root::Root;
 
 /// The archives of all tenants, in one store. Shared by reference or in an `Arc`.

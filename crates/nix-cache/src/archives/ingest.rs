@@ -185,6 +185,8 @@ impl Archives {
         check("the hash of the file", hex(came.file_hash), expected.file_hash.map(hex))?;
         check("the size of the archive", came.nar_size, expected.nar_size)?;
         check("the hash of the archive", came.nar_hash, expected.nar_hash)?;
+        // What came first may have been evicted while the rest came, if that took longer than a lease.
+        self.require(owner, &came.blobs).await.map_err(evicted)?;
         let blobs = store_one(self.store.as_ref(), owner, blob_list::encode(&came.blobs)).await?;
         Ok(Ingested {
             file_hash: came.file_hash,
@@ -236,6 +238,14 @@ fn check<T: PartialEq + Display>(what: &'static str, actual: T, expected: Option
             Err(IngestError::Mismatch { what, actual: actual.to_string(), expected: expected.to_string() })
         }
         _ => Ok(()),
+    }
+}
+
+/// A blob of the archive is not where it was put: sending the archive again will help.
+fn evicted(error: StoreError) -> StoreError {
+    match error {
+        StoreError::NotFound(_) => StoreError::Io { doing: "keeping an archive", source: io::Error::other(error) },
+        error => error,
     }
 }
 

@@ -28,7 +28,7 @@ impl Layout {
         root: &Root,
         limits: NarLimits,
     ) -> Result<Self, ReadError> {
-        let directories = Directories::fetch(store, owner, root).await?;
+        let directories = Directories::fetch(store, owner, root, limits).await?;
         let root = root.clone();
         // A large tree takes a processor a tenth of a second.
         let laid_out = tokio::task::spawn_blocking(move || Self::of(&root, &directories, limits)).await;

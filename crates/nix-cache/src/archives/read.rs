@@ -1,15 +1,16 @@
 //! Reading an archive.
 
-mod pieces;
+mod ahead;
 mod plan;
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::Stream;
-use gf_blobstore::{Accept, BlobRead, BlobStore, ByteRange, ErrorKind, OwnerId, StoreError};
+use gf_blobstore::{Accept, BlobRead, BlobStore, ByteRange, Encoding, ErrorKind, OwnerId, StoreError};
 use gf_digest::Digest;
 use gf_nix_formats::nar::{NarError, NarLayoutBuilder, NarParser};
 use gf_nix_formats::{Listing, ListingBuilder};
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 use super::layout::Layout;
 use super::walk::{Directories, Walk};
 use super::{Archives, Root, blob_list};
+use ahead::Reader;
 use plan::Plan;
 
 /// Why an archive cannot be read.
@@ -87,9 +89,12 @@ enum Form {
 /// [`ArchiveRead::size_bytes`] says, or an error after fewer.
 pub struct ArchiveRead {
     size_bytes: u64,
-    pieces: mpsc::Receiver<Result<Bytes, ReadError>>,
-    /// What reads ahead; it ends with this.
-    _reading: JoinSet<()>,
+    reading: Reading,
+}
+
+/// A whole archive as frames of zstd, one after another, in pieces of at most 1 MiB. How many bytes come is not known.
+pub struct ZstdRead {
+    reading: Reading,
 }
 
 impl Archive {
@@ -110,14 +115,30 @@ impl Archive {
             return Err(ReadError::OutOfRange { offset, size_bytes });
         }
         let end = range.limit.map_or(size_bytes, |limit| offset.saturating_add(limit).min(size_bytes));
-        let plan = match &self.form {
-            Form::Tree(layout) => Plan::of_tree(Arc::clone(layout), offset..end),
-            Form::Opaque(digest) => Plan::of_blob(*digest, offset..end),
-        };
-        let (sender, pieces) = mpsc::channel(pieces::READ_AHEAD);
-        let mut reading = JoinSet::new();
-        reading.spawn(pieces::read_all(Arc::clone(&self.store), self.owner, plan, sender));
-        Ok(ArchiveRead { size_bytes: end - offset, pieces, _reading: reading })
+        let plan = self.plan(offset..end);
+        Ok(ArchiveRead { size_bytes: end - offset, reading: self.begin(plan, Encoding::Identity) })
+    }
+
+    /// Reads the whole archive as zstd. Files that the store holds compressed go out as they are; all else is compressed
+    /// on the way, quickly rather than well. Must be called within a Tokio runtime.
+    #[must_use]
+    pub fn read_zstd(&self) -> ZstdRead {
+        ZstdRead { reading: self.begin(self.plan(0..self.size_bytes), Encoding::Zstd) }
+    }
+
+    fn plan(&self, range: Range<u64>) -> Plan {
+        match &self.form {
+            Form::Tree(layout) => Plan::of_tree(Arc::clone(layout), range),
+            Form::Opaque(digest) => Plan::of_blob(*digest, range),
+        }
+    }
+
+    fn begin(&self, plan: Plan, encoding: Encoding) -> Reading {
+        let (sender, pieces) = mpsc::channel(ahead::PIECES);
+        let reader = Reader { store: Arc::clone(&self.store), owner: self.owner, encoding };
+        let mut task = JoinSet::new();
+        task.spawn(reader.read_all(plan, sender));
+        Reading { pieces, task }
     }
 }
 
@@ -133,7 +154,35 @@ impl Stream for ArchiveRead {
     type Item = Result<Bytes, ReadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.pieces.poll_recv(context)
+        self.reading.poll_next(context)
+    }
+}
+
+impl Stream for ZstdRead {
+    type Item = Result<Bytes, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.reading.poll_next(context)
+    }
+}
+
+/// Pieces from the task that reads ahead; it ends with this.
+struct Reading {
+    pieces: mpsc::Receiver<Result<Bytes, ReadError>>,
+    task: JoinSet<()>,
+}
+
+impl Reading {
+    /// The end is the end only if the task came to it by itself.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
+        if let Some(piece) = ready!(self.pieces.poll_recv(context)) {
+            return Poll::Ready(Some(piece));
+        }
+        let ended = ready!(self.task.poll_join_next(context));
+        Poll::Ready(ended.and_then(Result::err).map(|error| {
+            let source = std::io::Error::other(error);
+            Err(StoreError::Io { doing: "reading an archive", source }.into())
+        }))
     }
 }
 
@@ -175,8 +224,9 @@ impl Archives {
             let read = self.store.read(owner, *digest, ByteRange::ALL, Accept::Identity).await?;
             return self.list_opaque(read).await;
         }
-        let directories = Directories::fetch(self.store.as_ref(), owner, root).await?;
-        let (root, limits) = (root.clone(), self.limits.nar());
+        let limits = self.limits.nar();
+        let directories = Directories::fetch(self.store.as_ref(), owner, root, limits).await?;
+        let root = root.clone();
         let list = move || {
             let mut listing = ListingBuilder::new();
             let mut nar = NarLayoutBuilder::new(limits);
@@ -238,11 +288,11 @@ impl Archives {
         Ok(layout)
     }
 
-    /// Fails when one of these blobs is missing.
-    async fn require(&self, owner: OwnerId, blobs: &[Digest]) -> Result<(), ReadError> {
+    /// Fails when one of these blobs is missing; extends the lease of the others.
+    pub(super) async fn require(&self, owner: OwnerId, blobs: &[Digest]) -> Result<(), StoreError> {
         for some in blobs.chunks(ASKED) {
             if let Some(missing) = self.store.find_missing(owner, some).await?.first() {
-                return Err(StoreError::NotFound(*missing).into());
+                return Err(StoreError::NotFound(*missing));
             }
             tokio::task::yield_now().await;
         }

@@ -6,7 +6,7 @@ use std::mem::take;
 use bytes::Bytes;
 use gf_blobstore::{Accept, BlobStore, OwnerId};
 use gf_digest::{Digest, DigestFunction};
-use gf_nix_formats::nar::{NarError, NarEvent, NarName, NarTarget};
+use gf_nix_formats::nar::{NarError, NarEvent, NarLimits, NarName, NarTarget};
 use gf_reapi::WireDigest;
 use gf_reapi::check_directory;
 use gf_reapi::execution::Directory;
@@ -26,9 +26,14 @@ pub(super) struct Directories {
 
 impl Directories {
     /// Reads all directories that a root needs. Fails when one is missing.
-    pub(super) async fn fetch(store: &dyn BlobStore, owner: OwnerId, root: &Root) -> Result<Self, ReadError> {
+    pub(super) async fn fetch(
+        store: &dyn BlobStore,
+        owner: OwnerId,
+        root: &Root,
+        limits: NarLimits,
+    ) -> Result<Self, ReadError> {
         match root {
-            Root::Directory(digest) => Self::fetch_all(store, owner, vec![*digest]).await,
+            Root::Directory(digest) => Self::fetch_all(store, owner, vec![*digest], limits).await,
             Root::File { .. } | Root::Symlink { .. } | Root::Opaque(_) => Ok(Self::default()),
         }
     }
@@ -38,12 +43,18 @@ impl Directories {
         store: &dyn BlobStore,
         owner: OwnerId,
         directory: &Directory,
+        limits: NarLimits,
     ) -> Result<Self, ReadError> {
-        Self::fetch_all(store, owner, children(directory)?).await
+        Self::fetch_all(store, owner, children(directory)?, limits).await
     }
 
-    /// Breadth first, each distinct directory once.
-    async fn fetch_all(store: &dyn BlobStore, owner: OwnerId, mut wanted: Vec<Digest>) -> Result<Self, ReadError> {
+    /// Each distinct directory once, in no order.
+    async fn fetch_all(
+        store: &dyn BlobStore,
+        owner: OwnerId,
+        mut wanted: Vec<Digest>,
+        limits: NarLimits,
+    ) -> Result<Self, ReadError> {
         let mut found = Self::default();
         let mut seen: HashSet<Digest> = wanted.iter().copied().collect();
         while !wanted.is_empty() {
@@ -54,6 +65,10 @@ impl Directories {
                 let children = children(&decode(digest, &bytes)?)?;
                 wanted.extend(children.into_iter().filter(|child| seen.insert(*child)));
                 found.encoded.insert(digest, bytes);
+            }
+            // Each but the root is an entry.
+            if seen.len() as u64 > limits.entries.saturating_add(1) {
+                return Err(NarError::TooManyEntries(limits.entries).into());
             }
             tokio::task::yield_now().await;
         }

@@ -1,7 +1,9 @@
 //! What was taken in comes back.
 
 use bytes::Bytes;
-use gf_blobstore::{BlobStore as _, ByteRange, OwnerId};
+use futures::TryStreamExt as _;
+use gf_blobstore::{BlobStore as _, ByteRange, Encoding, OwnerId};
+use gf_digest::{Digest, DigestFunction};
 use gf_nix_cache::archives::{Ingested, ReadError, Root};
 use gf_nix_formats::ListingBuilder;
 use gf_nix_formats::nar::{NarLimits, NarParser};
@@ -139,7 +141,10 @@ async fn a_hundred_thousand_entries_come_back() {
     let files = |count: usize, seed: usize| {
         let file = |number: usize| {
             let contents = format!("{} {}", seed, number % 20_000);
-            (format!("a-name-of-some-length-{number:06}").into_bytes(), Node::File(contents.into(), number.is_multiple_of(7)))
+            (
+                format!("a-name-of-some-length-{number:06}").into_bytes(),
+                Node::File(contents.into(), number.is_multiple_of(7)),
+            )
         };
         Node::Directory((0..count).map(file).collect())
     };
@@ -171,4 +176,29 @@ async fn what_is_the_same_is_stored_once() {
     // Nobody else sees any of it.
     let theirs = fixture.archives.open(OwnerId(8), &again.root, again.nar_size).await;
     assert!(matches!(theirs, Err(ReadError::Store(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_goes_out_as_zstd() {
+    let fixture = Fixture::new().await;
+    let mut numbers = Numbers::new(5);
+    // One file that the store holds compressed, one that it does not, and both forms of the whole.
+    let text = b"the same words ".repeat(200_000);
+    let digest = Digest::of(DigestFunction::Sha256, &text);
+    let mut upload = fixture.store.upload(OWNER, digest, Encoding::Zstd).await.unwrap();
+    upload.write(zstd::encode_all(&text[..], 3).unwrap().into()).await.unwrap();
+    upload.finish().await.unwrap();
+    let mut roots = Vec::new();
+    for last in [&b"z"[..], b"\xff"] {
+        let file = plain(&text);
+        let tree = directory([(b"a", file), (b"b", plain(&numbers.bytes(700_000))), (last, plain(b"small"))]);
+        let nar = nar(&tree);
+        let ingested = fixture.keep(&nar).await;
+        let frames: Vec<Bytes> = fixture.open(&ingested).await.read_zstd().try_collect().await.unwrap();
+        assert!(frames.iter().all(|piece| !piece.is_empty() && piece.len() <= 1 << 20));
+        assert!(frames.iter().map(Bytes::len).sum::<usize>() < 800_000);
+        assert!(zstd::decode_all(&frames.concat()[..]).unwrap() == nar);
+        roots.push(ingested.root);
+    }
+    assert!(matches!(roots[..], [Root::Directory(_), Root::Opaque(_)]));
 }

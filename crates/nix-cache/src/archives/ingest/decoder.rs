@@ -63,17 +63,15 @@ impl Decoder {
             Compression::Xz => lzma(Stream::new_stream_decoder(LZMA_MEMORY_BYTES, CONCATENATED), source.hashed())?,
             Compression::Lzma => lzma(Stream::new_lzma_decoder(LZMA_MEMORY_BYTES), source.hashed())?,
             Compression::Lzip => lzma(Stream::new_lzip_decoder(LZMA_MEMORY_BYTES, CONCATENATED), source.hashed())?,
-            Compression::Zstd => Format::Zstd(Box::new(
-                zstd_decoder(source.hashed()).map_err(|error| undecodable(compression, error))?,
-            )),
+            Compression::Zstd => {
+                Format::Zstd(Box::new(zstd_decoder(source.hashed()).map_err(|error| undecodable(compression, error))?))
+            }
             Compression::Bzip2 => Format::Bzip2(Box::new(MultiBzDecoder::new(source.hashed()))),
             Compression::Br => Format::Brotli(Box::new(BrotliDecoder::new(source.hashed(), BROTLI_INPUT_BYTES))),
             Compression::Gzip => Format::Gzip(Box::new(MultiGzDecoder::new(source.hashed()))),
-            Compression::Lz4
-            | Compression::Compress
-            | Compression::Grzip
-            | Compression::Lrzip
-            | Compression::Lzop => return Err(IngestError::Unsupported(compression).into()),
+            Compression::Lz4 | Compression::Compress | Compression::Grzip | Compression::Lrzip | Compression::Lzop => {
+                return Err(IngestError::Unsupported(compression).into());
+            }
         };
         Ok(Self { compression, format })
     }

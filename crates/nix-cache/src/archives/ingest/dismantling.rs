@@ -209,7 +209,9 @@ impl Dismantling {
     fn end(&mut self, nar: Digest) -> Result<Root, Halt> {
         match std::mem::replace(&mut self.form, Form::Tree(Tree::default())) {
             // The parser saw a whole archive, so there is a root.
-            Form::Tree(tree) => tree.into_root().ok_or_else(|| IngestError::Scratch(io::Error::other("no root")).into()),
+            Form::Tree(tree) => {
+                tree.into_root().ok_or_else(|| IngestError::Scratch(io::Error::other("no root")).into())
+            }
             Form::Opaque(opaque) => {
                 let spooled = opaque.finish()?;
                 self.add(nar, Gathered::Large(spooled))?;

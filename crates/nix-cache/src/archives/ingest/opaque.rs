@@ -15,6 +15,7 @@ use crate::archives::walk::{Directories, Step, Walk};
 
 /// The archive so far, as bytes.
 pub(super) struct Opaque {
+    limits: NarLimits,
     writer: NarWriter,
     spool: Spool,
     chunks: Vec<Bytes>,
@@ -23,7 +24,7 @@ pub(super) struct Opaque {
 impl Opaque {
     /// Begins an archive that may wait in a file in `scratch`.
     pub(super) fn new(limits: NarLimits, scratch: &Path) -> Self {
-        Self { writer: NarWriter::new(limits), spool: Spool::new(scratch), chunks: Vec::new() }
+        Self { limits, writer: NarWriter::new(limits), spool: Spool::new(scratch), chunks: Vec::new() }
     }
 
     /// Writes the next event. May wait for the disk.
@@ -51,7 +52,7 @@ impl Opaque {
         }
         self.write(&NarEvent::Directory)?;
         let directory = open.decode().map_err(|error| lost(&error))?;
-        let below = Directories::fetch_below(store, owner, &directory).await.map_err(unreadable)?;
+        let below = Directories::fetch_below(store, owner, &directory, self.limits).await.map_err(unreadable)?;
         let mut walk = Walk::inside(directory, &below);
         while let Some(Step { event, file }) = walk.next().map_err(unreadable)? {
             self.write(&event)?;

@@ -11,7 +11,7 @@ use super::{Halt, IngestError};
 
 /// What the task that reads a body hands over.
 pub(super) enum Portion {
-    /// The next bytes, at least one.
+    /// The next bytes.
     Bytes(Vec<Bytes>),
     /// The body is over. Without this, it was given up.
     End,
