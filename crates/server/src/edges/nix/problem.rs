@@ -11,6 +11,7 @@ use gf_blobstore::{ErrorKind, StoreError};
 use gf_nix_cache::archives::{IngestError, ReadError};
 use gf_nix_cache::{CacheError, PublishError};
 use gf_nix_formats::NarInfoError;
+use gf_nix_formats::nar::NarError;
 
 use super::target::TargetError;
 use crate::edges::plain_http::{BodyError, Problem};
@@ -59,7 +60,9 @@ impl From<IngestError> for Problem {
                 Err(error) => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
             },
             IngestError::Unsupported(_) => Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.to_string()),
-            IngestError::TooLarge { .. } | IngestError::TooManyNames { .. } => {
+            IngestError::TooLarge { .. }
+            | IngestError::TooManyNames { .. }
+            | IngestError::Archive(NarError::TooLarge(_)) => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())
             }
             error if error.kind() == ErrorKind::Unavailable => unknown(&error),
