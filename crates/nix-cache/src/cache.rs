@@ -95,10 +95,13 @@ impl Cache {
     }
 }
 
+/// A cache, and when it was read.
+type Known = (Instant, Arc<Cache>);
+
 /// Caches by name, read lately.
 #[derive(Default)]
 pub(crate) struct Registry {
-    known: RwLock<HashMap<Arc<str>, (Instant, Arc<Cache>)>>,
+    known: RwLock<HashMap<Arc<str>, Known>>,
 }
 
 impl Registry {

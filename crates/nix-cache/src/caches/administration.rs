@@ -157,7 +157,7 @@ impl NixCaches {
     /// [`CacheError::NoSuchCache`].
     pub async fn show(&self, grant: &Authorized<NixPull>) -> Result<CacheReport, CacheError> {
         let cache = self.cache(grant).await?;
-        let count = "SELECT CASE waiting WHEN 0 THEN 1 ELSE 0 END AS visible, upstream, COUNT(*) AS paths, \
+        let count = "SELECT CAST(CASE waiting WHEN 0 THEN 1 ELSE 0 END AS BIGINT) AS visible, upstream, COUNT(*) AS paths, \
                      CAST(SUM(nar_size) AS BIGINT) AS bytes FROM nix_paths WHERE cache = $1 GROUP BY 1, 2 ORDER BY 2";
         let pins = "SELECT COUNT(*) AS pins FROM nix_pins WHERE cache = $1";
         let pins = self.shared.database.first(sql(pins).bind(cache.id.0)).await?;

@@ -84,7 +84,9 @@ impl NixCaches {
         paths: &[StorePath],
     ) -> Result<BTreeMap<StorePath, Known>, CacheError> {
         let mut found = BTreeMap::new();
-        for (cache, some) in caches.iter().flat_map(|cache| paths.chunks(MAX_ASKED).map(move |some| (cache, some))) {
+        let questions = caches.iter().flat_map(|cache| paths.chunks(MAX_ASKED).map(move |some| (cache, some)));
+        // As a list: an iterator that borrows for longer than one question makes no future that another trait can ask for.
+        for (cache, some) in questions.collect::<Vec<_>>() {
             let text = format!(
                 "SELECT p.*, a.root FROM nix_paths p LEFT JOIN nix_archives a ON a.owner = $2 AND a.nar_hash = p.nar_hash \
                  WHERE p.cache = $1 AND p.waiting = 0 AND p.hash IN ({})",

@@ -43,9 +43,8 @@ impl NixCaches {
             let now_s = self.shared.time.now_s();
             if now_s >= collected_s + COLLECTION_S {
                 collected_s = now_s;
-                match stopping.run_until_cancelled(self.collect_all()).await {
-                    Some(Err(error)) => tracing::warn!(%error, "what nobody needs could not be collected"),
-                    Some(Ok(())) | None => {}
+                if let Some(Err(error)) = stopping.run_until_cancelled(self.collect_all()).await {
+                    tracing::warn!(%error, "what nobody needs could not be collected");
                 }
             }
         }

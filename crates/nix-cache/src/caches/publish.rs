@@ -306,7 +306,7 @@ fn sign(cache: &Cache, row: &mut PathRow) -> Result<(), PublishError> {
     Ok(())
 }
 
-fn new_row(narinfo: NarInfo, upstream: Option<Origin>) -> PathRow {
+pub(super) fn new_row(narinfo: NarInfo, upstream: Option<Origin>) -> PathRow {
     PathRow {
         path: narinfo.store_path,
         nar_hash: narinfo.nar_hash,
