@@ -1,4 +1,5 @@
-//! The edges through the port, over a store in memory: who may call what, what bad input does, and the HTTP cache.
+//! The edges through the port, over a store in memory: who may call what, what bad input does, the HTTP cache,
+//! and Nix caches.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
 
 mod access;
@@ -6,4 +7,5 @@ mod bad_input;
 mod execution;
 mod grpc;
 mod http_cache;
+mod nix;
 mod server;

@@ -76,22 +76,34 @@ impl Server {
 
     /// Sends one request and reads the answer to its end.
     pub(crate) async fn http(&self, verb: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut head = format!("{verb} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if !headers.iter().any(|(name, _)| *name == "Transfer-Encoding") {
-            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
-        }
-        head.push_str("\r\n");
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        stream.write_all(head.as_bytes()).await.unwrap();
-        // A server that refuses may close before it has read everything.
-        let _refused = stream.write_all(body).await;
-        let mut bytes = Vec::new();
-        let _cut_off = stream.read_to_end(&mut bytes).await;
-        Answer::parse(&bytes)
+        request(self.address, verb, path, headers, body).await
     }
+}
+
+/// Sends one request and reads the answer to its end. A length or an encoding of the body among the headers stands for
+/// the true one.
+pub(crate) async fn request(
+    address: SocketAddr,
+    verb: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let mut head = format!("{verb} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !headers.iter().any(|(name, _)| matches!(*name, "Transfer-Encoding" | "Content-Length")) {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    head.push_str("\r\n");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // A server that refuses may close before it has read everything.
+    let _refused = stream.write_all(body).await;
+    let mut bytes = Vec::new();
+    let _cut_off = stream.read_to_end(&mut bytes).await;
+    Answer::parse(&bytes)
 }
 
 #[derive(Debug)]

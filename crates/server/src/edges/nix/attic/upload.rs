@@ -7,7 +7,8 @@ use std::fmt::Display;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::stream;
-use gf_nix_cache::{Cache, Uploaded, UploadedPath};
+use gf_nix_cache::archives::IngestError;
+use gf_nix_cache::{Cache, PublishError, Uploaded, UploadedPath};
 use gf_nix_formats::{ContentAddress, Hash, NarHash, NarInfo, Signature, Signatures, StorePath, SystemName};
 use gf_tenancy::{NixPush, PermissionName};
 
@@ -34,7 +35,14 @@ pub(super) async fn upload(edge: &NixEdge, headers: &HeaderMap, incoming: &mut I
         Some(bytes) => Ok::<_, BodyError>(Some((bytes, (None, incoming)))),
         None => Ok(incoming.next().await?.map(|bytes| (bytes, (None, incoming)))),
     });
-    let Uploaded { is_deduplicated, .. } = door.caches().upload_path(&grant, path, body).await?;
+    let uploaded = door.caches().upload_path(&grant, path, body).await;
+    let Uploaded { is_deduplicated, .. } = uploaded.map_err(|error| match error {
+        // Its own word is the limit then, not ours.
+        PublishError::Ingest(IngestError::TooLarge { limit_bytes }) if limit_bytes == info.nar_size => {
+            invalid("the archive has more bytes than nar_size says").into()
+        }
+        error => Refusal::from(error),
+    })?;
     // The client looks for an answer when it has sent everything.
     incoming.drain().await?;
     let kind = if is_deduplicated { UploadKind::Deduplicated } else { UploadKind::Uploaded };
