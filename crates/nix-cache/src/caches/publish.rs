@@ -18,7 +18,7 @@ use gf_database::{Transaction, Value, places, sql, work};
 use gf_nix_formats::{Compression, ContentAddress, NarHash, NarInfo, Signatures, StorePath, StorePathHash, SystemName};
 use gf_tenancy::{Authorized, NixPush};
 
-use super::NixCaches;
+use super::{ArchiveFile, NixCaches};
 use crate::archives::Expected;
 use crate::cache::Cache;
 use crate::retention::RECENT_S;
@@ -121,15 +121,28 @@ impl NixCaches {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let cache = self.cache(grant).await?;
-        let is_deduplicated = self.renew_orphan(cache.owner, &path.nar_hash).await?;
+        let mut is_deduplicated = self.renew_orphan(cache.owner, &path.nar_hash).await?;
         if !is_deduplicated {
-            let expected =
-                Expected { nar_hash: Some(path.nar_hash), nar_size: Some(path.nar_size), ..Expected::default() };
-            let ingested = self.shared.archives.ingest(cache.owner, Compression::None, body, expected).await?;
-            self.note_archive(cache.owner, &ingested, None).await?;
+            let file = ArchiveFile { hash: *path.nar_hash.as_bytes(), compression: Compression::None };
+            let _turn = self.shared.uploads.enter((cache.owner, file)).await;
+            // Another may have brought it while this one waited.
+            is_deduplicated = self.renew_orphan(cache.owner, &path.nar_hash).await?;
+            if !is_deduplicated {
+                self.take_in(&cache, &path, body).await?;
+            }
         }
         let publication = self.publish_row(&cache, path.into(), Order::Any).await?;
         Ok(Uploaded { publication, is_deduplicated })
+    }
+
+    async fn take_in<S, E>(&self, cache: &Cache, path: &UploadedPath, body: S) -> Result<(), PublishError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let expected = Expected { nar_hash: Some(path.nar_hash), nar_size: Some(path.nar_size), ..Expected::default() };
+        let ingested = self.shared.archives.ingest(cache.owner, Compression::None, body, expected).await?;
+        Ok(self.note_archive(cache.owner, &ingested, None).await?)
     }
 
     /// Which of these paths are not here, in the order asked, each once. What waits for others is here.

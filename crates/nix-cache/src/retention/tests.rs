@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const NOW_S: u64 = 10_000_000;
+const NOW_S: u64 = 1_000_000_000;
 const DAY_S: u64 = 24 * 60 * 60;
 
 /// Path number `number`, which refers to others and was used and served so many days ago.
@@ -89,7 +89,7 @@ fn what_is_over_the_quota_goes_by_last_use_and_from_the_top() {
 fn what_was_used_a_moment_ago_stays_and_what_never_got_complete_goes() {
     let rules = Rules { retention: Retention::Unused { period_s: 1 }, ..unused(1) };
     let moment = Observed { used_s: NOW_S - RECENT_S + 1, ..path(1, &[], 0, None) };
-    check(&[moment.clone()], &[], rules, &[]);
+    check(std::slice::from_ref(&moment), &[], rules, &[]);
     check(&[Observed { used_s: NOW_S - RECENT_S, ..moment }], &[], rules, &[1]);
     let waiting = |days| Observed { is_visible: false, ..path(1, &[9], days, None) };
     check(&[waiting(6)], &[], rules, &[]);
