@@ -78,7 +78,12 @@ impl<'a> Nix<'a> {
 
     /// Runs a command of Nix to its end, whatever that is.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<Finished> {
-        run_within(self.command(program, arguments), LIMIT)
+        self.run_within(program, arguments, LIMIT)
+    }
+
+    /// The same for what may take longer.
+    pub fn run_within(&self, program: &str, arguments: &[&str], limit: Duration) -> Result<Finished> {
+        run_within(self.command(program, arguments), limit)
     }
 
     /// Runs a command that must succeed, and gives its output without the last new line.

@@ -1,8 +1,10 @@
-//! The demo: a real build through a server that nobody configured, then again out of its cache, then on its workers.
+//! The demo: a real build through a server that nobody configured, then again out of its cache, then on its
+//! workers, and Nix beside it.
 //!
 //! It claims a hit, or a remote run, only where Bazel's own execution log says so, and fails when an action that could
 //! have been one was none.
 
+mod nix;
 mod remote;
 
 use std::{
@@ -51,8 +53,18 @@ pub(crate) fn run(once: bool) -> Result<()> {
             let cached = builds(&mut steps, &server, &workspace, &interrupted)?;
             let bazel = workspace.bazel("remote");
             let remote = remote::run(&mut steps, &binary, &server, data.path(), &place, &bazel)?;
+            let closures = match nix::why_not() {
+                None => Some(nix::run(&mut steps, &binary, &server, data.path(), &place)?),
+                Some(reason) => {
+                    println!("==> {reason}");
+                    None
+                }
+            };
             cached.print();
             remote.print();
+            if let Some(closures) = closures {
+                closures.print();
+            }
         }
         Client::BuiltIn { reason } => {
             println!("    {reason}\n    so the built-in client asks the server the conformance suite");

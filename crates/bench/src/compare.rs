@@ -64,6 +64,12 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
                 let bench = Bench { gf: &gf, folder: folder.path(), rounds: plan.rounds, amount: plan.amount };
                 lines.extend(execution.measure(row, &bench).await);
             }
+            Measure::Nix(nix) => {
+                eprintln!("{} …", row.name);
+                let bench =
+                    crate::nix::Bench { gf: &gf, folder: folder.path(), rounds: plan.rounds, amount: plan.amount };
+                lines.extend(nix.measure(row, &bench).await);
+            }
             _ => {}
         }
     }
@@ -71,7 +77,10 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
 }
 
 fn is_call(row: &Row) -> bool {
-    !matches!(row.measure, Measure::Start(_) | Measure::Index | Measure::Scheduler | Measure::Execution(_))
+    !matches!(
+        row.measure,
+        Measure::Start(_) | Measure::Index | Measure::Scheduler | Measure::Execution(_) | Measure::Nix(_)
+    )
 }
 
 async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Line>> {
@@ -106,7 +115,7 @@ async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Li
                 lines.push(line(row, compared.map(|compared| compared.p99())));
             }
             Measure::Memory => lines.push(line(row, memory(&product))),
-            Measure::Start(_) | Measure::Index | Measure::Scheduler | Measure::Execution(_) => {}
+            Measure::Start(_) | Measure::Index | Measure::Scheduler | Measure::Execution(_) | Measure::Nix(_) => {}
         }
     }
     drop(run);

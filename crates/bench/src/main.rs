@@ -18,6 +18,7 @@ mod floor;
 #[cfg(feature = "index-comparison")]
 mod index;
 mod load;
+mod nix;
 mod process;
 mod report;
 mod rows;

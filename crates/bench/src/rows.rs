@@ -1,6 +1,7 @@
 //! The table: which rows there are, what each must reach, and which of them are asked for.
 
 use crate::execution::Execution;
+use crate::nix::Nix;
 use crate::works::{
     BatchRead, BatchUpdate, ByteStreamRead, ByteStreamWrite, FindMissing, GetActionResult, Mix, UpdateActionResult,
     Work,
@@ -40,6 +41,8 @@ pub(crate) enum Measure {
     Scheduler,
     /// Actions, by servers and workers of the row's own.
     Execution(Execution),
+    /// The Nix cache, by servers of the row's own.
+    Nix(Nix),
 }
 
 /// A row of the table.
@@ -80,6 +83,10 @@ const fn execution(
     execution: Execution,
 ) -> Row {
     Row { name, about, unit, limit, usual: true, measure: Measure::Execution(execution) }
+}
+
+const fn nix(name: &'static str, about: &'static str, unit: &'static str, limit: Limit, nix: Nix) -> Row {
+    Row { name, about, unit, limit, usual: true, measure: Measure::Nix(nix) }
 }
 
 /// All rows, in the order in which they are measured.
@@ -147,6 +154,17 @@ pub(crate) const ROWS: &[Row] = &[
     execution("cpp-workspace", "300 C++ compilations by Bazel, beside its own sandbox", "s", Limit::Times(1.25), {
         Execution::CppWorkspace
     }),
+    nix("nix-narinfo", "100,000 narinfos, 16 clients, beside nginx", "/s", Limit::Share(0.4), Nix::NarInfo),
+    nix("nix-many-files", "an archive of 1 GiB in small files, warm", "MB/s", Limit::AtLeast(500.0), Nix::ManyFiles),
+    nix("nix-one-file", "an archive of 1 GiB in one file, beside nginx", "MB/s", Limit::Share(0.5), Nix::OneFile),
+    nix(
+        "nix-push",
+        "a closure of 1 GiB by gf nix push, beside a core's SHA-256",
+        "MB/s",
+        Limit::Share(0.25),
+        Nix::Push,
+    ),
+    nix("nix-versions", "5 versions of a closure, beside their zstd", "MB", Limit::Times(0.35), Nix::Versions),
     Row {
         name: "start-1m",
         about: "start with 1 million blobs",

@@ -8,9 +8,11 @@ mod cache;
 mod configuration;
 mod folder;
 mod local_store;
+mod memory;
 mod pins;
 mod push;
 mod remote;
+mod upkeep;
 mod watch;
 mod why;
 
@@ -22,6 +24,7 @@ pub(crate) fn run(command: NixCommand) -> Result<(), Failure> {
         NixCommand::Cache { command: CacheCommand::Create(args) } => cache::create(args),
         NixCommand::Cache { command: CacheCommand::List(args) } => cache::list(args),
         NixCommand::Cache { command: CacheCommand::Show(args) } => cache::show(args),
+        NixCommand::Cache { command: CacheCommand::Set(args) } => cache::set(args),
         NixCommand::Cache { command: CacheCommand::Use(args) } => configuration::use_cache(args),
         NixCommand::Push(args) => push::run(args),
         NixCommand::WatchStore(args) => watch::run(args),
@@ -29,6 +32,8 @@ pub(crate) fn run(command: NixCommand) -> Result<(), Failure> {
         NixCommand::Pin { command: PinCommand::List(args) } => pins::list(args),
         NixCommand::Pin { command: PinCommand::Remove(args) } => pins::remove(args),
         NixCommand::Why(args) => why::run(args),
+        NixCommand::Verify(args) => upkeep::verify(args),
+        NixCommand::Gc(args) => upkeep::collect(args),
         NixCommand::Export(args) => folder::export(args),
         NixCommand::Import(args) => folder::import(args),
     }

@@ -45,6 +45,8 @@ pub struct EdgeState {
 /// The bounds that clients meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Whether actions are run here at all; otherwise the server is a cache, and says so.
+    pub executes: bool,
     /// The largest blob that may be uploaded, in bytes; told to clients as `max_cas_blob_size_bytes`.
     pub max_blob_size_bytes: u64,
     /// Uploads that were cut off and wait for their client to come back, over all tenants.
@@ -58,6 +60,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            executes: true,
             max_blob_size_bytes: 16 << 30,
             parked_uploads: 256,
             parked_upload_ttl: Duration::from_secs(300),

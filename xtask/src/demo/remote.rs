@@ -45,13 +45,8 @@ pub(super) fn run(
     place: &Place,
     bazel: &Bazel<'_>,
 ) -> Result<Remote> {
-    let tools = place.on_host(Path::new("/"));
-    let worker = |name: &str| GfWorker::start_with(binary, server, &data.join(name), name, &tools, &WORKER_OPTIONS);
-    let (steady, doomed) = steps.run("start two workers", || {
-        let workers = (worker(STEADY)?, worker(DOOMED)?);
-        wait_for(server, "two workers", |workers| workers.contains_key(STEADY) && workers.contains_key(DOOMED))?;
-        Ok(workers)
-    })?;
+    let worker = |name: &str| start_worker(binary, server, data, place, name);
+    let (steady, doomed) = steps.run("start two workers", || Ok((worker(STEADY)?, worker(DOOMED)?)))?;
     let executor = format!("--remote_executor={}", server.grpc());
     let mut options = vec![executor.as_str()];
     options.extend(OPTIONS);
@@ -85,6 +80,20 @@ impl Remote {
         println!("remote runs  {count} processes on workers, none here: {}", runs.join(", "));
         println!("worker lost  one of two was killed in the middle; {:.0} executions ended well", self.executions);
     }
+}
+
+/// A worker of the demo, attached.
+pub(super) fn start_worker(
+    binary: &Path,
+    server: &GfServer,
+    data: &Path,
+    place: &Place,
+    name: &str,
+) -> Result<GfWorker> {
+    let tools = place.on_host(Path::new("/"));
+    let worker = GfWorker::start_with(binary, server, &data.join(name), name, &tools, &WORKER_OPTIONS)?;
+    wait_for(server, "worker of that name", |workers| workers.contains_key(name))?;
+    Ok(worker)
 }
 
 /// How many actions each worker runs, by its name.

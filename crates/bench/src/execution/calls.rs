@@ -15,7 +15,7 @@ use crate::compare::line;
 use crate::connection::{Connections, Side};
 use crate::data::{Blob, Source};
 use crate::load::{Length, Round, drive, median};
-use crate::process::{Paused, Server};
+use crate::process::Server;
 use crate::report::{Line, Outcome};
 use crate::rows::{Limit, Row};
 
@@ -34,14 +34,13 @@ type Moment = fn(&rex::ExecutedActionMetadata) -> Option<&Timestamp>;
 type Stage = (&'static str, Moment, Moment);
 
 /// One after the other; each begins where the one before it ended.
-const STAGES: [Stage; 7] = [
+const STAGES: [Stage; 6] = [
     ("queue", |of| of.queued_timestamp.as_ref(), |of| of.worker_start_timestamp.as_ref()),
     ("order", |of| of.worker_start_timestamp.as_ref(), |of| of.input_fetch_start_timestamp.as_ref()),
     ("inputs", |of| of.input_fetch_start_timestamp.as_ref(), |of| of.input_fetch_completed_timestamp.as_ref()),
     ("sandbox", |of| of.input_fetch_completed_timestamp.as_ref(), |of| of.execution_start_timestamp.as_ref()),
     ("command", |of| of.execution_start_timestamp.as_ref(), |of| of.execution_completed_timestamp.as_ref()),
     ("outputs", |of| of.execution_completed_timestamp.as_ref(), |of| of.output_upload_completed_timestamp.as_ref()),
-    ("tidying", |of| of.output_upload_completed_timestamp.as_ref(), |of| of.worker_completed_timestamp.as_ref()),
 ];
 
 /// A line for the share of the floor, one for the rate.
@@ -65,19 +64,19 @@ pub(super) async fn throughput(row: &Row, bench: &Bench<'_>) -> Vec<Line> {
 async fn compare(bench: &Bench<'_>) -> anyhow::Result<Outcome> {
     let product = Product::start(bench, "execute-trivial").await?;
     let count = bench.portion(ACTIONS);
-    let at_once = product.fastest_at_once(bench, count.div_ceil(3)).await?;
+    let at_once = Product::fastest_at_once(bench, count.div_ceil(3)).await?;
     product.round(CLIENTS, count.div_ceil(3)).await?;
     let (mut rounds, mut floors, mut in_host_network) = (Vec::new(), Vec::new(), Vec::new());
     for number in 0..bench.rounds {
         // A machine that grows slower or faster while this runs favours neither side.
         if number % 2 == 0 {
-            floors.push(product.floor(bench, count, at_once, Network::Loopback).await?);
+            floors.push(floor(bench, count, at_once, Network::Loopback).await?);
         }
         rounds.push(product.round(CLIENTS, count).await?);
         if number % 2 == 1 {
-            floors.push(product.floor(bench, count, at_once, Network::Loopback).await?);
+            floors.push(floor(bench, count, at_once, Network::Loopback).await?);
         }
-        in_host_network.push(product.floor(bench, count, at_once, Network::Host).await?);
+        in_host_network.push(floor(bench, count, at_once, Network::Host).await?);
     }
     product.server.stop().await?;
     let share = |floors: &[f64]| {
@@ -99,6 +98,12 @@ async fn compare(bench: &Bench<'_>) -> anyhow::Result<Outcome> {
         latency: Some((middle(&rounds, |round| round.p50), middle(&rounds, |round| round.p99))),
         note,
     })
+}
+
+/// Sandboxes a second. The server has nothing to do meanwhile; it is not made to stand still, because it takes a
+/// connection whose peer was not heard for half a minute for dead, and its worker with it.
+async fn floor(bench: &Bench<'_>, count: usize, at_once: usize, network: Network) -> anyhow::Result<f64> {
+    per_second(bench.folder, count, at_once, network).await
 }
 
 /// Half of the calls of one client alone, in milliseconds.
@@ -183,16 +188,10 @@ impl Product {
         Ok(STAGES.iter().zip(&taken).map(stage).collect::<Vec<_>>().join(", "))
     }
 
-    /// Sandboxes a second, while the server stands still.
-    async fn floor(&self, bench: &Bench<'_>, count: usize, at_once: usize, network: Network) -> anyhow::Result<f64> {
-        let _paused = Paused::begin(self.server.pid())?;
-        per_second(bench.folder, count, at_once, network).await
-    }
-
-    async fn fastest_at_once(&self, bench: &Bench<'_>, count: usize) -> anyhow::Result<usize> {
+    async fn fastest_at_once(bench: &Bench<'_>, count: usize) -> anyhow::Result<usize> {
         let mut fastest = (0.0, 1);
         for at_once in AT_ONCE {
-            let speed = self.floor(bench, count, at_once, Network::Loopback).await?;
+            let speed = floor(bench, count, at_once, Network::Loopback).await?;
             if speed > fastest.0 {
                 fastest = (speed, at_once);
             }

@@ -69,6 +69,7 @@ impl Sandboxes {
                 memory_bytes: u64::MAX,
                 processes: bounds.processes,
                 disk_bytes: bounds.disk_bytes,
+                files: bounds.files,
                 log_bytes: bounds.log_bytes,
             },
         })

@@ -24,6 +24,10 @@ pub(crate) enum NixCommand {
     },
     /// Say why a path is here, is missing, or is not substituted; exits 3 when a client would not get it
     Why(WhyPathArgs),
+    /// Read all of a cache, and compare it with its hashes and signatures; exits 3 when something is wrong
+    Verify(CacheArgs),
+    /// Remove what retention and quota say; the server does so by itself every now and then
+    Gc(NixGcArgs),
     /// Write store paths with all that they refer to into a folder, which is a binary cache of its own
     Export(ExportArgs),
     /// Push everything in a folder that is a binary cache
@@ -38,6 +42,8 @@ pub(crate) enum CacheCommand {
     List(ListArgs),
     /// Say how a cache is set up and how much is in it
     Show(CacheArgs),
+    /// Change how a cache is set up
+    Set(SetArgs),
     /// Have Nix on this machine use a cache: adds to nix.conf and netrc, after asking
     Use(UseArgs),
 }
@@ -210,6 +216,56 @@ pub(crate) struct ImportArgs {
     /// The folder
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct NixGcArgs {
+    /// The cache
+    #[arg(value_name = "CACHE", default_value = "main")]
+    pub(crate) cache: String,
+    /// Say what would go, and why, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// Print the same facts for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Change how a cache is set up. What is not named stays as it is.
+#[derive(Debug, ClapArgs)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct SetArgs {
+    /// The cache
+    #[arg(value_name = "CACHE")]
+    pub(crate) cache: String,
+    /// Let everybody read it, or only those with a token that allows it
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) public: Option<bool>,
+    /// Clients ask caches with a lower number first
+    #[arg(long, value_name = "N")]
+    pub(crate) priority: Option<u32>,
+    /// Look there too for what is not here, such as https://cache.nixos.org. May be given more than once
+    #[arg(long = "upstream", value_name = "URL", requires = "upstream_keys", conflicts_with = "no_upstream")]
+    pub(crate) upstreams: Vec<String>,
+    /// A key that what comes from upstreams must be signed with. May be given more than once
+    #[arg(long = "upstream-public-key", value_name = "NAME:KEY")]
+    pub(crate) upstream_keys: Vec<String>,
+    /// Look nowhere else
+    #[arg(long)]
+    pub(crate) no_upstream: bool,
+    /// Keep what was used in this time, such as 90d; 0s keeps everything
+    #[arg(long, value_name = "TIME", value_parser = gf_server::config::parse_duration)]
+    pub(crate) retention: Option<std::time::Duration>,
+    /// Keep what a client was told of for this time, whatever else is set
+    #[arg(long, value_name = "TIME", value_parser = gf_server::config::parse_duration)]
+    pub(crate) grace: Option<std::time::Duration>,
+    /// The most that its archives may take, uncompressed; 0B is no limit
+    #[arg(long, value_name = "SIZE", value_parser = gf_server::config::parse_size)]
+    pub(crate) quota: Option<u64>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }

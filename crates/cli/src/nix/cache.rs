@@ -1,13 +1,13 @@
 //! `gf nix cache create|list|show`.
 
 use gf_server::config::{show_duration, show_size};
-use gf_server::operator::report::{NixCacheReport, NixContentsReport};
+use gf_server::operator::report::{NixCacheChange, NixCacheReport, NixContentsReport, NixUpstreamSetting};
 use hyper::Method;
 use serde_json::json;
 use std::time::Duration;
 
 use super::remote::RemoteCache;
-use crate::args::{CacheArgs, CreateArgs, ListArgs};
+use crate::args::{CacheArgs, CreateArgs, ListArgs, SetArgs};
 use crate::client::{Client, Patience};
 use crate::failure::Failure;
 use crate::output::{Format, plain, print, say};
@@ -50,6 +50,28 @@ pub(super) fn show(args: CacheArgs) -> Result<(), Failure> {
     print(Format::from(args.json), &report, |report| text(report, &url))
 }
 
+pub(super) fn set(args: SetArgs) -> Result<(), Failure> {
+    let cache = RemoteCache::new(args.server, &args.cache)?;
+    let keys = args.upstream_keys;
+    let upstream = |url| NixUpstreamSetting { url, keys: keys.clone() };
+    let upstreams: Vec<NixUpstreamSetting> = args.upstreams.into_iter().map(upstream).collect();
+    let change = NixCacheChange {
+        is_public: args.public,
+        priority: args.priority,
+        upstreams: (args.no_upstream || !upstreams.is_empty()).then_some(upstreams),
+        retention_seconds: args.retention.map(|time| time.as_secs()),
+        quota_bytes: args.quota,
+        grace_seconds: args.grace.map(|time| time.as_secs()),
+    };
+    let body = serde_json::to_vec(&change).map_err(Failure::failed)?;
+    super::block_on(async {
+        let path = format!("/api/v1/nix/caches/{}", cache.name);
+        let report: NixCacheReport = cache.client.ask(Method::PATCH, &path, body.into(), Patience::Short).await?;
+        say(text(&report, &cache.client.url()));
+        Ok(())
+    })
+}
+
 fn text(report: &NixCacheReport, server: &str) -> String {
     let visibility = if report.is_public { "public" } else { "private" };
     let duration = |seconds| show_duration(Duration::from_secs(seconds));
@@ -69,6 +91,9 @@ fn text(report: &NixCacheReport, server: &str) -> String {
             None => "everything, until the quota is reached".to_owned(),
         },
     );
+    for upstream in &report.upstreams {
+        text += &format!("looks in  {}\n", plain(&upstream.url));
+    }
     if let Some(bytes) = report.quota_bytes {
         text += &format!("quota     {}\n", show_size(bytes));
     }
@@ -79,7 +104,7 @@ fn text(report: &NixCacheReport, server: &str) -> String {
         }
         for upstream in upstreams {
             let (url, size) = (plain(&upstream.url), show_size(upstream.nar_bytes));
-            text += &format!("upstream  {url}: {} paths, {size}\n", upstream.paths);
+            text += &format!("from      {url}: {} paths, {size}\n", upstream.paths);
         }
     }
     text.truncate(text.trim_end().len());

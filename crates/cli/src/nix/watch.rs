@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use gf_nix_formats::StorePath;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::local_store;
@@ -28,6 +28,8 @@ const QUIET: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(10);
 /// What one read takes: hundreds of events.
 const BUFFER_BYTES: usize = 64 << 10;
+/// Paths that wait for the batch under way to be pushed; beyond these and the system's own queue it says that it missed some.
+const PATHS_AHEAD: usize = 4096;
 
 pub(super) fn run(args: WatchStoreArgs) -> Result<(), Failure> {
     let cache = Arc::new(RemoteCache::new(args.server, &args.cache)?);
@@ -68,49 +70,57 @@ async fn push_batch(cache: &Arc<RemoteCache>, batch: BTreeSet<StorePath>, jobs: 
     Ok(())
 }
 
-/// The store's folder, being watched.
-struct Store(AsyncFd<OwnedFd>);
+/// The store's folder, being watched by a thread of its own, which ends with the program.
+struct Store(mpsc::Receiver<Result<StorePath, Failure>>);
 
 impl Store {
     fn watch() -> Result<Self, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{STORE} cannot be watched: {error}"));
-        let watcher = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).map_err(|error| failed(&error))?;
-        inotify::add_watch(&watcher, STORE, WatchFlags::DELETE).map_err(|error| failed(&error))?;
-        Ok(Self(AsyncFd::register(watcher).map_err(|error| failed(&error))?))
+        let watcher = inotify::init(CreateFlags::CLOEXEC).map_err(|error| unwatched(&error))?;
+        inotify::add_watch(&watcher, STORE, WatchFlags::DELETE).map_err(|error| unwatched(&error))?;
+        let (sender, paths) = mpsc::channel(PATHS_AHEAD);
+        let listen = std::thread::Builder::new().name("gf-watch".to_owned());
+        listen.spawn(move || hear(&watcher, &sender)).map_err(|error| unwatched(&error))?;
+        Ok(Self(paths))
     }
 
-    /// The next paths that are whole. May be dropped while it waits only when nothing is to be pushed any more.
+    /// The next paths that are whole.
     async fn batch(&mut self) -> Result<BTreeSet<StorePath>, Failure> {
-        let mut batch = BTreeSet::new();
-        while batch.is_empty() {
-            self.read(&mut batch).await?;
-        }
+        let ended = || unwatched(&"the thread that watches has ended");
+        let first = self.0.recv().await.ok_or_else(ended)??;
+        let mut batch = BTreeSet::from([first]);
         let latest = Instant::now() + LONGEST;
         loop {
             let until = latest.min(Instant::now() + QUIET);
-            match timeout_at(until, self.read(&mut batch)).await {
-                Ok(read) => read?,
+            match timeout_at(until, self.0.recv()).await {
+                Ok(path) => drop(batch.insert(path.ok_or_else(ended)??)),
                 Err(_quiet) => return Ok(batch),
             }
         }
     }
+}
 
-    async fn read(&self, batch: &mut BTreeSet<StorePath>) -> Result<(), Failure> {
-        let mut ready = self.0.readable().await.map_err(Failure::failed)?;
-        let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];
-        let mut events = inotify::Reader::new(self.0.get_ref(), &mut buffer);
-        loop {
-            match events.next() {
-                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
-                    say("more was added than could be heard of: push what matters with `gf nix push`");
-                }
-                Ok(event) => batch.extend(event.file_name().and_then(|name| whole_path(name.to_str().ok()?))),
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    ready.clear_ready();
-                    return Ok(());
-                }
-                Err(error) => return Err(Failure::failed(format!("{STORE} cannot be watched: {error}"))),
+fn unwatched(why: &dyn std::fmt::Display) -> Failure {
+    Failure::failed(format!("{STORE} cannot be watched: {why}"))
+}
+
+/// Tells of paths until nobody listens any more.
+fn hear(watcher: &OwnedFd, paths: &mpsc::Sender<Result<StorePath, Failure>>) {
+    let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];
+    let mut events = inotify::Reader::new(watcher, &mut buffer);
+    loop {
+        let told = match events.next() {
+            Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
+                say("more was added than could be heard of: push what matters with `gf nix push`");
+                continue;
             }
+            Ok(event) => event.file_name().and_then(|name| whole_path(name.to_str().ok()?)).map(Ok),
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => Some(Err(unwatched(&error))),
+        };
+        let is_over = told.as_ref().is_some_and(Result::is_err);
+        let is_unheard = told.is_some_and(|told| paths.blocking_send(told).is_err());
+        if is_over || is_unheard {
+            return;
         }
     }
 }

@@ -85,7 +85,10 @@ fn everything_said_is_read() {
     };
     assert_eq!(config.store, store);
     let minute = Duration::from_secs(60);
-    assert_eq!(config.execution, ExecutionSettings { default_timeout: 10 * minute, max_timeout: 120 * minute });
+    assert_eq!(
+        config.execution,
+        ExecutionSettings { enabled: true, default_timeout: 10 * minute, max_timeout: 120 * minute }
+    );
     let property = |(name, value): (&str, &str)| Property { name: name.into(), value: value.into() };
     let worker = WorkerSettings {
         cores: Some(16),
@@ -108,7 +111,7 @@ fn the_worker_inside_can_be_switched_off() {
 fn a_shorter_maximum_holds_for_actions_that_ask_for_no_time() {
     let minute = Duration::from_secs(60);
     let settings = parse("[execution]\nmax_timeout = \"1min\"").unwrap().execution;
-    assert_eq!(settings, ExecutionSettings { default_timeout: minute, max_timeout: minute });
+    assert_eq!(settings, ExecutionSettings { enabled: true, default_timeout: minute, max_timeout: minute });
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! and all of them together are bounded.
 
 mod answer;
+mod api;
 mod archive;
 mod attic;
 mod coding;
@@ -14,6 +15,7 @@ mod document;
 mod door;
 mod problem;
 mod recompress;
+mod sentences;
 mod target;
 
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use axum::http::{HeaderName, HeaderValue, Method as Verb, Response};
 use axum::routing::any;
 use gf_nix_cache::{CacheName, NixCaches};
 use gf_tenancy::{Access, TenantName};
-
+use tokio::sync::Semaphore;
 
 use super::plain_http::{Buffers, Incoming, Problem};
 use crate::metrics::{Call, EdgeMetrics, Method};
@@ -58,15 +60,17 @@ pub struct NixState {
     pub scheme: &'static str,
 }
 
-/// All caches, below `/nix/`. An instance of that name cannot be reached over the HTTP cache beside it.
+/// All caches, below `/nix/`, and what is asked about them below `/api/v1/nix/`. An instance of that name cannot be reached over the HTTP cache beside it.
 pub fn router(state: NixState) -> Router {
-    let edge = NixEdge { state, buffers: Buffers::new(BUFFERED_KIB) };
-    Router::new().route("/nix/{*path}", any(serve)).with_state(Arc::new(edge))
+    let edge = Arc::new(NixEdge { state, buffers: Buffers::new(BUFFERED_KIB), verifying: Semaphore::new(1) });
+    Router::new().route("/nix/{*path}", any(serve)).with_state(Arc::clone(&edge)).merge(api::router(edge))
 }
 
 struct NixEdge {
     state: NixState,
     buffers: Buffers,
+    /// One cache at a time is read as a whole.
+    verifying: Semaphore,
 }
 
 async fn serve(State(edge): State<Arc<NixEdge>>, request: Request) -> Response<Body> {

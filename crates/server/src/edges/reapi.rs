@@ -281,6 +281,9 @@ fn refuse_unknown(request: Request<Body>) -> Response<Body> {
 }
 
 async fn attach(edge: Arc<Edge>, _caller: Caller, messages: Messages) -> Result<grpc::Frames, Status> {
+    if !edge.state.limits.executes {
+        return Err(Status::unimplemented(execution::CACHE_ONLY));
+    }
     workers::attach(&edge.state.operations, messages, edge.state.stopping.clone()).await
 }
 

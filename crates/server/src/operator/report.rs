@@ -10,7 +10,11 @@ pub use execution::{
     OperationReport, OwnWorker, PropertyReport, QueueReport, RunReport, ScarceReport, SituationReport, WorkerReport,
 };
 
-pub use nix::{NixCacheReport, NixContentsReport, NixPinReport, NixPinRequest, NixUpstreamReport};
+pub use nix::{
+    NixCacheChange, NixCacheReport, NixCollectReport, NixCollectRequest, NixContentsReport, NixPathReport,
+    NixPinReport, NixPinRequest, NixRemovalReport, NixUpstreamReport, NixUpstreamSetting, NixVerifyReport,
+    NixVerifyRequest,
+};
 
 /// `GET /api/v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

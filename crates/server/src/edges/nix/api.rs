@@ -13,10 +13,10 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use gf_nix_cache::{
     Cache, CacheName, CacheReport, Collection, Pin, Retention, RetentionChange, SettingsChange, UpstreamReport,
-    UpstreamSettings, Visibility,
+    UpstreamSettings,
 };
 use gf_nix_formats::{PublicKey, StorePath, StorePathHash};
-use gf_tenancy::{NixConfigureCache, NixConfigureRetention, NixPull, NixPush};
+use gf_tenancy::{NixConfigureCache, NixConfigureRetention, NixPull, NixPush, Visibility};
 use serde::de::DeserializeOwned;
 
 use super::NixEdge;

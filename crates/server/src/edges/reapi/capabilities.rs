@@ -52,7 +52,7 @@ pub(super) async fn get(
     };
     Ok(ServerCapabilities {
         cache_capabilities: Some(cache),
-        execution_capabilities: Some(execution),
+        execution_capabilities: edge.state.limits.executes.then_some(execution),
         deprecated_api_version: None,
         low_api_version: Some(version(2, 0)),
         high_api_version: Some(version(2, 13)),

@@ -35,9 +35,16 @@ const MAX_SHOWN_NAME_BYTES: usize = 512;
 /// Files that a client may want within a result, which is remembered for as long as the operation is.
 const MAX_INLINED_FILES: usize = 1000;
 
+/// What a client is told that asks a cache to run something.
+pub(super) const CACHE_ONLY: &str = "this server is a cache and runs no actions: build with --remote_cache instead of \
+                          --remote_executor, or have `execution.enabled` set in its configuration";
+
 /// The stages of one operation, from the first one on.
 pub(super) async fn execute(edge: Arc<Edge>, caller: Caller, request: ExecuteRequest) -> Result<grpc::Frames, Status> {
     let grant = edge.authorize::<Execute>(&caller, &request.instance_name)?;
+    if !edge.state.limits.executes {
+        return Err(Status::unimplemented(CACHE_ONLY));
+    }
     let function = digest_function(request.digest_function).map_err(IntoStatus::into_status)?;
     let action = request.action_digest.ok_or_else(|| Status::invalid_argument("action_digest is not set"))?;
     let action = action.to_digest(function).map_err(IntoStatus::into_status)?;
