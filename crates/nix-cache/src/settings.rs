@@ -20,7 +20,7 @@ pub enum Retention {
 /// Another cache, whose paths this one serves as its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamSettings {
-    /// Where it is: `https://cache.nixos.org`. `http` and `https` only.
+    /// Where it is: `https://cache.example`. `http` and `https` only.
     pub url: String,
     /// A path of it is taken when one of these keys signed it, or when its content names it.
     pub keys: Vec<PublicKey>,
