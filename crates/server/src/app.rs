@@ -17,6 +17,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use gf_blobstore::{BlobStore, DiskBlobStore, OpenError, StoreConfig, StoreError};
 use gf_execution::{ActionCache, Operations, OperationsConfig, Timeouts};
+use gf_nix_cache::NixCaches;
 use gf_tenancy::{Access, AccessConfigError};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -30,6 +31,7 @@ use crate::health::{self, Readiness};
 use crate::listen::{Connections, Drained, Listener, TlsError};
 use crate::metrics::{self, EdgeMetrics};
 use crate::nix_caches::{self, NixStartError};
+use crate::nix_closures::NixClosures;
 use crate::operator::report::OwnWorker;
 use crate::operator::{self, Operator};
 
@@ -136,7 +138,7 @@ impl App {
         let tended = caches.clone();
         background.run_to_its_end(|stopping| async move { tended.tend_until(stopping).await });
         let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));
-        let operations = start_operations(&blobs, &access, &settings, execution);
+        let operations = start_operations(&blobs, &access, &settings, &caches, execution);
         let own_worker = Condition::default();
         let operator = Operator {
             access: Arc::clone(&access),
@@ -232,11 +234,13 @@ fn start_operations(
     blobs: &Arc<dyn BlobStore>,
     access: &Arc<Access>,
     store: &StoreSettings,
+    caches: &NixCaches,
     settings: ExecutionSettings,
 ) -> Operations {
     let timeouts = Timeouts { default: settings.default_timeout, max: settings.max_timeout };
     let config = OperationsConfig { timeouts, lease: store.lease, ..OperationsConfig::default() };
-    Operations::start(Arc::clone(blobs), ActionCache::new(Arc::clone(blobs)), Arc::clone(access), config)
+    let (action_cache, closures) = (ActionCache::new(Arc::clone(blobs)), Arc::new(NixClosures(caches.clone())));
+    Operations::start_with_closures(Arc::clone(blobs), action_cache, Arc::clone(access), closures, config)
 }
 
 /// Without a worker of its own a server still serves the cache, and other workers.

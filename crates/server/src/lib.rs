@@ -11,6 +11,7 @@ mod health;
 pub mod listen;
 pub mod metrics;
 mod nix_caches;
+mod nix_closures;
 pub mod operator;
 pub mod telemetry;
 
