@@ -71,7 +71,12 @@ impl<'a> Nix<'a> {
             ("NIX_REMOTE", ""),
         ];
         let mut command = self.place.command(&self.folder, &environment, "unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER]).arg(&self.folder);
+        let propagation = match self.place {
+            Place::Host(_) => "private",
+            // The root of a chroot is no mount, so nothing can be said of it; its session keeps its mounts already.
+            Place::Chroot(_) => "unchanged",
+        };
+        command.args(["--mount", "--propagation", propagation, "sh", "-c", ENTER]).arg(&self.folder);
         command.arg(program).args(arguments);
         command
     }
