@@ -10,6 +10,7 @@ use gf_digest::{Digest, Hasher};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use super::core::Core;
 use super::large::LargeWriter;
 use super::zstandard::{DecodeError, StreamDecoder};
 
@@ -23,7 +24,7 @@ pub(crate) fn decoders() -> Arc<Semaphore> {
 
 /// An upload that is being decoded into a file.
 pub(crate) struct Decoding {
-    decoders: Arc<Semaphore>,
+    core: Arc<Core>,
     /// Away during a step, and for good if that was given up.
     decoder: Option<Box<StreamDecoder<Hashed>>>,
 }
@@ -32,6 +33,8 @@ pub(crate) struct Decoding {
 pub(crate) struct Hashed {
     pub hasher: Hasher,
     pub writer: LargeWriter,
+    /// Goes last: the folder is ours until the file of an upload that was given up has left it.
+    _core: Arc<Core>,
 }
 
 impl Write for Hashed {
@@ -47,10 +50,10 @@ impl Write for Hashed {
 }
 
 impl Decoding {
-    pub(crate) fn new(digest: &Digest, writer: LargeWriter, decoders: Arc<Semaphore>) -> io::Result<Self> {
-        let sink = Hashed { hasher: Hasher::new(digest.function()), writer };
+    pub(crate) fn new(core: &Arc<Core>, digest: &Digest, writer: LargeWriter) -> io::Result<Self> {
+        let sink = Hashed { hasher: Hasher::new(digest.function()), writer, _core: Arc::clone(core) };
         let decoder = StreamDecoder::new(sink, digest.size_bytes())?;
-        Ok(Self { decoders, decoder: Some(Box::new(decoder)) })
+        Ok(Self { core: Arc::clone(core), decoder: Some(Box::new(decoder)) })
     }
 
     /// Takes the next compressed bytes. Who gives up waiting for it has given up the upload.
@@ -64,7 +67,7 @@ impl Decoding {
     }
 
     async fn step(&mut self, bytes: Bytes) -> Result<usize, DecodeError> {
-        let permit = Arc::clone(&self.decoders).acquire_owned().await.map_err(io::Error::other)?;
+        let permit = Arc::clone(&self.core.decoders).acquire_owned().await.map_err(io::Error::other)?;
         let mut decoder = self.decoder.take().ok_or_else(given_up)?;
         let step = spawn_blocking(move || {
             let _permit = permit;

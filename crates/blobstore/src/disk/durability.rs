@@ -74,8 +74,12 @@ impl Core {
         let noted = self.note_distrust();
         let again = self.write_suspects_again();
         let copies = self.sync_sound();
-        sound.and(noted).and(again).and(copies)?;
-        if self.has_suspects() { Err(not_durable()) } else { Ok(()) }
+        if self.has_suspects() {
+            // The disk that fails may have failed to keep the note, too.
+            self.note_distrust()?;
+            return Err(not_durable());
+        }
+        sound.and(noted).and(again).and(copies)
     }
 
     /// As [`Self::sync`], for all but what the disk may have failed to keep. Goes on past errors.

@@ -24,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long to leave a full store alone in which nothing may go.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
 
+/// How often it is said that the disk fails.
+const SAY_AGAIN_AFTER: Duration = Duration::from_secs(30);
+
 pub(crate) struct Maintenance {
     signal: Arc<Signal>,
     threads: Vec<JoinHandle<()>>,
@@ -87,6 +90,7 @@ impl Maintenance {
 fn keep_durable(core: &Core, signal: &Signal) {
     let mut last_checkpoint = Instant::now();
     let mut last_end = core.segments.end();
+    let mut said = None;
     // Shorter than the window: a write that just missed one sync waits for the next, which itself takes time.
     while !signal.wait(core.config.sync_window / 2) {
         // A store that only serves makes its promises durable too.
@@ -99,8 +103,14 @@ fn keep_durable(core: &Core, signal: &Signal) {
         } else {
             core.sync()
         };
-        if let Err(error) = result {
-            tracing::error!(%error, "what was written could not be made durable; trying again");
+        match result {
+            Ok(()) => said = None,
+            // Not in each window: a disk that fails goes on failing.
+            Err(error) if said.is_none_or(|said: Instant| said.elapsed() >= SAY_AGAIN_AFTER) => {
+                tracing::error!(%error, "what was written could not be made durable; trying again");
+                said = Some(Instant::now());
+            }
+            Err(_) => {}
         }
     }
 }

@@ -279,6 +279,7 @@ async fn open_core(
     let epoch = before.epoch.wrapping_add(1).max(1);
     let boot_id = layer.boot_id();
     let lost_power = !folder.is_fresh && !before.is_clean && (boot_id.is_empty() || before.boot_id != boot_id);
+    let may_be_same_boot = before.boot_id == boot_id;
     let (key, is_fresh) = (folder.key, folder.is_fresh);
     let segment_bytes = (config.capacity_bytes / 64).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1);
     let first_sequence = u64::from(epoch) << 40;
@@ -339,7 +340,7 @@ async fn open_core(
         core.index.discard_grown()?;
         let report = core.recover_tail(&before).await?;
         tracing::warn!(?report, "the machine or its disk failed; what did not reach the disk is absent");
-        if !lost_power {
+        if is_distrusted && may_be_same_boot {
             // What was read may be in memory alone.
             core.suspect_since(&before)?;
         }

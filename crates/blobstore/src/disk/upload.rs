@@ -35,7 +35,7 @@ pub(crate) struct DiskUpload {
     received_bytes: u64,
     reservation: Reservation,
     sink: Sink,
-    /// Set by the first error, and while bytes are taken: what was hashed and what was written may differ from then on.
+    /// Set by the first error: what was hashed and what was written may differ from then on.
     void: bool,
 }
 
@@ -52,12 +52,12 @@ enum FileSink {
 }
 
 impl FileSink {
-    fn new(core: &Core, digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
+    fn new(core: &Arc<Core>, digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
         let writer = core.large.create(encoding, digest.size_bytes()).map_err(failed("creating a file"))?;
         Ok(match encoding {
             Encoding::Identity => Self::Identity(writer, Hashing::new(digest.function())),
             Encoding::Zstd => {
-                let decoding = Decoding::new(digest, writer, Arc::clone(&core.decoders));
+                let decoding = Decoding::new(core, digest, writer);
                 Self::Zstd(decoding.map_err(failed("starting a decoder"))?)
             }
         })
@@ -83,7 +83,7 @@ impl FileSink {
                 Ok((writer, actual))
             }
             Self::Zstd(decoding) => {
-                let Hashed { hasher, writer } = decoding.finish().map_err(|error| undecodable(error, digest))?;
+                let Hashed { hasher, writer, .. } = decoding.finish().map_err(|error| undecodable(error, digest))?;
                 Ok((writer, hasher.finish()))
             }
         }
@@ -211,8 +211,6 @@ impl Upload for DiskUpload {
         if self.void {
             return Err(StoreError::SizeMismatch { digest: self.digest, received_bytes: self.received_bytes });
         }
-        // Who gives up waiting gives up the upload: some of the bytes may have been taken.
-        self.void = true;
         let result = self.take(&bytes).await;
         self.void = result.is_err();
         result
