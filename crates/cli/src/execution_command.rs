@@ -54,6 +54,12 @@ fn show_workers(report: &ExecutionReport) -> String {
             text += &format!("\n{} for {} on {name}: {what}", run.stage, show_age(run.lasts_seconds));
         }
     }
+    for worker in &report.workers {
+        let name = plain(&worker.name);
+        for limitation in &worker.limitations {
+            text += &format!("\n{name} is limited: {}", plain(limitation));
+        }
+    }
     text + &left_out(report.workers_left_out, "workers")
 }
 
@@ -165,10 +171,17 @@ mod tests {
             memory_bytes: 16 << 30,
             free_memory_bytes: 15 << 30,
             running: vec![run],
+            limitations: vec!["no overlays".to_owned()],
             ..WorkerReport::default()
         };
         let idle = WorkerReport { name: "small".to_owned(), milli_cores: 1000, free_milli_cores: 1000, ..busy.clone() };
-        let idle = WorkerReport { running: Vec::new(), draining: true, properties: Vec::new(), ..idle };
+        let idle = WorkerReport {
+            running: Vec::new(),
+            draining: true,
+            properties: Vec::new(),
+            limitations: Vec::new(),
+            ..idle
+        };
         let report = ExecutionReport { workers: vec![busy, idle], workers_left_out: 2, ..ExecutionReport::default() };
         assert_eq!(
             show_workers(&report),
@@ -176,6 +189,7 @@ mod tests {
              big\\u{7}  1.5/8  1.0 GiB/16.0 GiB  1        ready     os=linux pool=gpu\n\
              small     0/1    1.0 GiB/16.0 GiB  0        draining\n\
              running for 2 min on big\\u{7}: operations/1\n\
+             big\\u{7} is limited: no overlays\n\
              2 more workers are not shown"
         );
         let none = ExecutionReport { own_worker: OwnWorker::Off, ..ExecutionReport::default() };

@@ -65,7 +65,7 @@ impl Play {
         for id in 0..WORKERS {
             let name = format!("worker-{id}").into();
             let capacity = Resources { milli_cores: 8000, memory_bytes: 32 << 30 };
-            let offer = Offer { name, properties: vec![linux()], capacity };
+            let offer = Offer { name, properties: vec![linux()], capacity, limitations: Arc::default() };
             play.apply(Event::WorkerJoined { worker: WorkerId(id), offer });
         }
         while play.scheduler.queued() < usize::try_from(QUEUED)? {

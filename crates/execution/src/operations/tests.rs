@@ -95,7 +95,9 @@ impl Setting {
 
     fn worker(&self) -> Attachment {
         let capacity = Resources { milli_cores: 2000, memory_bytes: 4 << 30 };
-        self.operations.attach(Offer { name: "worker".into(), properties: Vec::new(), capacity }).unwrap()
+        self.operations
+            .attach(Offer { name: "worker".into(), properties: Vec::new(), capacity, limitations: Arc::default() })
+            .unwrap()
     }
 }
 

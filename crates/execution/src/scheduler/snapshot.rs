@@ -43,6 +43,8 @@ pub struct WorkerState {
     pub name: Arc<str>,
     /// What actions may ask for, in order.
     pub properties: Arc<[Property]>,
+    /// What its sandbox lacks there, in sentences.
+    pub limitations: Arc<[String]>,
     /// When idle.
     pub capacity: Resources,
     /// Now.
@@ -151,6 +153,7 @@ impl Scheduler {
             id,
             name: worker.name.clone(),
             properties: self.fleet.class(worker.class)?.properties.clone(),
+            limitations: worker.limitations.clone(),
             capacity: worker.capacity,
             free: worker.free,
             running: running.collect(),

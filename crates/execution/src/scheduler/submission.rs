@@ -129,4 +129,6 @@ pub struct Offer {
     pub properties: Vec<Property>,
     /// All that it has, when idle.
     pub capacity: Resources,
+    /// What its sandbox lacks there, in sentences for the operator. Nothing is decided by it.
+    pub limitations: Arc<[String]>,
 }

@@ -101,7 +101,12 @@ impl Play {
     fn worker(&mut self, id: u64, size: u32, extra: &[(&str, &str)]) -> (WorkerId, Vec<Effect>) {
         let mut has = vec![("OSFamily", "linux")];
         has.extend(extra);
-        let offer = Offer { name: format!("worker-{id}").into(), properties: properties(&has), capacity: cores(size) };
+        let offer = Offer {
+            name: format!("worker-{id}").into(),
+            properties: properties(&has),
+            capacity: cores(size),
+            limitations: Arc::default(),
+        };
         let effects = self.happen(Event::WorkerJoined { worker: WorkerId(id), offer });
         (WorkerId(id), effects)
     }

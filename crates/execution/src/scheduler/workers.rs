@@ -38,6 +38,7 @@ pub(super) struct ClassId(u64);
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) name: Arc<str>,
+    pub(super) limitations: Arc<[String]>,
     pub(super) class: ClassId,
     pub(super) capacity: Resources,
     pub(super) free: Resources,
@@ -212,7 +213,7 @@ pub(super) struct Joined {
 
 impl Fleet {
     pub(super) fn join(&mut self, id: WorkerId, offer: Offer, now: Now) -> Joined {
-        let mut properties = offer.properties;
+        let Offer { name, mut properties, capacity, limitations } = offer;
         properties.sort();
         properties.dedup();
         let properties: Arc<[Property]> = properties.into();
@@ -226,9 +227,10 @@ impl Fleet {
         let departed = self.arrive(class);
         if let Some(class) = self.classes.get_mut(&class) {
             class.members.insert(id);
-            class.sizes.entry(offer.capacity).or_default().live += 1;
+            class.sizes.entry(capacity).or_default().live += 1;
         }
-        self.workers.insert(id, Worker::new(offer.name, class, offer.capacity, now));
+        let worker = Worker { limitations, ..Worker::new(name, class, capacity, now) };
+        self.workers.insert(id, worker);
         self.reopen(id);
         Joined { class, is_new_class: known.is_none(), departed }
     }
@@ -386,6 +388,7 @@ impl Worker {
     fn new(name: Arc<str>, class: ClassId, capacity: Resources, now: Now) -> Self {
         Self {
             name,
+            limitations: Arc::default(),
             class,
             capacity,
             free: capacity,

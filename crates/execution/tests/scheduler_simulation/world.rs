@@ -346,7 +346,8 @@ impl World {
             _ => [2000, 8000, 16_000][usize::try_from(self.dice.below(3)).expect("small")],
         };
         let capacity = Resources { milli_cores, memory_bytes: 16 << 30 };
-        let offer = Offer { name: format!("worker-{worker}").into(), properties, capacity };
+        let offer =
+            Offer { name: format!("worker-{worker}").into(), properties, capacity, limitations: Arc::default() };
         let working = Working { offer: offer.clone(), free: capacity, runs: BTreeMap::new(), draining: false };
         self.model.workers.insert(worker, working);
         self.happen(Event::WorkerJoined { worker, offer });

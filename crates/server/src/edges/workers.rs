@@ -58,11 +58,11 @@ pub(super) async fn attach(
     stopping: CancellationToken,
 ) -> Result<grpc::Frames, Status> {
     let hello = hello(&mut messages, &stopping).await?;
-    let (offer, limitations) = offer(hello)?;
-    let name = offer.name.clone();
+    let offer = offer(hello)?;
+    let (name, limitations) = (offer.name.clone(), offer.limitations.clone());
     let attachment = operations.attach(offer).map_err(|error| Status::unavailable(error.to_string()))?;
     tracing::info!(worker = &*name, id = %attachment.id(), "a worker came");
-    for limitation in limitations {
+    for limitation in &*limitations {
         tracing::warn!(worker = &*name, limitation, "a worker is limited");
     }
     let welcome = worker::Welcome {

@@ -234,7 +234,8 @@ mod tests {
         let store = StoreStats { capacity_bytes: 1000, leased_bytes: 400, evicted: 3, scrub, ..StoreStats::default() };
         let operations = operations();
         let capacity = Resources { milli_cores: 2500, memory_bytes: 1 << 30 };
-        let offer = Offer { name: "worker".into(), properties: Vec::new(), capacity };
+        let limitations = Arc::default();
+        let offer = Offer { name: "worker".into(), properties: Vec::new(), capacity, limitations };
         let _worker = operations.attach(offer).unwrap();
         let text = encode(&edges, store, operations).unwrap();
         for line in [

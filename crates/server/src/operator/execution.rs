@@ -145,6 +145,7 @@ fn worker_report(worker: &WorkerState, run: impl Fn(&RunningState) -> RunReport)
         memory_bytes: worker.capacity.memory_bytes,
         free_memory_bytes: worker.free.memory_bytes,
         running: worker.running.iter().map(run).collect(),
+        limitations: worker.limitations.to_vec(),
         draining: worker.draining,
         rests_for_seconds: worker.rests.as_ref().map(Duration::as_secs),
         kept_free: worker.kept_free_for.is_some(),

@@ -47,7 +47,9 @@ impl Setting {
     fn worker_that_shows_store_paths(&self) -> Attachment {
         let capacity = Resources { milli_cores: 2000, memory_bytes: 4 << 30 };
         let property = Property { name: "nix-closure".into(), value: "supported".into() };
-        self.operations.attach(Offer { name: "shows".into(), properties: vec![property], capacity }).unwrap()
+        self.operations
+            .attach(Offer { name: "shows".into(), properties: vec![property], capacity, limitations: Arc::default() })
+            .unwrap()
     }
 }
 

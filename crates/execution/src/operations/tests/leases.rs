@@ -169,8 +169,8 @@ impl Waiting {
         let config = OperationsConfig { lease: LEASE, timeouts, ..OperationsConfig::default() };
         let setting = Setting::on(store, Arc::new(touched), Arc::new(NoCaches), config);
         let capacity = Resources { milli_cores: 1000, memory_bytes: 1 << 30 };
-        let mut worker =
-            setting.operations.attach(Offer { name: "small".into(), properties: Vec::new(), capacity }).unwrap();
+        let offer = Offer { name: "small".into(), properties: Vec::new(), capacity, limitations: Arc::default() };
+        let mut worker = setting.operations.attach(offer).unwrap();
         let mut needed = HashSet::new();
         let mut watches = Vec::new();
         for n in 0..=QUEUED {

@@ -35,7 +35,7 @@ pub(in crate::edges) const LISTS: Lists = {
 };
 
 /// What a worker has, and in sentences what it cannot do.
-pub(super) fn offer(hello: worker::Hello) -> Result<(Offer, Vec<String>), Status> {
+pub(super) fn offer(hello: worker::Hello) -> Result<Offer, Status> {
     let refused = |reason: String| Err(Status::invalid_argument(reason));
     let worker::Hello { name, properties, capacity, limitations } = hello;
     if name.len() > MAX_NAME_BYTES || !is_printable(&name) {
@@ -56,12 +56,12 @@ pub(super) fn offer(hello: worker::Hello) -> Result<(Offer, Vec<String>), Status
         return refused(format!("a worker has some cores, and at most {}", MAX_MILLI_CORES / 1000));
     }
     let property = |property: worker::Property| Property { name: property.name.into(), value: property.value.into() };
-    let offer = Offer {
+    Ok(Offer {
         name: name.into(),
         properties: properties.into_iter().map(property).collect(),
         capacity: Resources { milli_cores, memory_bytes },
-    };
-    Ok((offer, limitations.into_iter().take(MAX_LIMITATIONS).map(cut).collect()))
+        limitations: limitations.into_iter().take(MAX_LIMITATIONS).map(cut).collect(),
+    })
 }
 
 /// Names are shown on terminals.
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_worker_that_offers_what_cannot_be_is_refused() {
-        assert_eq!(offer(hello()).unwrap().0.capacity, Resources { milli_cores: 2000, memory_bytes: 1 << 30 });
+        assert_eq!(offer(hello()).unwrap().capacity, Resources { milli_cores: 2000, memory_bytes: 1 << 30 });
         let cores = |milli_cores| Some(worker::Resources { milli_cores, memory_bytes: 1 });
         let refused = [
             Hello { name: "n".repeat(257), ..hello() },
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn what_is_said_for_people_is_cut() {
         let limitations = vec!["ä".repeat(3001); 100];
-        let (_, limitations) = offer(Hello { limitations, ..hello() }).unwrap();
+        let Offer { limitations, .. } = offer(Hello { limitations, ..hello() }).unwrap();
         assert_eq!((limitations.len(), limitations[0].as_str()), (MAX_LIMITATIONS, "ä".repeat(2048).as_str()));
         let failed = Finished {
             verdict: finished::Verdict::WorkerFailed.into(),

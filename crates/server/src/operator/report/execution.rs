@@ -110,6 +110,9 @@ pub struct WorkerReport {
     pub free_memory_bytes: u64,
     /// What it runs, oldest first.
     pub running: Vec<RunReport>,
+    /// What its sandbox lacks there and what to do about it, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limitations: Vec<String>,
     /// Whether it takes nothing more and leaves when what it runs is over.
     pub draining: bool,
     /// It failed too often, and gets nothing for so long; absent when it did not.
