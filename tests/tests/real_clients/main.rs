@@ -14,6 +14,7 @@ mod persistent;
 mod readme;
 mod remote_execution;
 mod secured;
+mod store_paths;
 
 use std::time::Duration;
 

@@ -1,0 +1,1 @@
+const char *compiler_of_half(void);
