@@ -25,6 +25,7 @@ use std::sync::Arc;
 use gf_blobstore::BlobStore;
 use tokio::sync::Semaphore;
 
+use ingest::SpoolMemory;
 use layout::Layouts;
 
 pub use ingest::{Expected, IngestError, Ingested};
@@ -38,6 +39,7 @@ pub struct Archives {
     scratch: PathBuf,
     limits: ArchiveLimits,
     layouts: Layouts,
+    spool_memory: SpoolMemory,
     ingests: Arc<Semaphore>,
 }
 
@@ -48,6 +50,7 @@ impl Archives {
     pub fn new(store: Arc<dyn BlobStore>, scratch: PathBuf, limits: ArchiveLimits) -> Self {
         let layouts = Layouts::new(limits.layout_cache_bytes);
         let ingests = Arc::new(Semaphore::new(limits.concurrent_ingests.max(1)));
-        Self { store, scratch, limits, layouts, ingests }
+        let spool_memory = SpoolMemory::new(limits.spool_bytes);
+        Self { store, scratch, limits, layouts, spool_memory, ingests }
     }
 }

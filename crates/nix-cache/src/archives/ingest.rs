@@ -29,6 +29,8 @@ use super::{ArchiveLimits, Archives, Root, blob_list};
 use decoder::Decoder;
 use dismantling::{Destination, Dismantled, Dismantling};
 use source::{Portion, Source};
+use spool::Room;
+pub(super) use spool::SpoolMemory;
 use storing::{store_all, store_one};
 
 /// What an archive was announced to be. What is `None` is not checked.
@@ -153,7 +155,7 @@ impl Archives {
         let to = Destination {
             store: Arc::clone(&self.store),
             owner,
-            scratch: self.scratch.clone(),
+            room: Room { memory: self.spool_memory.clone(), folder: self.scratch.clone() },
             jobs,
             runtime: Handle::current(),
         };

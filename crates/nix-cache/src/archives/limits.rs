@@ -14,13 +14,15 @@ pub struct ArchiveLimits {
     pub framing_bytes: u64,
     /// Archives that are taken in at the same time; further ones wait for their turn before a byte of them is read.
     pub concurrent_ingests: usize,
+    /// What large files that are arriving may take of memory, all together, in bytes; the rest waits on the disk.
+    pub spool_bytes: usize,
     /// What the layouts of archives that were read lately may take of memory, in bytes.
     pub layout_cache_bytes: usize,
 }
 
 impl Default for ArchiveLimits {
-    /// 64 GiB, a million entries, 1024 deep, 256 MiB of names, 64 at once, 64 MiB of layouts: beyond every store path
-    /// seen so far.
+    /// 64 GiB, a million entries, 1024 deep, 256 MiB of names, 64 at once with 256 MiB of large files, 64 MiB of
+    /// layouts: beyond every store path seen so far.
     fn default() -> Self {
         Self {
             size_bytes: 64 << 30,
@@ -28,6 +30,7 @@ impl Default for ArchiveLimits {
             depth: 1024,
             framing_bytes: 256 << 20,
             concurrent_ingests: 64,
+            spool_bytes: 256 << 20,
             layout_cache_bytes: 64 << 20,
         }
     }

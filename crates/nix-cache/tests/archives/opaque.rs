@@ -2,7 +2,7 @@
 
 use gf_blobstore::ByteRange;
 use gf_digest::{Digest, DigestFunction};
-use gf_nix_cache::archives::Root;
+use gf_nix_cache::archives::{ArchiveLimits, Root};
 use gf_nix_formats::Compression;
 
 use crate::fixture::{Fixture, OWNER, part, read};
@@ -12,7 +12,9 @@ use crate::generated::{Node, Numbers, directory, nar, plain};
 const ODD: &[u8] = include_bytes!("../../../nix-formats/tests/golden/nar/odd.nar");
 
 async fn check_opaque(nar: &[u8]) {
-    let fixture = Fixture::new().await;
+    // Little memory: what is large waits on the disk.
+    let limits = ArchiveLimits { spool_bytes: 24 << 20, ..ArchiveLimits::default() };
+    let fixture = Fixture::with(limits).await;
     let ingested = fixture.keep(nar).await;
     let whole = Digest::of(DigestFunction::Sha256, nar);
     assert_eq!(ingested.root, Root::Opaque(whole));

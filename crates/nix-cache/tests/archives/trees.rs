@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use gf_blobstore::{BlobStore as _, ByteRange, Encoding, OwnerId};
 use gf_digest::{Digest, DigestFunction};
-use gf_nix_cache::archives::{Ingested, ReadError, Root};
+use gf_nix_cache::archives::{ArchiveLimits, Ingested, ReadError, Root};
 use gf_nix_formats::ListingBuilder;
 use gf_nix_formats::nar::{NarLimits, NarParser};
 
@@ -95,7 +95,9 @@ async fn every_root_is_told_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_files_come_back_through_memory_and_through_the_scratch_folder() {
-    let fixture = Fixture::new().await;
+    // A large file may take 6 MiB of memory, then it waits on the disk.
+    let limits = ArchiveLimits { spool_bytes: 24 << 20, ..ArchiveLimits::default() };
+    let fixture = Fixture::with(limits).await;
     let mut numbers = Numbers::new(1);
     // One that is nearly small, one for memory, one for a file, one that occurs twice.
     let sizes = [1 << 20, (1 << 20) + 1, 5_000_000, 9_000_001];

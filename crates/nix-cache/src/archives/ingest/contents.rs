@@ -1,12 +1,11 @@
 //! The contents of the file that is being read.
 
 use std::io;
-use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use gf_digest::{Digest, DigestFunction, Hasher};
 
-use super::spool::{Spool, Spooled};
+use super::spool::{Room, Spool, Spooled};
 
 /// Files up to this size are written to the store in batches, larger ones as uploads of their own.
 pub(super) const SMALL_BYTES: u64 = 1 << 20;
@@ -28,12 +27,12 @@ pub(super) enum Gathered {
 }
 
 impl Contents {
-    /// Begins a file of `size_bytes`; a large one may wait in a file in `scratch`.
-    pub(super) fn new(size_bytes: u64, scratch: &Path) -> Self {
+    /// Begins a file of `size_bytes`; a large one waits in `room`.
+    pub(super) fn new(size_bytes: u64, room: &Room) -> Self {
         if size_bytes <= SMALL_BYTES {
             Self::Small(Vec::new())
         } else {
-            Self::Large(Box::new((Hasher::new(DigestFunction::Sha256), Spool::new(scratch))))
+            Self::Large(Box::new((Hasher::new(DigestFunction::Sha256), Spool::new(room))))
         }
     }
 

@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use gf_blobstore::{BlobStore, Encoding, NewBlob, OwnerId};
@@ -16,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::contents::{Contents, Gathered};
 use super::decoder::Decoder;
 use super::opaque::Opaque;
+use super::spool::Room;
 use super::storing::Job;
 use super::tree::Tree;
 use super::{Halt, IngestError};
@@ -42,7 +42,8 @@ pub(super) struct Dismantled {
 pub(super) struct Destination {
     pub(super) store: Arc<dyn BlobStore>,
     pub(super) owner: OwnerId,
-    pub(super) scratch: PathBuf,
+    /// Where large files wait.
+    pub(super) room: Room,
     pub(super) jobs: mpsc::Sender<Job>,
     /// To wait for the store where a thread may.
     pub(super) runtime: Handle,
@@ -136,7 +137,7 @@ impl Dismantling {
                 self.add(digest, Gathered::Small(message))?;
             }
             NarEvent::File { executable, size_bytes } => {
-                self.contents = Some((Contents::new(*size_bytes, &self.to.scratch), *executable));
+                self.contents = Some((Contents::new(*size_bytes, &self.to.room), *executable));
             }
             NarEvent::Contents(bytes) => {
                 if let Some((contents, _)) = &mut self.contents {
@@ -196,7 +197,7 @@ impl Dismantling {
         is_settled.blocking_recv().map_err(|_| Halt::StoringEnded)?;
         let Form::Tree(tree) = &mut self.form else { return Ok(()) };
         let tree = std::mem::take(tree);
-        let mut opaque = Opaque::new(self.limits.nar(), &self.to.scratch);
+        let mut opaque = Opaque::new(self.limits.nar(), &self.to.room);
         self.to.runtime.block_on(opaque.replay(self.to.store.as_ref(), self.to.owner, tree))?;
         opaque.write(event)?;
         self.form = Form::Opaque(opaque);

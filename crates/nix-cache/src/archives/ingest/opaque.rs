@@ -1,13 +1,11 @@
 //! An archive that no directory can hold, written down as it is.
 
-use std::path::Path;
-
 use bytes::Bytes;
 use gf_blobstore::{Accept, BlobStore, ByteRange, OwnerId, StoreError};
 use gf_digest::Digest;
 use gf_nix_formats::nar::{NarError, NarEvent, NarLimits, NarName, NarWriter};
 
-use super::spool::{Spool, Spooled};
+use super::spool::{Room, Spool, Spooled};
 use super::tree::{OpenDirectory, Tree};
 use super::{Halt, IngestError};
 use crate::archives::ReadError;
@@ -22,9 +20,9 @@ pub(super) struct Opaque {
 }
 
 impl Opaque {
-    /// Begins an archive that may wait in a file in `scratch`.
-    pub(super) fn new(limits: NarLimits, scratch: &Path) -> Self {
-        Self { limits, writer: NarWriter::new(limits), spool: Spool::new(scratch), chunks: Vec::new() }
+    /// Begins an archive that waits in `room`.
+    pub(super) fn new(limits: NarLimits, room: &Room) -> Self {
+        Self { limits, writer: NarWriter::new(limits), spool: Spool::new(room), chunks: Vec::new() }
     }
 
     /// Writes the next event. May wait for the disk.

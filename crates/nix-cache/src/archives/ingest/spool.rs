@@ -1,30 +1,86 @@
-//! Bytes that wait until their digest is known: a few in memory, more in a file without a name.
+//! Bytes that wait until their digest is known: in memory while there is some for all uploads together, then in a file
+//! without a name.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
-/// What waits in memory at most.
-const MEMORY_BYTES: usize = 8 << 20;
+/// Memory is claimed in steps of this size.
+const CLAIM_BYTES: usize = 1 << 20;
+
+/// What one spool may claim: a part of the whole, so that one large upload does not send all others to the disk.
+const SHARE: usize = 4;
+
+/// The memory of all spools.
+#[derive(Clone)]
+pub(in crate::archives) struct SpoolMemory {
+    claims: Arc<Semaphore>,
+    claims_of_one: usize,
+}
+
+impl SpoolMemory {
+    /// So many bytes, rounded down to mebibytes.
+    pub(in crate::archives) fn new(bytes: usize) -> Self {
+        let claims = (bytes / CLAIM_BYTES).min(Semaphore::MAX_PERMITS);
+        Self { claims: Arc::new(Semaphore::new(claims)), claims_of_one: claims / SHARE }
+    }
+}
+
+/// What a spool has claimed.
+#[derive(Default)]
+pub(super) struct Claim {
+    permits: Option<OwnedSemaphorePermit>,
+    bytes: usize,
+}
+
+impl Claim {
+    /// Claims enough for `bytes`; whether there was enough.
+    fn grow(&mut self, memory: &SpoolMemory, bytes: usize) -> bool {
+        while self.bytes < bytes {
+            let is_too_much = self.bytes / CLAIM_BYTES >= memory.claims_of_one;
+            let Ok(permit) = Arc::clone(&memory.claims).try_acquire_owned() else { return false };
+            if is_too_much {
+                return false;
+            }
+            self.bytes += CLAIM_BYTES;
+            match &mut self.permits {
+                Some(permits) => permits.merge(permit),
+                none => *none = Some(permit),
+            }
+        }
+        true
+    }
+}
 
 /// What is read back at once.
 const PIECE_BYTES: usize = 512 << 10;
 
 /// Bytes being gathered.
 pub(super) struct Spool {
-    folder: PathBuf,
+    room: Room,
     pieces: Vec<Bytes>,
     memory_bytes: usize,
+    claim: Claim,
     file: Option<File>,
 }
 
+/// Where spools have room.
+#[derive(Clone)]
+pub(super) struct Room {
+    pub(super) memory: SpoolMemory,
+    /// A folder for what is too much for memory.
+    pub(super) folder: PathBuf,
+}
+
 impl Spool {
-    /// What is too much for memory goes into a file in `folder`.
-    pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), pieces: Vec::new(), memory_bytes: 0, file: None }
+    /// Nothing yet.
+    pub(super) fn new(room: &Room) -> Self {
+        Self { room: room.clone(), pieces: Vec::new(), memory_bytes: 0, claim: Claim::default(), file: None }
     }
 
     /// Takes the next bytes. May wait for the disk.
@@ -34,9 +90,10 @@ impl Spool {
         }
         self.memory_bytes += bytes.len();
         self.pieces.push(bytes);
-        if self.memory_bytes > MEMORY_BYTES {
-            let mut file = tempfile::tempfile_in(&self.folder)?;
+        if !self.claim.grow(&self.room.memory, self.memory_bytes) {
+            let mut file = tempfile::tempfile_in(&self.room.folder)?;
             self.pieces.drain(..).try_for_each(|piece| file.write_all(&piece))?;
+            self.claim = Claim::default();
             self.file = Some(file);
         }
         Ok(())
@@ -45,7 +102,7 @@ impl Spool {
     /// Everything that was added, from the beginning.
     pub(super) fn finish(self) -> io::Result<Spooled> {
         match self.file {
-            None => Ok(Spooled::Memory(self.pieces.into_iter())),
+            None => Ok(Spooled::Memory(self.pieces.into_iter(), self.claim)),
             Some(mut file) => {
                 file.rewind()?;
                 Ok(Spooled::File(Some(file)))
@@ -56,8 +113,8 @@ impl Spool {
 
 /// Bytes that were gathered.
 pub(super) enum Spooled {
-    /// All of them.
-    Memory(std::vec::IntoIter<Bytes>),
+    /// All of them, and the right to keep them.
+    Memory(std::vec::IntoIter<Bytes>, #[expect(dead_code, reason = "it is held")] Claim),
     /// The file, but while it is read or after it failed.
     File(Option<File>),
 }
@@ -66,7 +123,7 @@ impl Spooled {
     /// The next piece; `None` at the end.
     pub(super) async fn next(&mut self) -> io::Result<Option<Bytes>> {
         let slot = match self {
-            Self::Memory(pieces) => return Ok(pieces.next()),
+            Self::Memory(pieces, _) => return Ok(pieces.next()),
             Self::File(slot) => slot,
         };
         let Some(file) = slot.take() else { return Err(io::Error::other("the file failed before")) };
@@ -78,5 +135,43 @@ impl Spooled {
         let (file, piece) = spawn_blocking(read).await.map_err(io::Error::other)??;
         *slot = Some(file);
         Ok((!piece.is_empty()).then(|| piece.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room(memory_bytes: usize) -> (Room, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        (Room { memory: SpoolMemory::new(memory_bytes), folder: folder.path().to_owned() }, folder)
+    }
+
+    fn filled(room: &Room, pieces: usize) -> Spooled {
+        let mut spool = Spool::new(room);
+        for number in 0..pieces {
+            spool.add(vec![u8::try_from(number).unwrap(); 700_000].into()).unwrap();
+        }
+        spool.finish().unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_memory_has_no_room_for_waits_in_a_file() {
+        let (room, _folder) = room(8 << 20);
+        // One may have a fourth of it, and four of them all.
+        let held: Vec<Spooled> = (0..4).map(|_| filled(&room, 2)).collect();
+        assert!(held.iter().all(|spooled| matches!(spooled, Spooled::Memory(..))));
+        assert!(matches!(filled(&room, 1), Spooled::File(_)));
+        drop(held);
+        assert!(matches!(filled(&room, 1), Spooled::Memory(..)));
+        let mut large = filled(&room, 4);
+        assert!(matches!(large, Spooled::File(_)));
+        assert!(matches!(filled(&room, 2), Spooled::Memory(..)));
+        let mut bytes = Vec::new();
+        while let Some(piece) = large.next().await.unwrap() {
+            bytes.extend_from_slice(&piece);
+        }
+        let expected: Vec<u8> = (0..4).flat_map(|number| vec![number; 700_000]).collect();
+        assert!(bytes == expected);
     }
 }
