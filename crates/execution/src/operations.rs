@@ -40,8 +40,6 @@ use desk::Desk;
 pub use desk::overview::{Inspection, Overview, RunningAction};
 pub use watch::{Attachment, OperationName, Reports, Watch};
 
-/// Operations that live at one time, ended ones that are remembered included.
-const MAX_OPERATIONS: usize = 200_000;
 /// Workers that are here at one time.
 const MAX_WORKERS: usize = 4096;
 /// How often it is looked whether something still runs.
@@ -60,6 +58,10 @@ pub struct OperationsConfig {
     pub lease: Duration,
     /// How long the end of an operation is remembered for clients that come back.
     pub retention: Duration,
+    /// Operations that live at one time, ended ones that are remembered included.
+    pub max_operations: usize,
+    /// And of one tenant, so that there is room for others.
+    pub max_operations_of_tenant: usize,
 }
 
 impl Default for OperationsConfig {
@@ -69,6 +71,8 @@ impl Default for OperationsConfig {
             scheduler: SchedulerConfig::default(),
             lease: Duration::from_secs(6 * 3600),
             retention: Duration::from_secs(300),
+            max_operations: 200_000,
+            max_operations_of_tenant: 100_000,
         }
     }
 }
@@ -90,8 +94,14 @@ pub struct Request {
 
 /// Why no operation was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("more than {MAX_OPERATIONS} operations are waiting or were not yet forgotten; try again later")]
-pub struct TooManyOperations;
+pub enum TooManyOperations {
+    /// Of all tenants together.
+    #[error("{0} operations are waiting or were not yet forgotten; try again later")]
+    OfAll(usize),
+    /// Of this one.
+    #[error("{0} operations of this tenant are waiting or were not yet forgotten; try again later")]
+    OfTenant(usize),
+}
 
 /// Why a worker was not taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -185,10 +195,7 @@ impl Operations {
         let name = OperationName::new(grant.instance());
         let watch = {
             let mut desk = self.desk();
-            if desk.operations() >= MAX_OPERATIONS {
-                return Err(TooManyOperations);
-            }
-            let receiver = desk.open(name.clone(), grant.clone(), &request);
+            let receiver = desk.open(name.clone(), grant.clone(), &request)?;
             Watch::new(self.clone(), name.clone(), receiver)
         };
         let admission = self.clone().admit(name, grant, request);

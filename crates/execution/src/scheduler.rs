@@ -167,7 +167,7 @@ impl Scheduler {
         let invocation = self.invocations.enter(&(submission.payer, submission.invocation.clone()));
         self.next_number += 1;
         let execution = Execution::new(submission, platform, invocation, self.now, self.next_number);
-        let lane = execution.lane;
+        let (lane, payer) = (execution.lane, execution.payer);
         if let Some(key) = &execution.merge {
             self.merges.insert(key.clone(), id);
         }
@@ -178,11 +178,16 @@ impl Scheduler {
             self.complete(id, end, effects);
         } else if self.place(id, effects) {
             // Where others wait there may be room all the same: they avoid the worker, or it did not look at them.
-        } else if self.queues.queued() >= self.config.max_queued {
+        } else if self.is_full_for(payer) {
             self.complete(id, End::QueueFull, effects);
         } else {
             self.enqueue(id, Wishes::default(), effects);
         }
+    }
+
+    fn is_full_for(&self, payer: Payer) -> bool {
+        let is_full = self.queues.queued() >= self.config.max_queued;
+        is_full || self.queues.queued_of(payer) >= self.config.max_queued_of_tenant
     }
 
     /// Somebody for whom it is more urgent waits for it, too.

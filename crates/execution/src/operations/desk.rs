@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::tenant_walks;
 use super::answer::{Answer, Ended, Order, Progress, Stage, Verdict};
 use super::settlement::Settlement;
-use super::{At, OperationName, OperationsConfig, Request};
+use super::{At, OperationName, OperationsConfig, Request, TooManyOperations};
 use crate::Inlining;
 use crate::actions::CheckedAction;
 use crate::content::owner;
@@ -36,6 +36,7 @@ pub(super) struct Desk {
     config: OperationsConfig,
     scheduler: Scheduler,
     operations: BTreeMap<OperationName, Operation>,
+    operations_of: HashMap<TenantId, usize>,
     executions: HashMap<ExecutionId, Execution>,
     workers: HashMap<WorkerId, Link>,
     /// What runs where, as far as its answer is wanted.
@@ -117,6 +118,7 @@ impl Desk {
             config,
             scheduler: Scheduler::new(config.scheduler),
             operations: BTreeMap::new(),
+            operations_of: HashMap::new(),
             executions: HashMap::new(),
             workers: HashMap::new(),
             running: HashMap::new(),
@@ -131,22 +133,27 @@ impl Desk {
         }
     }
 
-    pub(super) fn operations(&self) -> usize {
-        self.operations.len()
-    }
-
-    /// An operation begins, with one client that waits.
+    /// An operation begins, with one client that waits, if there is room for it.
     pub(super) fn open(
         &mut self,
         name: OperationName,
         grant: Authorized<Execute>,
         request: &Request,
-    ) -> watch::Receiver<Progress> {
+    ) -> Result<watch::Receiver<Progress>, TooManyOperations> {
+        let (of_all, of_tenant) = (self.config.max_operations, self.config.max_operations_of_tenant);
+        if self.operations.len() >= of_all {
+            return Err(TooManyOperations::OfAll(of_all));
+        }
+        let count = self.operations_of.entry(grant.tenant().id()).or_default();
+        if *count >= of_tenant {
+            return Err(TooManyOperations::OfTenant(of_tenant));
+        }
+        *count += 1;
         let (progress, receiver) = watch::channel(Progress::begin());
         let inlining = request.inlining.clone();
         let operation = Operation { grant, action: request.action, inlining, progress, execution: None, waiters: 1 };
         self.operations.insert(name, operation);
-        receiver
+        Ok(receiver)
     }
 
     /// One more client waits for an operation.
@@ -454,7 +461,10 @@ impl Desk {
 
     fn forget_ended(&mut self, now: Now) {
         while let Some(name) = self.remembered.take(now, self.config.retention) {
-            self.operations.remove(&name);
+            let forgotten = self.operations.remove(&name).map(|operation| operation.grant.tenant().id());
+            if let Some(count) = forgotten.and_then(|tenant| self.operations_of.get_mut(&tenant)) {
+                *count -= 1;
+            }
         }
     }
 

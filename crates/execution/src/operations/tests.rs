@@ -259,6 +259,35 @@ async fn operations_are_known_to_their_instance_only() {
     assert_eq!(end(again).await.1.verdict, Verdict::Cancelled);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_tenant_leaves_room_for_the_operations_of_others() {
+    let setting = Setting::with(OperationsConfig {
+        max_operations: 5,
+        max_operations_of_tenant: 3,
+        ..OperationsConfig::default()
+    });
+    let begin = |instance: &str| {
+        let request = Request {
+            action: Digest::of(FUNCTION, b"absent"),
+            skip_cache_lookup: false,
+            priority: 0,
+            invocation: "test".into(),
+            inlining: Inlining::NONE,
+        };
+        setting.operations.execute(setting.grant(instance), request)
+    };
+    let mut watches: Vec<Watch> = (0..3).map(|_| begin("").unwrap()).collect();
+    assert_eq!(begin("").err(), Some(TooManyOperations::OfTenant(3)));
+    watches.extend((0..2).map(|_| begin("acme").unwrap()));
+    assert_eq!(begin("acme").err(), Some(TooManyOperations::OfAll(5)));
+    for watch in watches {
+        end(watch).await;
+    }
+    // Once they are forgotten, there is room again.
+    sleep(OperationsConfig::default().retention * 2).await;
+    assert!((0..3).all(|_| begin("").is_ok()) && begin("acme").is_ok());
+}
+
 #[tokio::test]
 async fn operators_see_what_runs_whosever_it_is() {
     let setting = Setting::new();

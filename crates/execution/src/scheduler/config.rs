@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct SchedulerConfig {
     /// More executions are refused.
     pub max_queued: usize,
+    /// And of one tenant more than these, so that there is room for others.
+    pub max_queued_of_tenant: usize,
     /// How often an execution is tried when workers fail, or do not come to an end with it; and, counted by itself, when
     /// they vanish.
     pub max_attempts: u32,
@@ -38,6 +40,7 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             max_queued: 100_000,
+            max_queued_of_tenant: 50_000,
             max_attempts: 3,
             max_hand_backs: 16,
             worker_silence: Duration::from_secs(30),

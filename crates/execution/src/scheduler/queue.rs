@@ -221,12 +221,14 @@ pub(super) struct Queues {
     /// How many lanes ask for so many thousandths of a core.
     cores: BTreeMap<u32, usize>,
     queued: usize,
+    /// The same for each tenant that has something waiting.
+    queued_of: BTreeMap<Payer, usize>,
 }
 
 impl Queues {
     pub(super) fn new(ageing_step: Duration) -> Self {
         let (lanes, tenants, cores) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { ageing_step, lanes, tenants, cores, queued: 0 }
+        Self { ageing_step, lanes, tenants, cores, queued: 0, queued_of: BTreeMap::new() }
     }
 
     /// Puts it in line. Whether the tenant had nothing in the lane before.
@@ -242,6 +244,7 @@ impl Queues {
         backlog.queued += 1;
         waiting.queued += 1;
         self.queued += 1;
+        *self.queued_of.entry(ticket.payer).or_default() += 1;
         self.restand(ticket.payer, lane, before, after);
         before.is_none()
     }
@@ -274,6 +277,9 @@ impl Queues {
         if waiting.tenants.is_empty() {
             self.lanes.remove(&lane);
             self.forget_cores(lane.demand.milli_cores);
+        }
+        if there {
+            self.one_less(ticket.payer);
         }
         self.restand(ticket.payer, lane, before, after);
         before.is_some() && after.is_none()
@@ -309,9 +315,23 @@ impl Queues {
         self.queued
     }
 
+    /// How many of a tenant wait.
+    pub(super) fn queued_of(&self, payer: Payer) -> usize {
+        self.queued_of.get(&payer).copied().unwrap_or_default()
+    }
+
     /// How many tenants have something waiting.
     pub(super) fn tenants_len(&self) -> usize {
-        self.tenants.len()
+        self.tenants.len().max(self.queued_of.len())
+    }
+
+    fn one_less(&mut self, payer: Payer) {
+        if let Some(queued) = self.queued_of.get_mut(&payer) {
+            *queued -= 1;
+            if *queued == 0 {
+                self.queued_of.remove(&payer);
+            }
+        }
     }
 
     fn restand(&mut self, payer: Payer, lane: Lane, before: Option<AgedKey>, after: Option<AgedKey>) {

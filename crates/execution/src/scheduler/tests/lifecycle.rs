@@ -220,3 +220,17 @@ fn a_full_queue_refuses() {
     let (last, effects) = play.submit(job());
     assert_eq!(effects, [Effect::Complete { execution: last, end: End::QueueFull }]);
 }
+
+#[test]
+fn a_tenant_does_not_fill_the_queue_for_others() {
+    let mut play = Play::with(SchedulerConfig { max_queued: 5, max_queued_of_tenant: 2, ..Default::default() });
+    let (worker, _) = play.worker(1, 1, &[]);
+    let (_, first) = play.submit(job());
+    (0..2).for_each(|_| assert_eq!(ended(&play.submit(job()).1), []));
+    let (refused, effects) = play.submit(job());
+    assert_eq!(effects, [Effect::Complete { execution: refused, end: End::QueueFull }]);
+    (0..2).for_each(|_| assert_eq!(ended(&play.submit(by(2, "b")).1), []));
+    // Whoever was served has room for one more.
+    play.serve(worker, &first, 2);
+    assert_eq!(ended(&play.submit(job()).1), []);
+}
