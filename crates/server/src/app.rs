@@ -152,7 +152,8 @@ impl App {
             operations: operations.clone(),
             own_worker: own_worker.clone(),
         };
-        let limits = Limits { max_blob_size_bytes: settings.max_blob_size_bytes, ..Limits::default() };
+        let max_blob_size_bytes = settings.max_blob_size_bytes;
+        let limits = Limits { executes: execution.enabled, max_blob_size_bytes, ..Limits::default() };
         let stopping = CancellationToken::new();
         let edges = EdgeState {
             access: Arc::clone(&access),
@@ -180,7 +181,7 @@ impl App {
         let address = listener.address();
         let connections = listener.serve(router);
         tracing::info!(%address, data_dir = %data_dir.display(), opened_ms, "serving");
-        let blueprint = worker.zip(worker_program).map(|(settings, program)| Blueprint {
+        let blueprint = worker.filter(|_| execution.enabled).zip(worker_program).map(|(settings, program)| Blueprint {
             program,
             data_dir,
             settings,

@@ -1,8 +1,9 @@
 //! Calls of remote execution by their path, as [`Client::call`] makes them.
 
-use gf_digest::Digest;
+use gf_digest::{Digest, DigestFunction};
+use gf_reapi::execution::capabilities_client::CapabilitiesClient;
 use gf_reapi::execution::execution_client::ExecutionClient;
-use gf_reapi::execution::{ExecuteRequest, ExecuteResponse, WaitExecutionRequest};
+use gf_reapi::execution::{ExecuteRequest, ExecuteResponse, GetCapabilitiesRequest, WaitExecutionRequest};
 use gf_reapi::longrunning::operation;
 use gf_reapi::longrunning::operations_client::OperationsClient;
 use gf_reapi::longrunning::{
@@ -10,12 +11,14 @@ use gf_reapi::longrunning::{
 };
 use gf_reapi::worker::workers_client::WorkersClient;
 use gf_reapi::worker::{FromWorker, Hello, Resources, from_worker};
+use gf_server::edges::Limits;
+use gf_testkit::MemoryBlobStore;
 use prost::Message;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::grpc::{Client, Seen, seen};
-use crate::server::TOKEN;
+use crate::server::{Door, Server, TOKEN};
 
 /// The methods that tell of operations, and of no blob.
 pub(crate) const OF_OPERATIONS: [&str; 5] =
@@ -96,4 +99,26 @@ async fn last(mut operations: Streaming<Operation>) -> Result<Operation, Status>
         last = Some(operation);
     }
     Ok(last.unwrap())
+}
+
+#[tokio::test]
+async fn a_cache_says_that_it_runs_nothing() {
+    for executes in [true, false] {
+        let limits = Limits { executes, ..Limits::default() };
+        let server = Server::with(Door::Open, MemoryBlobStore::default(), limits);
+        let client = Client { channel: server.channel().await, token: None };
+        let mut capabilities = CapabilitiesClient::new(client.channel.clone());
+        let offered = capabilities.get_capabilities(GetCapabilitiesRequest::default()).await.unwrap().into_inner();
+        assert!(offered.cache_capabilities.is_some());
+        assert_eq!(offered.execution_capabilities.is_some(), executes);
+        let executed = client.execute("", Digest::of(DigestFunction::Sha256, b"nothing")).await;
+        let attached = client.attach().await;
+        if executes {
+            assert_eq!(executed.unwrap(), Seen::Absent);
+            assert!(attached.is_ok());
+        } else {
+            assert_eq!(executed.unwrap_err().code(), Code::Unimplemented);
+            assert_eq!(attached.unwrap_err().code(), Code::Unimplemented);
+        }
+    }
 }
