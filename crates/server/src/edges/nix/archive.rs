@@ -1,7 +1,7 @@
 //! `nar/…`: archives, up and down.
 //!
-//! The archive itself is sent with its length, in any part, and under a tag that is its hash. What was uploaded
-//! compressed is compressed again for who asks for that file, in one piece of a length that nobody knows.
+//! The archive itself is sent with its length, in any part, and under a tag that is its hash; to clients that take zstd
+//! as an encoding, in frames as the store has them, without a length. What was uploaded compressed is compressed again for who asks for that file, in one piece of a length that nobody knows.
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use super::answer::{Answer, SendError, boxed};
 use super::door::Door;
 use super::recompress::Recompressor;
 use super::target::ArchiveUrl;
-use crate::edges::plain_http::{BodyError, Incoming, Part, Problem, content_length, part};
+use crate::edges::plain_http::{BodyError, Incoming, Part, Problem, accepts_zstd, content_length, part};
 
 const MEDIA_TYPE: &str = "application/x-nix-nar";
 
@@ -54,8 +54,14 @@ pub(super) async fn get(door: &Door<'_>, url: ArchiveUrl, headers: &HeaderMap) -
     }
 }
 
-/// The archive as it is, or a part of it.
+/// The archive as it is, or a part of it; whole, as zstd, to who takes that.
 fn send(opened: &OpenedArchive, headers: &HeaderMap) -> Result<Answer, Problem> {
+    if accepts_zstd(headers) && !headers.contains_key(header::RANGE) {
+        let mut answer = Answer::pieces(MEDIA_TYPE, None, boxed(opened.archive.read_zstd()));
+        answer.set(header::CONTENT_ENCODING, HeaderValue::from_static("zstd"));
+        answer.set(header::VARY, HeaderValue::from_static("accept-encoding"));
+        return Ok(answer);
+    }
     let part = if fits(headers, &opened.facts) { part(headers, opened.facts.nar_size)? } else { None };
     let range = part.map_or(ByteRange::ALL, |part| ByteRange { offset: part.first, limit: Some(part.length()) });
     let read = opened.archive.read(range).map_err(CacheError::from)?;
@@ -127,6 +133,7 @@ pub(super) async fn put(
 /// The headers that belong to an archive as it is.
 fn describe(answer: &mut Answer, facts: &ArchiveFacts) {
     answer.set(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    answer.set(header::VARY, HeaderValue::from_static("accept-encoding"));
     if let Ok(tag) = HeaderValue::from_str(&tag(facts)) {
         answer.set(header::ETAG, tag);
     }

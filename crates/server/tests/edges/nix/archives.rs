@@ -120,6 +120,22 @@ async fn a_compressed_archive_is_found_by_its_file_and_by_its_content() {
 }
 
 #[tokio::test]
+async fn who_takes_zstd_gets_it() {
+    let server = NixServer::start(Door::Open).await;
+    let path = TestPath::folder("frames", &[("noise", noise(4, 100_000)), ("zeros", vec![0; 3_000_000])]);
+    server.push(&path).await;
+    let zstd = ("Accept-Encoding", "deflate, gzip, br, zstd");
+    let answer = server.call("GET", &path.archive_url(), &[zstd], b"").await;
+    assert_eq!((answer.status, answer.header("content-encoding")), (200, Some("zstd")));
+    assert_eq!((answer.header("vary"), answer.header("accept-ranges")), (Some("accept-encoding"), None));
+    assert_eq!(decompressed("zstd", &answer.body), path.archive);
+    let part = server.call("GET", &path.archive_url(), &[zstd, ("Range", "bytes=8-15")], b"").await;
+    assert_eq!((part.status, part.header("content-encoding"), &part.body[..]), (206, None, &path.archive[8..16]));
+    let refused = server.call("GET", &path.archive_url(), &[("Accept-Encoding", "zstd;q=0")], b"").await;
+    assert_eq!((refused.header("content-encoding"), &refused.body), (None, &path.archive));
+}
+
+#[tokio::test]
 async fn an_archive_that_breaks_off_never_looks_whole() {
     let server = NixServer::start(Door::Open).await;
     let names: Vec<String> = (10..74).map(|number: u64| number.to_string()).collect();
