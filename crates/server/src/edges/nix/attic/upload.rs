@@ -9,6 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::stream;
 use gf_nix_cache::archives::IngestError;
 use gf_nix_cache::{Cache, PublishError, Uploaded, UploadedPath};
+use gf_nix_formats::nar::NarError;
 use gf_nix_formats::{ContentAddress, Hash, NarHash, NarInfo, Signature, Signatures, StorePath, SystemName};
 use gf_tenancy::{NixPush, PermissionName};
 
@@ -38,9 +39,9 @@ pub(super) async fn upload(edge: &NixEdge, headers: &HeaderMap, incoming: &mut I
     let uploaded = door.caches().upload_path(&grant, path, body).await;
     let Uploaded { is_deduplicated, .. } = uploaded.map_err(|error| match error {
         // Its own word is the limit then, not ours.
-        PublishError::Ingest(IngestError::TooLarge { limit_bytes }) if limit_bytes == info.nar_size => {
-            invalid("the archive has more bytes than nar_size says").into()
-        }
+        PublishError::Ingest(
+            IngestError::TooLarge { limit_bytes } | IngestError::Archive(NarError::TooLarge(limit_bytes)),
+        ) if limit_bytes == info.nar_size => invalid("the archive has more bytes than nar_size says").into(),
         error => Refusal::from(error),
     })?;
     // The client looks for an answer when it has sent everything.
