@@ -121,7 +121,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
 /// The cases that were skipped though they are not among those that may be.
 fn unexpected<'a>(outcomes: &'a [Outcome], may_skip: Option<&[String]>) -> Vec<&'a str> {
     let Some(may_skip) = may_skip else { return Vec::new() };
-    let skipped = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Skip).map(|outcome| &*outcome.case);
+    let skipped = outcomes.iter().filter(|outcome| outcome.verdict == Verdict::Skip).map(|outcome| outcome.case);
     skipped.filter(|case| !may_skip.iter().any(|may| may == case)).collect()
 }
 

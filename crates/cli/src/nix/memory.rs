@@ -23,7 +23,7 @@ pub(super) async fn remembered(url: &str, path: StorePathHash) -> Option<Remembe
     let mut newest = None;
     for file in files(&folder()?) {
         let found = ask(&file, url, path).await.ok().flatten();
-        newest = newest.max(found.map(|(timestamp, is_present)| (timestamp, is_present)));
+        newest = newest.max(found);
     }
     let (timestamp, is_present) = newest?;
     let now = UNIX_EPOCH.elapsed().ok()?.as_secs();
@@ -76,7 +76,7 @@ mod tests {
         );
         sqlx::raw_sql(&script).execute(&mut connection).await.unwrap();
         let path = StorePathHash::parse(&hash).unwrap();
-        assert_eq!(files(folder.path()), [file.clone()]);
+        assert_eq!(files(folder.path()), std::slice::from_ref(&file));
         assert_eq!(ask(&file, "http://host/nix/main/", path).await.unwrap(), Some((1234, false)));
         assert_eq!(ask(&file, "http://host/nix/other", path).await.unwrap(), None);
         assert!(ask(&folder.path().join("binary-cache-v9.sqlite"), "x", path).await.is_err());

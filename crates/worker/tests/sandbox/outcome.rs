@@ -86,7 +86,9 @@ async fn what_was_used_is_told() {
     let bench = Bench::new().await;
     // A child that is waited for, and one that is not.
     let busy = "sh -c 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done'";
-    let said = bench.run(bench.script("busy", &format!("{busy}; head -c 30000000 /dev/zero | tail -c 5000000 >/dev/null"))).await;
+    let said = bench
+        .run(bench.script("busy", &format!("{busy}; head -c 30000000 /dev/zero | tail -c 5000000 >/dev/null")))
+        .await;
     let usage = said.ran.usage;
     assert!(usage.user_time.as_micros() > 1_000, "{usage:?}");
     assert!(usage.peak_memory_bytes > 1 << 20, "{usage:?}");
