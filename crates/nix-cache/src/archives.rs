@@ -40,6 +40,7 @@ pub struct Archives {
     limits: ArchiveLimits,
     layouts: Layouts,
     spool_memory: SpoolMemory,
+    spool_files: SpoolMemory,
     ingests: Arc<Semaphore>,
 }
 
@@ -51,6 +52,7 @@ impl Archives {
         let layouts = Layouts::new(limits.layout_cache_bytes);
         let ingests = Arc::new(Semaphore::new(limits.concurrent_ingests.max(1)));
         let spool_memory = SpoolMemory::new(limits.spool_bytes);
-        Self { store, scratch, limits, layouts, spool_memory, ingests }
+        let spool_files = SpoolMemory::of_files(limits.scratch_bytes);
+        Self { store, scratch, limits, layouts, spool_memory, spool_files, ingests }
     }
 }

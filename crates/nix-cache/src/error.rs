@@ -79,7 +79,7 @@ pub enum CacheError {
 impl CacheError {
     /// Whose fault this is.
     #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NoSuchCache(_) => ErrorKind::NotFound,
             Self::Exists(_)
@@ -172,7 +172,7 @@ pub enum PublishError {
 impl PublishError {
     /// Whose fault this is.
     #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Cache(error) => error.kind(),
             Self::Ingest(error) => error.kind(),

@@ -311,8 +311,14 @@ impl Core {
             _ => None,
         })?;
         drop(publishing);
-        let unneeded = if is_needed { number } else { copy };
-        self.remove_large(unneeded)
+        if !is_needed {
+            return self.remove_large(copy);
+        }
+        // The original may be as sound as it was vouched for: it goes when the copy, its record and its place are durable,
+        // and stays until the next start when they are not.
+        self.sync_sound()?;
+        self.sync_index()?;
+        self.remove_large(number)
     }
 
     /// Takes a blob out whose file the disk can neither keep nor read.

@@ -129,6 +129,6 @@ mod tests {
         };
         let text = text(&report, "http://host");
         assert!(text.contains("main, private, of default, at http://host/nix/main\n"), "{text}");
-        assert!(text.contains("3 paths, 1 MiB uncompressed") && text.ends_with("refer to"), "{text}");
+        assert!(text.contains("3 paths, 1.0 MiB uncompressed") && text.ends_with("refer to"), "{text}");
     }
 }

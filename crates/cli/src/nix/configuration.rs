@@ -8,6 +8,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use gf_nix_formats::PublicKey;
+
 use super::remote::{CacheConfig, RemoteCache};
 use crate::args::UseArgs;
 use crate::failure::{Failure, FailureKind};
@@ -53,8 +55,17 @@ fn changes(folder: &Path, config: &CacheConfig, token: Option<&str>) -> Result<V
         .as_deref()
         .zip(config.public_key.as_deref())
         .ok_or_else(|| Failure::failed("the server does not say where the cache is, or what it signs with"))?;
-    let (conf, netrc) = (folder.join("nix.conf"), folder.join("netrc"));
+    // What the server says becomes settings of this machine: a line break in it would be one of its own choosing.
+    let is_plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if !is_plain(url) || !url.starts_with("http") || PublicKey::parse(key).is_err() {
+        return Err(Failure::failed(format!(
+            "the server names a cache as {url:?} with the key {key:?}: that cannot be"
+        )));
+    }
+    let conf = folder.join("nix.conf");
     let before = read(&conf)?;
+    let named = value_of(&before, "netrc-file").map(PathBuf::from);
+    let netrc = named.unwrap_or_else(|| folder.join("netrc"));
     let mut wanted = vec![("extra-substituters", url.to_owned()), ("extra-trusted-public-keys", key.to_owned())];
     if token.is_some() {
         wanted.push(("netrc-file", netrc.display().to_string()));
@@ -71,9 +82,11 @@ fn changes(folder: &Path, config: &CacheConfig, token: Option<&str>) -> Result<V
         let host = host(url);
         let line = |password: &str| format!("machine {host} login gf password {password}");
         if !before.lines().any(|has| has == line(token)) {
-            // The first line of a machine counts.
-            let others: Vec<&str> = before.lines().filter(|has| !is_of(has, host)).collect();
-            let text = appended(&others.join("\n"), &[line(token)]);
+            if before.split_whitespace().any(|word| word == "macdef") {
+                let message = format!("{} has macros, and is not touched: add {}", netrc.display(), line("<token>"));
+                return Err(Failure::failed(message));
+            }
+            let text = appended(&without_machine(&before, host), &[line(token)]);
             changes.push(Change { file: netrc, text, shown: indented(&[line("(the token)")]), is_secret: true });
         }
     }
@@ -89,9 +102,24 @@ fn is_set(conf: &str, name: &str, value: &str) -> bool {
         .any(|(_, values)| values.split_whitespace().any(|each| each == value))
 }
 
-fn is_of(line: &str, host: &str) -> bool {
-    let mut words = line.split_whitespace();
-    words.next() == Some("machine") && words.next() == Some(host)
+/// The last value of a setting, which is the one that counts.
+fn value_of<'a>(conf: &'a str, name: &str) -> Option<&'a str> {
+    let settings = conf.lines().filter_map(|line| line.split('#').next()?.split_once('='));
+    settings.filter(|(setting, _)| setting.trim() == name).map(|(_, value)| value.trim()).last()
+}
+
+/// All entries but those of a host, of which the first counts. An entry may go over several lines: it ends where the next
+/// one begins.
+fn without_machine(netrc: &str, host: &str) -> String {
+    let mut entries: Vec<Vec<&str>> = Vec::new();
+    for word in netrc.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(str::split_whitespace) {
+        match (word, entries.last_mut()) {
+            ("machine" | "default", _) | (_, None) => entries.push(vec![word]),
+            (_, Some(entry)) => entry.push(word),
+        }
+    }
+    let others = entries.iter().filter(|entry| !(entry.first() == Some(&"machine") && entry.get(1) == Some(&host)));
+    others.map(|entry| entry.join(" ") + "\n").collect()
 }
 
 /// Of a URL; netrc knows no ports.
@@ -168,7 +196,7 @@ mod tests {
     fn config() -> CacheConfig {
         CacheConfig {
             substituter_endpoint: Some("http://cache.example:8980/nix/main".to_owned()),
-            public_key: Some("main-1:abc=".to_owned()),
+            public_key: Some(format!("main-1:{}=", "A".repeat(43))),
             ..CacheConfig::default()
         }
     }
@@ -193,6 +221,31 @@ mod tests {
         let mode = fs::metadata(folder.path().join("netrc")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(changes(folder.path(), &config(), Some("s3cret")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_entry_of_several_lines_goes_as_a_whole() {
+        let netrc = "machine a\n  login b\n  password c\nmachine h\n  login d\n  password e\ndefault login f\n";
+        assert_eq!(without_machine(netrc, "h"), "machine a login b password c\ndefault login f\n");
+    }
+
+    #[test]
+    fn a_server_cannot_add_settings_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = Some("http://host/nix/main\npost-build-hook = /tmp/x".to_owned());
+        assert!(changes(folder.path(), &CacheConfig { substituter_endpoint: url, ..config() }, None).is_err());
+        let key = Some("main-1:abc\nbuilders = x".to_owned());
+        assert!(changes(folder.path(), &CacheConfig { public_key: key, ..config() }, None).is_err());
+    }
+
+    #[test]
+    fn the_netrc_that_is_named_is_the_one_that_is_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let netrc = folder.path().join("mine");
+        fs::write(folder.path().join("nix.conf"), format!("netrc-file = {}\n", netrc.display())).unwrap();
+        let changed = changes(folder.path(), &config(), Some("t")).unwrap();
+        assert!(changed.iter().any(|change| change.file == netrc));
+        assert!(!changed.iter().any(|change| change.text.matches("netrc-file").count() > 1));
     }
 
     #[test]

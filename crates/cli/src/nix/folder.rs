@@ -46,20 +46,27 @@ pub(super) fn export(args: ExportArgs) -> Result<(), Failure> {
         for (path, bytes) in &narinfos {
             write(&folder.join(format!("{path}.narinfo")), bytes).map_err(|error| unusable(&folder, &error))?;
         }
-        write(&folder.join("nix-cache-info"), b"StoreDir: /nix/store\n").map_err(|error| unusable(&folder, &error))?;
+        write(&folder.join("nix-cache-info"), b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n")
+            .map_err(|error| unusable(&folder, &error))?;
         let shown = folder.display();
         say(format!("{} paths are in {shown}: Nix reads it as file://{shown}", narinfos.len()));
         Ok(())
     })
 }
 
+/// A URL that stays below the folder that it is relative to.
+fn inside(url: &str) -> Result<&str, Failure> {
+    let is_plain = url.split('/').all(|part| !part.is_empty() && part != "." && part != "..") && !url.contains(':');
+    if is_plain {
+        Ok(url)
+    } else {
+        Err(Failure::failed(format!("an archive is named {url:?}, which cannot be a file")))
+    }
+}
+
 /// Reads an archive into the folder, unless it is there.
 async fn fetch(cache: &RemoteCache, url: &str, folder: &Path) -> Result<(), Failure> {
-    let is_plain = url.split('/').all(|part| !part.is_empty() && part != "." && part != "..") && !url.contains("://");
-    if !is_plain {
-        return Err(Failure::failed(format!("the server names an archive as {url:?}, which cannot be a file")));
-    }
-    let file = folder.join(url);
+    let file = folder.join(inside(url)?);
     if file.exists() {
         return Ok(());
     }
@@ -98,7 +105,7 @@ pub(super) fn import(args: ImportArgs) -> Result<(), Failure> {
             if cache.narinfo(narinfo.store_path.hash()).await?.is_some() {
                 continue;
             }
-            let url = narinfo.url.as_str();
+            let url = inside(narinfo.url.as_str())?;
             if !cache.has(url).await? {
                 cache.put(url, ARCHIVE, file_body(&folder.join(url)).await?).await?;
             }

@@ -75,6 +75,12 @@ pub(super) fn closure(paths: &[StorePath]) -> Result<Vec<StorePath>, Failure> {
     Ok(closure)
 }
 
+/// Those of the paths that are in the store, and whole.
+pub(super) fn valid(paths: &[StorePath]) -> Result<Vec<StorePath>, Failure> {
+    let invalid = parse_lines(&ask("nix-store", &["--check-validity", "--print-invalid"], paths)?)?;
+    Ok(paths.iter().filter(|path| !invalid.contains(path)).cloned().collect())
+}
+
 /// What Nix knows of these paths, in their order.
 pub(super) fn describe(paths: &[StorePath]) -> Result<Vec<LocalPath>, Failure> {
     let mut known = BTreeMap::new();

@@ -159,7 +159,7 @@ mod tests {
     fn a_push_is_told_in_a_sentence() {
         let done = Pushed { sent: 3, sent_bytes: 3 << 20, deduplicated: 1, present: 2, upstream: 0 };
         let sentence = done.sentence("main");
-        assert!(sentence.starts_with("main: 3 paths pushed (3MiB); 1 of which"), "{sentence}");
+        assert!(sentence.starts_with("main: 3 paths pushed (3.0 MiB); 1 of which"), "{sentence}");
         assert!(sentence.ends_with("2 were there already"), "{sentence}");
     }
 

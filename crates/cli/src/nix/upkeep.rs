@@ -62,6 +62,6 @@ mod tests {
             NixRemovalReport { path: "p".to_owned(), reason: "not used for 90d".to_owned(), nar_bytes: 1 << 20 };
         let report = NixCollectReport { removals: vec![removal; 2], spared: 1 };
         let text = show_collected(&report, false);
-        assert!(text.starts_with("p  not used for 90d, 1 MiB\n") && text.contains("\n1 paths went; "), "{text}");
+        assert!(text.starts_with("p  not used for 90d, 1.0 MiB\n") && text.contains("\n1 paths went; "), "{text}");
     }
 }

@@ -61,7 +61,11 @@ fn signal(kind: tokio::signal::unix::SignalKind) -> Result<tokio::signal::unix::
 
 async fn push_batch(cache: &Arc<RemoteCache>, batch: BTreeSet<StorePath>, jobs: usize) -> Result<(), Failure> {
     let paths: Vec<StorePath> = batch.into_iter().collect();
-    let asked = tokio::task::spawn_blocking(move || local_store::describe(&local_store::closure(&paths)?));
+    // A lock also goes when a build fails, and then there is no path.
+    let asked = tokio::task::spawn_blocking(move || {
+        let valid = local_store::valid(&paths)?;
+        local_store::describe(&local_store::closure(&valid)?)
+    });
     let described = asked.await.map_err(Failure::failed)??;
     let done = push(cache, described, jobs, false).await?;
     if done.sent > 0 {

@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn what_was_missed_lately_is_not_asked_again() {
         let missed = |age_seconds| Some(Remembered { is_present: false, age_seconds });
-        assert!(remembered(missed(600)).unwrap().contains("10m ago"));
+        assert!(remembered(missed(600)).unwrap().contains("10 min ago"));
         assert_eq!(remembered(missed(4000)), None);
         assert_eq!(remembered(Some(Remembered { is_present: true, age_seconds: 1 })), None);
         assert_eq!(remembered(None), None);

@@ -61,7 +61,8 @@ impl Operations {
             }
             renewals.spawn(self.clone().renew(renewal));
         }
-        renewals.join_all().await;
+        // One that failed as a program does must not end the others, and all later ones.
+        while renewals.join_next().await.is_some() {}
     }
 
     /// What fails is tried again in the next round, which comes long before the lease ends.

@@ -117,9 +117,10 @@ pub enum IngestError {
 impl IngestError {
     /// Whose fault this is.
     #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(error) => error.kind(),
+            Self::Scratch(error) if error.kind() == io::ErrorKind::StorageFull => ErrorKind::Exhausted,
             Self::Scratch(_) => ErrorKind::Unavailable,
             _ => ErrorKind::Invalid,
         }
@@ -155,7 +156,11 @@ impl Archives {
         let to = Destination {
             store: Arc::clone(&self.store),
             owner,
-            room: Room { memory: self.spool_memory.clone(), folder: self.scratch.clone() },
+            room: Room {
+                memory: self.spool_memory.clone(),
+                files: self.spool_files.clone(),
+                folder: self.scratch.clone(),
+            },
             jobs,
             runtime: Handle::current(),
         };

@@ -16,12 +16,15 @@ pub struct ArchiveLimits {
     pub concurrent_ingests: usize,
     /// What large files that are arriving may take of memory, all together, in bytes; the rest waits on the disk.
     pub spool_bytes: usize,
+    /// What of them waits on the disk may take there, all together, in bytes.
+    pub scratch_bytes: u64,
     /// What the layouts of archives that were read lately may take of memory, in bytes.
     pub layout_cache_bytes: usize,
 }
 
 impl Default for ArchiveLimits {
-    /// 64 GiB, a million entries, 1024 deep, 256 MiB of names, 64 at once with 256 MiB of large files, 64 MiB of
+    /// 64 GiB, a million entries, 1024 deep, 256 MiB of names, 64 at once with 256 MiB of large files in
+    /// memory and 32 GiB on the disk, 64 MiB of
     /// layouts: beyond every store path seen so far.
     fn default() -> Self {
         Self {
@@ -31,6 +34,7 @@ impl Default for ArchiveLimits {
             framing_bytes: 256 << 20,
             concurrent_ingests: 64,
             spool_bytes: 256 << 20,
+            scratch_bytes: 32 << 30,
             layout_cache_bytes: 64 << 20,
         }
     }

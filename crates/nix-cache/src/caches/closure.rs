@@ -104,6 +104,8 @@ impl NixCaches {
                     None => self.fetch(cache, &path).await?.map(|archive| archive.root),
                 };
                 if let Some(root) = root {
+                    // What actions use is used, though no client reads it from here.
+                    self.shared.uses.archive_read(cache.id, path.nar_hash);
                     found.insert(path.path, Known { references: path.references, root });
                 }
             }
@@ -117,6 +119,7 @@ impl NixCaches {
                 continue;
             };
             if let Some(archive) = self.fetch(cache, &row).await? {
+                self.shared.uses.archive_read(cache.id, row.nar_hash);
                 return Ok(Some(Known { references: row.references, root: archive.root }));
             }
         }

@@ -22,6 +22,9 @@ const ROUND: Duration = Duration::from_secs(30);
 /// Between two collections, in seconds.
 const COLLECTION_S: u64 = 24 * 60 * 60;
 
+/// From the start to the first collection, in seconds.
+const FIRST_COLLECTION_S: u64 = 60 * 60;
+
 /// Archives, logs and paths of one round.
 const BATCH: i64 = 64;
 
@@ -31,7 +34,8 @@ const LOOKED_AT_S: u64 = 60;
 impl NixCaches {
     /// Tends the caches until told to stop. What fails is logged, and tried again.
     pub async fn tend_until(&self, stopping: CancellationToken) {
-        let mut collected_s = self.shared.time.now_s();
+        // A server that starts every day collects, too: an hour after it began.
+        let mut collected_s = self.shared.time.now_s().saturating_sub(COLLECTION_S - FIRST_COLLECTION_S);
         loop {
             let is_stopped = stopping.run_until_cancelled(tokio::time::sleep(ROUND)).await.is_none();
             if let Err(error) = self.tend().await {
@@ -55,34 +59,57 @@ impl NixCaches {
     /// # Errors
     /// [`CacheError`] of the first step that failed; what was done is done.
     pub async fn tend(&self) -> Result<(), CacheError> {
-        self.shared.uses.write_down(&self.shared.database, self.shared.time.now_s()).await?;
-        while self.renew_archives().await? == BATCH {}
-        while self.renew_logs().await? == BATCH {}
-        self.look_again().await
+        // What fails in one step says nothing of the others, and nothing is more urgent than the promises.
+        let renewed = self.renew_all_archives().await;
+        let written = self.shared.uses.write_down(&self.shared.database, self.shared.time.now_s()).await;
+        let logs = async {
+            while self.renew_logs().await? == BATCH {}
+            Ok(())
+        };
+        let logs = logs.await;
+        let looked = self.look_again().await;
+        renewed.and(written.map_err(CacheError::from)).and(logs).and(looked)
     }
 
-    /// Renews promises that end soon, of archives that a path names; how many were looked at.
-    async fn renew_archives(&self) -> Result<i64, CacheError> {
-        let now_s = self.shared.time.now_s();
-        let due = "SELECT a.* FROM nix_archives a WHERE a.kept_until_s < $1 AND EXISTS (SELECT 1 FROM nix_paths p \
-                   JOIN nix_caches c ON c.id = p.cache WHERE p.nar_hash = a.nar_hash AND c.owner = a.owner) LIMIT $2";
-        let due = self.shared.database.all(sql(due).bind(signed(now_s + RENEWED_S)).bind(BATCH)).await?;
-        for row in &due {
-            let (owner, archive) = (owner(row)?, ArchiveRow::read(row)?);
-            let promising = self.shared.promises.begin().await;
-            match self.promise(&promising, owner, &archive.blobs, now_s + PROMISE_S).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.lose_archive(owner, &archive).await?;
-                    continue;
+    /// Renews promises that end soon, of archives that a path names. One that cannot be renewed now keeps no other from
+    /// it, and is tried again in the next round.
+    async fn renew_all_archives(&self) -> Result<(), CacheError> {
+        let mut after = (i64::MIN, String::new());
+        loop {
+            let due = self.archives_due(&after).await?;
+            for row in &due {
+                after = (row.get("owner")?, row.get("nar_hash")?);
+                let renewed = async { self.renew_archive(owner(row)?, &ArchiveRow::read(row)?).await };
+                if let Err(error) = renewed.await {
+                    tracing::warn!(%error, archive = after.1, "the promise for an archive could not be renewed now");
                 }
-                Err(error) => return Err(error),
             }
-            let update = sql("UPDATE nix_archives SET kept_until_s = $3 WHERE owner = $1 AND nar_hash = $2");
-            let update = update.bind(owner.0).bind(archive.nar_hash.base32()).bind(signed(now_s + PROMISE_S));
-            self.shared.database.execute(update).await?;
+            if due.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(i64::try_from(due.len()).unwrap_or(BATCH))
+    }
+
+    async fn archives_due(&self, after: &(i64, String)) -> Result<Vec<Row>, CacheError> {
+        let due = "SELECT a.* FROM nix_archives a WHERE a.kept_until_s < $1 AND (a.owner, a.nar_hash) > ($2, $3) \
+                   AND EXISTS (SELECT 1 FROM nix_paths p JOIN nix_caches c ON c.id = p.cache \
+                   WHERE p.nar_hash = a.nar_hash AND c.owner = a.owner) ORDER BY a.owner, a.nar_hash LIMIT $4";
+        let due = sql(due).bind(signed(self.shared.time.now_s() + RENEWED_S)).bind(after.0).bind(after.1.as_str());
+        Ok(self.shared.database.all(due.bind(BATCH)).await?)
+    }
+
+    async fn renew_archive(&self, owner: OwnerId, archive: &ArchiveRow) -> Result<(), CacheError> {
+        let until_s = self.shared.time.now_s() + PROMISE_S;
+        let promising = self.shared.promises.begin().await;
+        match self.promise(&promising, owner, &archive.blobs, until_s).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.lose_archive(owner, archive).await,
+            Err(error) => return Err(error),
+        }
+        let update = sql("UPDATE nix_archives SET kept_until_s = $3 WHERE owner = $1 AND nar_hash = $2");
+        let update = update.bind(owner.0).bind(archive.nar_hash.base32()).bind(signed(until_s));
+        self.shared.database.execute(update).await?;
+        Ok(())
     }
 
     async fn renew_logs(&self) -> Result<i64, CacheError> {

@@ -9,12 +9,12 @@ mod client;
 use std::sync::Arc;
 
 use gf_blobstore::OwnerId;
-use gf_nix_formats::{NarHash, NarInfo, StorePathHash};
+use gf_nix_formats::{ContentAddress, FileMethod, Hash, NarHash, NarInfo, StoreDir, StorePathHash};
 use quick_cache::sync::Cache as Memory;
 
 use super::NixCaches;
 use crate::archives::{Expected, IngestError};
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheId};
 use crate::flights::Flights;
 use crate::rows::{ArchiveRow, Origin, PathRow};
 use crate::{CacheError, UpstreamSettings};
@@ -28,8 +28,9 @@ const MAX_ABSENCES: usize = 200_000;
 
 pub(super) struct Upstreams {
     client: Client,
-    /// Since when a path is known not to be there.
-    absent: Memory<(Arc<str>, StorePathHash), u64>,
+    /// Since when a cache knows that a path is not there, or not as that cache could take it: which keys it trusts is its
+    /// own affair.
+    absent: Memory<(CacheId, Arc<str>, StorePathHash), u64>,
     narinfos: Flights<(String, StorePathHash)>,
     archives: Flights<(OwnerId, NarHash)>,
 }
@@ -67,7 +68,7 @@ impl NixCaches {
     /// Whether this upstream has the path.
     async fn ask(&self, cache: &Cache, upstream: &UpstreamSettings, path: StorePathHash) -> Result<bool, CacheError> {
         let upstreams = &self.shared.upstreams;
-        let key = (Arc::from(upstream.url.as_str()), path);
+        let key = (cache.id, Arc::from(upstream.url.as_str()), path);
         let now_s = self.shared.time.now_s();
         let is_absent = || upstreams.absent.get(&key).is_some_and(|since_s| now_s < since_s.saturating_add(ABSENT_S));
         if is_absent() {
@@ -138,9 +139,19 @@ fn trusted(cache: &Cache, upstream: &UpstreamSettings, path: StorePathHash, text
     }
     let fingerprint = narinfo.fingerprint(store);
     let is_signed = narinfo.signatures.verified_by(fingerprint.as_bytes(), &upstream.keys).is_some();
-    if !is_signed && !narinfo.is_content_addressed(store) {
-        refuse("no key of the upstream signed it");
+    if !is_signed && !names_itself(&narinfo, store) {
+        refuse("no key of the upstream signed it, and its hash alone does not prove that it is this path");
         return None;
     }
     Some(narinfo)
+}
+
+/// Whether the hash of the archive, which is checked when it comes, gives the path. An address that is not that hash proves
+/// nothing of an archive that is still to come.
+fn names_itself(narinfo: &NarInfo, store: &StoreDir) -> bool {
+    let address = match &narinfo.content_address {
+        Some(ContentAddress::Fixed(FileMethod::Recursive, hash)) => *hash == Hash::from(narinfo.nar_hash),
+        _ => false,
+    };
+    address && !narinfo.references.contains(&narinfo.store_path) && narinfo.is_content_addressed(store)
 }

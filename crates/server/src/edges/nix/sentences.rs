@@ -83,6 +83,6 @@ mod tests {
         let missing = StorePath::parse(&format!("{hash}-lost")).unwrap();
         assert!(link_sentence(&Link::WaitsFor(vec![missing.clone()])).ends_with(&format!("{hash}-lost")));
         assert!(keeper_sentence(&Keeper::Referrers(vec![missing], 3)).ends_with("and 3 more refer to it"));
-        assert_eq!(removal_sentence(&WhyRemoved::Unused { for_s: 90_000 }), "not used for 1d");
+        assert_eq!(removal_sentence(&WhyRemoved::Unused { for_s: 90_000 }), "not used for 1 d");
     }
 }
