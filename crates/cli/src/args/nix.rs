@@ -248,7 +248,7 @@ pub(crate) struct SetArgs {
     /// Clients ask caches with a lower number first
     #[arg(long, value_name = "N")]
     pub(crate) priority: Option<u32>,
-    /// Look there too for what is not here, such as https://cache.nixos.org. May be given more than once
+    /// Look there too for what is not here, such as https://cache.example. May be given more than once
     #[arg(long = "upstream", value_name = "URL", requires = "upstream_keys", conflicts_with = "no_upstream")]
     pub(crate) upstreams: Vec<String>,
     /// A key that what comes from upstreams must be signed with. May be given more than once

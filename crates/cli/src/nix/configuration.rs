@@ -104,8 +104,8 @@ fn is_set(conf: &str, name: &str, value: &str) -> bool {
 
 /// The last value of a setting, which is the one that counts.
 fn value_of<'a>(conf: &'a str, name: &str) -> Option<&'a str> {
-    let settings = conf.lines().filter_map(|line| line.split('#').next()?.split_once('='));
-    settings.filter(|(setting, _)| setting.trim() == name).map(|(_, value)| value.trim()).last()
+    let mut settings = conf.lines().filter_map(|line| line.split('#').next()?.split_once('='));
+    settings.filter(|(setting, _)| setting.trim() == name).map(|(_, value)| value.trim()).next_back()
 }
 
 /// All entries but those of a host, of which the first counts. An entry may go over several lines: it ends where the next

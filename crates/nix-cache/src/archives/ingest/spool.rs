@@ -69,7 +69,7 @@ const PIECE_BYTES: usize = 512 << 10;
 
 /// Bytes being gathered.
 pub(super) struct Spool {
-    room: Room,
+    room: Box<Room>,
     pieces: Vec<Bytes>,
     memory_bytes: usize,
     claim: Claim,
@@ -92,7 +92,7 @@ impl Spool {
     /// Nothing yet.
     pub(super) fn new(room: &Room) -> Self {
         Self {
-            room: room.clone(),
+            room: Box::new(room.clone()),
             pieces: Vec::new(),
             memory_bytes: 0,
             claim: Claim::default(),

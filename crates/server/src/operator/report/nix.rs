@@ -88,7 +88,7 @@ pub struct NixPinRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NixUpstreamSetting {
-    /// Where it is: `https://cache.nixos.org`.
+    /// Where it is: `https://cache.example`.
     pub url: String,
     /// A path of it is taken when one of these keys signed it.
     pub keys: Vec<String>,
