@@ -104,7 +104,7 @@ fn is_set(conf: &str, name: &str, value: &str) -> bool {
 
 /// The last value of a setting, which is the one that counts.
 fn value_of<'a>(conf: &'a str, name: &str) -> Option<&'a str> {
-    let mut settings = conf.lines().filter_map(|line| line.split('#').next()?.split_once('='));
+    let settings = conf.lines().filter_map(|line| line.split('#').next()?.split_once('='));
     settings.filter(|(setting, _)| setting.trim() == name).map(|(_, value)| value.trim()).next_back()
 }
 
