@@ -44,7 +44,14 @@ pub(super) fn why_not() -> Option<&'static str> {
 }
 
 /// Pushes and substitutes a closure, then builds with a compiler that is in the cache alone.
-pub(super) fn run(steps: &mut Steps, binary: &Path, server: &GfServer, data: &Path, place: &Place) -> Result<Closures> {
+pub(super) fn run(
+    steps: &mut Steps,
+    binary: &Path,
+    server: &GfServer,
+    data: &Path,
+    place: &Place,
+    glue: &Glue,
+) -> Result<Closures> {
     if let Place::Host(_) = place {
         packages::install(&["nix-bin"])?;
     }
@@ -72,7 +79,7 @@ pub(super) fn run(steps: &mut Steps, binary: &Path, server: &GfServer, data: &Pa
     let pushed_bytes = received_bytes(server)? - before;
     let runs = steps.run("compile remotely with it, on a worker that lacks it", || {
         let worker = remote::start_worker(binary, server, data, place, "without-a-compiler")?;
-        let runs = compile(server, place, &zig)?;
+        let runs = compile(server, place, glue, &zig)?;
         let ended = worker.stop()?;
         if ended.success() { Ok(runs) } else { bail!("the worker ended with {ended}") }
     })?;
@@ -105,15 +112,14 @@ fn zig(place: &Place) -> Result<PathBuf> {
     Ok(inside)
 }
 
-fn compile(server: &GfServer, place: &Place, zig: &str) -> Result<BTreeMap<String, usize>> {
+fn compile(server: &GfServer, place: &Place, glue: &Glue, zig: &str) -> Result<BTreeMap<String, usize>> {
     let (workspace, rules) = (place.work().join("zig_day"), place.work().join("rules"));
     let here = place.on_host(&workspace);
     copy_tree(&source_folder("zig"), &here)?;
     copy_tree(&cargo::checkout().join("rules"), &place.on_host(&rules))?;
     fill_in(&here.join("MODULE.bazel"), "@RULES@", &rules.display().to_string())?;
     fill_in(&here.join("BUILD.bazel"), "@ZIG@", zig)?;
-    let glue = Glue::lay_out(place)?;
-    let bazel = Bazel::new(place, &glue, &workspace, "zig");
+    let bazel = Bazel::new(place, glue, &workspace, "zig");
     let executor = format!("--remote_executor={}", server.grpc());
     let options = [&[executor.as_str()], OPTIONS.as_slice()].concat();
     let built = bazel.build("build", &[TARGET], &options, BUILD_LIMIT)?;
