@@ -66,8 +66,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
             }
             Measure::Nix(nix) => {
                 eprintln!("{} …", row.name);
-                let bench =
-                    crate::nix::Bench { gf: &gf, folder: folder.path(), rounds: plan.rounds, amount: plan.amount };
+                let bench = Bench { gf: &gf, folder: folder.path(), rounds: plan.rounds, amount: plan.amount };
                 lines.extend(nix.measure(row, &bench).await);
             }
             _ => {}

@@ -12,9 +12,8 @@ mod nginx;
 mod push;
 mod versions;
 
-use std::path::Path;
-
 use crate::compare::line;
+use crate::execution::Bench;
 use crate::report::Line;
 use crate::rows::Row;
 
@@ -34,19 +33,6 @@ pub(crate) enum Nix {
     Push,
     /// What versions of a closure take in the store.
     Versions,
-}
-
-/// What the rows need.
-#[derive(Clone, Copy)]
-pub(crate) struct Bench<'a> {
-    /// The program.
-    pub(crate) gf: &'a Path,
-    /// Where data go.
-    pub(crate) folder: &'a Path,
-    /// Rounds of each row.
-    pub(crate) rounds: usize,
-    /// Share of the usual amount that makes a round.
-    pub(crate) amount: f64,
 }
 
 impl Nix {

@@ -1,7 +1,8 @@
 //! A copy of the whole database, made while it is in use.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sqlx::{ConnectOptions, Connection as _};
@@ -26,8 +27,8 @@ pub enum BackupError {
     /// The copy could not be written.
     #[error("the database cannot be copied: {0}")]
     Database(#[from] DatabaseError),
-    /// The copy could not be made durable.
-    #[error("the copy of the database cannot be synced: {0}")]
+    /// The file of the copy could not be made or made durable.
+    #[error("the copy of the database cannot be written: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -39,10 +40,13 @@ impl Database {
     /// [`BackupError`].
     pub async fn back_up(&self, to: &Path) -> Result<(), BackupError> {
         let Connections::Sqlite { readers, .. } = &self.connections else { return Err(BackupError::Postgres) };
-        if to.exists() {
-            return Err(BackupError::Exists(to.to_owned()));
-        }
         let path = to.to_str().ok_or_else(|| BackupError::Path(to.to_owned()))?;
+        // SQLite fills a file that is there and empty; one of its own making would be for everybody to read.
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+        made.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => BackupError::Exists(to.to_owned()),
+            _ => BackupError::Io(error),
+        })?;
         let copy = sql("VACUUM INTO $1").bind(path);
         // A connection of its own: readers may not write, not even another file.
         let options = readers.connect_options().as_ref().clone().pragma("query_only", "OFF");

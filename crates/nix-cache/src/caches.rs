@@ -6,7 +6,6 @@ mod administration;
 mod closure;
 mod collect;
 mod documents;
-mod folder;
 mod intake;
 mod keep;
 mod logs;
@@ -22,12 +21,12 @@ use std::sync::Arc;
 
 use gf_blobstore::{BlobStore, OwnerId, TimeSource};
 use gf_database::Database;
+use tokio::sync::Semaphore;
 
 pub use administration::{CacheReport, NewCache, NewKey, UpstreamReport};
 pub use closure::{Closure, ClosurePath};
 pub use collect::{Collection, Removal, WhyRemoved};
 pub use documents::Kept;
-pub use folder::{Export, Import};
 pub use intake::{Accepted, ArchiveFacts, ArchiveFile};
 pub use logs::{Log, MAX_LOG_BYTES};
 pub use lookup::{ArchiveName, Lookup, OpenedArchive};
@@ -77,6 +76,8 @@ struct Shared {
     announced: Announced,
     condemned: Condemned,
     promises: Promises,
+    /// Turns to make a listing.
+    listings: Semaphore,
 }
 
 impl NixCaches {
@@ -98,6 +99,7 @@ impl NixCaches {
                 announced: Announced::default(),
                 condemned: Condemned::default(),
                 promises: Promises::default(),
+                listings: Semaphore::new(lookup::LISTINGS),
             }),
         }
     }

@@ -4,6 +4,7 @@
 //! machine has it has from the server.
 
 mod access;
+mod command;
 mod crash;
 mod http;
 mod push_and_pull;

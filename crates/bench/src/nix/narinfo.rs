@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use tokio::sync::Mutex;
 
+use super::CACHE;
 use super::archive::{Archive, path_hash};
 use super::http::Connection;
 use super::nginx::{self, Nginx};
-use super::{Bench, CACHE};
 use crate::compare::line;
 use crate::data::Source;
+use crate::execution::Bench;
 use crate::load::{Length, Round, drive, median};
 use crate::process::Server;
 use crate::report::{Absent, Line, Outcome};

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
+use super::CACHE;
 use super::archive::{Archive, path_hash};
 use super::http::Connection;
 use super::nginx::{self, Nginx};
-use super::{Bench, CACHE};
 use crate::data::Source;
+use crate::execution::Bench;
 use crate::load::{as_float, median};
 use crate::process::Server;
 use crate::report::{Absent, Outcome};

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::CACHE;
 use super::closure::{Closure, place};
-use super::{Bench, CACHE};
 use crate::data::sha256_bytes_per_second;
+use crate::execution::Bench;
 use crate::load::{as_float, median};
 use crate::process::Server;
 use crate::report::{Absent, Line, Outcome};

@@ -2,10 +2,11 @@
 
 use anyhow::{Context, ensure};
 
+use super::CACHE;
 use super::archive::{Archive, path_hash};
 use super::http::Connection;
-use super::{Bench, CACHE};
 use crate::data::Source;
+use crate::execution::Bench;
 use crate::load::as_float;
 use crate::process::Server;
 use crate::report::Outcome;

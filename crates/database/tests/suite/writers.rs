@@ -156,6 +156,9 @@ async fn a_copy_is_whole_while_others_write() {
     database.back_up(&copy).await.unwrap();
     writer.await.unwrap();
     assert!(matches!(database.back_up(&copy).await, Err(BackupError::Exists(_))));
+    // It holds what the original does, keys among them.
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&copy).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
     let restored = Database::open(&Location::Sqlite(copy), &[LIBRARY]).await.unwrap();
     let found = count(&restored).await;
     assert!((20..=70).contains(&found), "{found}");

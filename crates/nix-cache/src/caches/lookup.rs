@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use gf_blobstore::ErrorKind;
+use gf_blobstore::{ErrorKind, StoreError};
 use gf_database::sql;
 use gf_nix_formats::{NarHash, StorePathHash};
 use gf_tenancy::{Authorized, NixPull};
@@ -14,7 +14,7 @@ use quick_cache::sync::Cache as Memory;
 use super::NixCaches;
 use super::intake::{ArchiveFacts, ArchiveFile};
 use crate::CacheError;
-use crate::archives::Archive;
+use crate::archives::{Archive, Root};
 use crate::cache::{Cache, CacheId};
 use crate::rows::{ArchiveRow, PathRow, signed};
 use crate::uses::UseCount;
@@ -24,6 +24,9 @@ const MEMORY_BYTES: u64 = 192 << 20;
 
 /// How many there are, more or less: for the size of tables, no limit.
 const TYPICAL_COUNT: usize = 100_000;
+
+/// Listings that are made at one time.
+pub(super) const LISTINGS: usize = 4;
 
 /// The answer about a path. What cannot be known is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +114,8 @@ impl NixCaches {
         Ok(Some(OpenedArchive { facts: row.facts(), archive }))
     }
 
-    /// The `.ls` of a path; `None` when there is no such path, or its names are not UTF-8, which JSON cannot say.
+    /// The `.ls` of a path; `None` when there is no such path, or none of it can be made: its names are not UTF-8, which JSON
+    /// cannot say, or it was too large to be taken apart. A few are made at one time, since each is in memory as a whole.
     ///
     /// # Errors
     /// [`CacheError`] when it cannot be known.
@@ -123,6 +127,10 @@ impl NixCaches {
         let cache = self.cache(grant).await?;
         let Some(path) = self.path_of(&cache, ArchiveName::Path(path)).await? else { return Ok(None) };
         let Some((row, _)) = self.open_path(&cache, &path).await? else { return Ok(None) };
+        if matches!(row.root, Root::Opaque(_)) {
+            return Ok(None);
+        }
+        let _turn = self.shared.listings.acquire().await.map_err(|_| CacheError::Store(StoreError::Closed))?;
         let listing = self.shared.archives.list(cache.owner, &row.root).await?;
         Ok(listing.to_json().ok())
     }

@@ -7,7 +7,6 @@ mod concurrency;
 mod documents;
 mod explaining;
 mod fixture;
-mod folders;
 mod publishing;
 mod reading;
 mod upstreams;
