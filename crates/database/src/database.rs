@@ -4,13 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
 use sqlx::{Connection as _, Postgres};
 
+use crate::error::is_locked;
 use crate::migrations::{self, Dialect, Migrations};
 use crate::statement::Connection;
 use crate::{DatabaseError, Location, OpenError, Row, Statement, Transaction, Work};
@@ -212,9 +213,25 @@ async fn open_sqlite(path: &Path) -> Result<Connections, sqlx::Error> {
         // In this mode a commit is on the disk when it returns.
         .synchronous(SqliteSynchronous::Full)
         .pragma("journal_size_limit", WAL_SIZE_LIMIT_BYTES);
-    let writer = pool(1).connect_with(writing).await?;
+    let writer = connect_in_turn(writing).await?;
     let readers = pool(SQLITE_READERS).connect_with(options.pragma("query_only", "ON")).await?;
     Ok(Connections::Sqlite { writer, readers })
+}
+
+/// Who is the first to open a file changes how it keeps its log. SQLite lets nobody wait for that change: it says "locked"
+/// at once.
+async fn connect_in_turn(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    let deadline = Instant::now() + OTHER_PROCESS_TIMEOUT;
+    let mut attempt = 1;
+    loop {
+        match pool(1).connect_with(options.clone()).await {
+            Err(sqlx::Error::Database(report)) if is_locked(report.as_ref()) && Instant::now() < deadline => {
+                tokio::time::sleep(pause(attempt)).await;
+                attempt += 1;
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 async fn open_postgres(options: &PgConnectOptions) -> Result<Connections, sqlx::Error> {

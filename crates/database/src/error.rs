@@ -92,6 +92,11 @@ const fn judge_sqlite(code: u32) -> Verdict {
     }
 }
 
+/// Whether another connection to the same file of SQLite's is in the way: BUSY.
+pub(crate) fn is_locked(report: &dyn Report) -> bool {
+    report.code().and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
+}
+
 /// SQLSTATE: PostgreSQL's appendix "Error Codes".
 fn judge_postgres(code: &str) -> Verdict {
     match code {

@@ -72,9 +72,9 @@ async fn another_programs_tables_are_refused() {
 }
 
 #[tokio::test]
-async fn two_that_open_at_once_migrate_once() {
+async fn many_that_open_at_once_migrate_once() {
     for setting in Setting::both() {
-        let openings = (0..4).map(|_| {
+        let openings = (0..8).map(|_| {
             let location = setting.location.clone();
             tokio::spawn(async move { Database::open(&location, &[LIBRARY]).await.map(drop) })
         });
