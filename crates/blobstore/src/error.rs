@@ -67,6 +67,14 @@ pub enum StoreError {
         /// What stands in the way, and what frees it.
         reason: String,
     },
+    /// The owner has used what it may; others are not concerned.
+    #[error("{reason}")]
+    OverQuota {
+        /// How much it uses of what, and what helps.
+        reason: String,
+        /// When trying again may help; `None` when time alone does not.
+        retry_after: Option<std::time::Duration>,
+    },
     /// The file system or the store below failed. Whether the blob exists is unknown.
     #[error("{doing}: {source}")]
     Io {
@@ -108,7 +116,7 @@ impl StoreError {
             | Self::ChunksMismatch(_)
             | Self::TooFarAhead { .. } => ErrorKind::Invalid,
             Self::OutOfRange { .. } => ErrorKind::OutOfRange,
-            Self::NoSpace { .. } => ErrorKind::Exhausted,
+            Self::NoSpace { .. } | Self::OverQuota { .. } => ErrorKind::Exhausted,
             Self::Io { .. } | Self::Closed => ErrorKind::Unavailable,
         }
     }

@@ -26,7 +26,7 @@ pub use blob_store::{
 pub use disk::measure;
 pub use disk::{
     CHUNK_AVERAGE_BYTES, CHUNK_SEED, CollectionReport, DiskBlobStore, EvictionPlan, FileLayer, Histogram, LeasePolicy,
-    MachineTime, OpenError, RecoveryReport, Repair, ScrubStats, StoreConfig, StoreFile, StoreStats, SystemFiles,
+    MachineTime, OpenError, RecoveryReport, Repair, ScrubStats, Stock, StoreConfig, StoreFile, StoreStats, SystemFiles,
     TimeSource, VerifyReport, plan,
 };
 pub use error::{ErrorKind, StoreError};

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -268,4 +268,70 @@ async fn a_large_file_that_can_neither_be_kept_nor_read_is_given_up() {
     assert_eq!(store.find_missing(OWNER, &[lost]).await.unwrap(), [lost]);
     assert_eq!(store.stats().quarantined, 1);
     must_have(&store, 1..3, "the others").await;
+}
+
+/// A disk that is full for long says nothing about what it has: only what it fails to read, again and again, is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_no_reason_to_give_anything_up() {
+    let (directory, time) = (tempfile::tempdir().unwrap(), time());
+    let disk = LossyFiles::new(directory.path());
+    let first = format!("{:016x}", 1_u64 << 32);
+    let (is_full, failing_reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let files = InterceptedFiles::new(Arc::new(disk.clone()), {
+        let (is_full, failing_reads) = (Arc::clone(&is_full), Arc::clone(&failing_reads));
+        move |path, operation| {
+            let is_copy = path.parent().is_some_and(|folder| folder.ends_with("incoming"));
+            let fails = match operation {
+                FileOperation::Sync => path.ends_with("incoming/0000000000000000"),
+                FileOperation::Write { .. } if is_copy && is_full.load(Ordering::SeqCst) => {
+                    return Err(std::io::ErrorKind::StorageFull.into());
+                }
+                FileOperation::Read(bytes) => {
+                    let less = |left: u64| left.checked_sub(1);
+                    let is_it = path.ends_with(&first) && bytes > 10_000;
+                    is_it && failing_reads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+                }
+                _ => false,
+            };
+            if fails { Err(std::io::Error::other("a bad sector")) } else { Ok(()) }
+        }
+    });
+    let store = open(files, &time, directory.path()).await.unwrap();
+    write(&store, 0..3).await;
+    is_full.store(true, Ordering::SeqCst);
+    for _ in 0..30 {
+        assert!(store.sync().is_err());
+        time.advance(300);
+    }
+    is_full.store(false, Ordering::SeqCst);
+    failing_reads.store(3, Ordering::SeqCst);
+    make_durable(&store, &time, |store| store.checkpoint().is_ok());
+    assert_eq!(failing_reads.load(Ordering::SeqCst), 0);
+    assert_eq!(store.stats().quarantined, 0);
+    must_have(&store, 0..3, "copied after all").await;
+}
+
+/// What is suspect may be as sound as it was when it was written: it goes only when its copy is durable.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_original_goes_before_its_copy_is_durable() {
+    for (seed, syncs) in (0..8).flat_map(|seed| [1, 2, 3, 5, 8, 100].map(|syncs| (seed, syncs))) {
+        let (directory, time) = (tempfile::tempdir().unwrap(), time());
+        let files = LossyFiles::new(directory.path());
+        let store = open(files.clone(), &time, directory.path()).await.unwrap();
+        store.checkpoint().unwrap();
+        write(&store, 0..5).await;
+        // On the disk from now on, though no checkpoint vouches for it.
+        store.sync().unwrap();
+        put(store.as_ref(), OWNER, blob(9, 3000)).await.unwrap();
+        files.fail_syncs(1);
+        assert!(store.sync().is_err());
+        drop(store);
+        // The next process believes nothing that came after the checkpoint, and copies all of it.
+        let store = open(files.clone(), &time, directory.path()).await.unwrap();
+        fail(&files, seed % 3, syncs);
+        assert!(store.sync().is_err(), "seed {seed}: nothing failed");
+        drop(store);
+        let store = open(files.lose_power(seed), &time, directory.path()).await.unwrap();
+        must_have(&store, 0..5, &format!("{syncs} failed syncs, seed {seed}")).await;
+    }
 }

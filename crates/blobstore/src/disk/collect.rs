@@ -14,7 +14,7 @@ use super::record::{HEADER_BYTES, RecordKind};
 use super::scan::{self, Scanned, Unreadable};
 use super::segments::{NewRecord, lock, read_lock, write_lock};
 use super::zstandard;
-use crate::{Encoding, StoreError};
+use crate::{Encoding, OwnerId, StoreError};
 
 /// What a collection did, or would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,15 @@ pub struct CollectionReport {
     pub leased_bytes: u64,
     /// Segments removed or rewritten.
     pub compacted_segments: u64,
+}
+
+/// What evictions have begun and could not end: no further one begins before.
+#[derive(Debug, Default)]
+pub(crate) struct Unfinished {
+    /// Whether slots were taken out of the index that a power cut could bring back.
+    is_unsettled: bool,
+    /// Large files that no slot points to any more.
+    files: Vec<u64>,
 }
 
 /// Bytes at rest by segment that the index points to.
@@ -50,6 +59,8 @@ impl Core {
     /// Evicts until `bytes` can be reserved, or says why they cannot.
     pub(crate) fn make_room(&self, bytes: u64) -> Result<Reservation, StoreError> {
         let _one_at_a_time = self.evicting()?;
+        // What had to go before may be room enough.
+        self.finish_evictions().map_err(failed("making room"))?;
         let mut excess = match self.capacity.reserve(bytes) {
             Ok(reservation) => return Ok(reservation),
             Err(excess) => excess,
@@ -116,11 +127,13 @@ impl Core {
 
     /// The most that evicting and compacting could free.
     fn freeable_bytes(&self) -> io::Result<u64> {
+        let stuck = self.finish_evictions()?;
+        let quarantined: u64 = self.large.quarantined()?.iter().map(|(_, bytes)| bytes).sum();
         let now = self.time_to_evict_by()?;
         let (histogram, _) = self.survey()?;
         let leased = histogram.leased_bytes(self.lease, now);
         self.counters.leased_bytes.store(leased, Ordering::Relaxed);
-        Ok(self.capacity.used_bytes().saturating_sub(leased))
+        Ok(self.capacity.used_bytes().saturating_sub(leased).saturating_sub(stuck + quarantined))
     }
 
     fn no_space(&self, needed_bytes: u64) -> StoreError {
@@ -156,6 +169,7 @@ impl Core {
         if !self.index.load_all()? {
             return Ok(CollectionReport::default());
         }
+        self.finish_evictions()?;
         let used_before = self.capacity.used_bytes();
         let now = self.time_to_evict_by()?;
         let (histogram, live) = self.survey()?;
@@ -170,7 +184,7 @@ impl Core {
         if freed < needed_bytes
             && let Some(plan) = plan(&histogram, needed_bytes - freed, self.lease, now)
         {
-            self.evict(plan, &mut report)?;
+            self.evict(plan, |_| true, &mut report)?;
             let (_, live) = self.survey()?;
             report.compacted_segments += self.compact(&live, target_bytes, WORTHWHILE_GARBAGE)?;
         }
@@ -178,6 +192,32 @@ impl Core {
         if report.freed_bytes > 0 {
             // Whoever frees something, trying again is not in vain.
             *lock(&self.refused) = Refused::default();
+        }
+        Ok(report)
+    }
+
+    /// Evicts about `needed_bytes` of what one owner brought, as far as leases allow. The bytes leave the disk when room is
+    /// needed there.
+    pub(crate) fn collect_of(&self, owner: OwnerId, needed_bytes: u64) -> io::Result<CollectionReport> {
+        if !self.index.load_all()? {
+            return Ok(CollectionReport::default());
+        }
+        self.finish_evictions()?;
+        let now = self.time_to_evict_by()?;
+        let mut histogram = Histogram::default();
+        for shard in 0..SHARDS {
+            self.index.visit_shard(shard, |slot| {
+                if slot.owner == owner {
+                    histogram.add(slot.touched, bytes_at_rest(slot));
+                }
+            })?;
+        }
+        let mut report =
+            CollectionReport { leased_bytes: histogram.leased_bytes(self.lease, now), ..CollectionReport::default() };
+        if let Some(plan) = plan(&histogram, needed_bytes, self.lease, now) {
+            let used_before = self.capacity.used_bytes();
+            self.evict(plan, |slot| slot.owner == owner, &mut report)?;
+            report.freed_bytes = used_before.saturating_sub(self.capacity.used_bytes());
         }
         Ok(report)
     }
@@ -197,37 +237,58 @@ impl Core {
         Ok((histogram, live))
     }
 
-    fn evict(&self, plan: EvictionPlan, report: &mut CollectionReport) -> io::Result<()> {
+    /// Carries out a plan among the slots that it was made for.
+    fn evict(
+        &self,
+        plan: EvictionPlan,
+        is_meant: impl Fn(&Slot) -> bool,
+        report: &mut CollectionReport,
+    ) -> io::Result<()> {
         let left = Cell::new(plan.and_bytes);
-        let mut files = Vec::new();
+        lock(&self.unfinished).is_unsettled = true;
         for shard in 0..SHARDS {
             let doomed = self.index.remove_from_shard(shard, |slot| {
-                slot.touched < plan.before
-                    || slot.touched == plan.before && left.get() > 0 && {
+                let is_last = || {
+                    slot.touched == plan.before && left.get() > 0 && {
                         left.set(left.get().saturating_sub(bytes_at_rest(slot)));
                         true
                     }
+                };
+                is_meant(slot) && (slot.touched < plan.before || is_last())
             })?;
             for slot in doomed {
                 report.evicted += 1;
                 report.evicted_bytes += bytes_at_rest(&slot);
                 self.counters.youngest_evicted.fetch_max(slot.touched, Ordering::Relaxed);
                 if let Place::Large { file, .. } = slot.place {
-                    files.push(file);
+                    lock(&self.unfinished).files.push(file);
                 }
             }
         }
         self.counters.evicted_blobs.fetch_add(report.evicted, Ordering::Relaxed);
         self.counters.evicted_bytes.fetch_add(report.evicted_bytes, Ordering::Relaxed);
-        // The index must have forgotten them for good before their bytes go: else a power cut would bring back names
-        // of nothing.
-        self.sync_index()?;
+        self.finish_evictions().map(drop)
+    }
+
+    /// Makes durable what was evicted, then removes its files. A disk that fails would otherwise have one blob after the
+    /// other evicted, and no room made. Returns how many bytes are still in files that cannot be removed.
+    fn finish_evictions(&self) -> io::Result<u64> {
+        if lock(&self.unfinished).is_unsettled {
+            // The index must have forgotten them for good before their bytes go: else a power cut would bring back names
+            // of nothing.
+            self.sync_index()?;
+            lock(&self.unfinished).is_unsettled = false;
+        }
+        let mut stuck_bytes = 0;
+        let files = std::mem::take(&mut lock(&self.unfinished).files);
         for file in files {
             if let Err(error) = self.remove_large(file) {
-                tracing::error!(file, %error, "an evicted file could not be removed; the next start does");
+                tracing::error!(file, %error, "an evicted file could not be removed; the next collection tries again");
+                stuck_bytes += self.large.size(file).unwrap_or(0);
+                lock(&self.unfinished).files.push(file);
             }
         }
-        Ok(())
+        Ok(stuck_bytes)
     }
 
     /// Removes segments without live records, then rewrites the emptiest ones of which at least one byte in
@@ -370,7 +431,7 @@ impl Core {
 const QUIET_S: u32 = 2;
 
 /// What a slot's bytes take on disk, about.
-const fn bytes_at_rest(slot: &Slot) -> u64 {
+pub(super) const fn bytes_at_rest(slot: &Slot) -> u64 {
     match slot.place {
         Place::Segment { bytes, .. } | Place::View { bytes, .. } | Place::Recipe { bytes, .. } => {
             HEADER_BYTES as u64 + bytes as u64

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
+use super::collect::Unfinished;
 use super::durability::{Extent, Suspects};
 use super::file_layer::{FileLayer, StoreFile};
 use super::flushes::Flushes;
@@ -22,6 +23,7 @@ use super::lease::LeasePolicy;
 use super::record::{RecordHeader, RecordKind};
 use super::scrub::Progress;
 use super::segments::{Appended, NewRecord, ReadFault, Segments, lock};
+use super::stock::Stock;
 use crate::{Encoding, OwnerId, StoreError};
 
 /// How a disk store is set up.
@@ -101,6 +103,10 @@ pub(crate) struct Core {
     pub syncing: Mutex<()>,
     /// One eviction at a time.
     pub evicting: Mutex<()>,
+    /// What evictions have begun and could not end.
+    pub unfinished: Mutex<Unfinished>,
+    /// What the last look at the whole index found; `None` before the first since the start.
+    pub stock: Mutex<Option<Arc<Stock>>>,
     /// One blob at a time begins to be shared.
     pub beginning_to_share: Mutex<()>,
     /// One promise at a time is made or let go.

@@ -17,7 +17,7 @@ use super::core::Core;
 use super::index::{Lookup, Place, SHARDS, Slot};
 use super::note;
 use super::record::HEADER_BYTES;
-use super::scan::Unreadable;
+use super::scan::{Unreadable, cannot_read, is_unreadable};
 use super::segments::{NewRecord, ReadFault, lock, not_durable, read_lock, write_lock};
 
 const NOTE: &str = "distrusted";
@@ -25,7 +25,7 @@ const NOTE: &str = "distrusted";
 /// Times that a suspect is written again at once, after which it waits longer each time.
 const QUICK_TRIES: u32 = 4;
 
-/// Times after which what cannot be read of a suspect is given up.
+/// Times that the disk fails to read a suspect after which what it cannot read is given up.
 const MAX_TRIES: u32 = 8;
 
 /// The longest wait for another try, in seconds.
@@ -49,6 +49,8 @@ enum Suspect {
 #[derive(Clone, Copy, Debug, Default)]
 struct Tries {
     failed: u32,
+    /// Of these, how often the disk failed to read it. A disk that is full, or takes no copy, says nothing about what it has.
+    unread: u32,
     /// Not before this second.
     next_at: u32,
 }
@@ -162,7 +164,7 @@ impl Core {
         if is_sound { self.forget_distrust() } else { Ok(()) }
     }
 
-    fn has_suspects(&self) -> bool {
+    pub(crate) fn has_suspects(&self) -> bool {
         !lock(&self.suspects).files.is_empty() || !self.segments.suspects().is_empty()
     }
 
@@ -235,22 +237,22 @@ impl Core {
         let suspects = self.segments.suspects().into_iter().map(Suspect::Segment);
         let mut result = Ok(());
         for suspect in suspects.chain(files.into_iter().map(Suspect::File)) {
-            let Tries { failed, next_at } = lock(&self.suspects).tries.get(&suspect).copied().unwrap_or_default();
-            if self.clock.now() < next_at {
+            let tries = lock(&self.suspects).tries.get(&suspect).copied().unwrap_or_default();
+            if self.clock.now() < tries.next_at {
                 continue;
             }
-            let unreadable = if failed < MAX_TRIES { Unreadable::Fails } else { Unreadable::Skip };
+            let unreadable = if tries.unread < MAX_TRIES { Unreadable::Fails } else { Unreadable::Skip };
             let written = match suspect {
                 Suspect::Segment(number) => self.write_segment_again(number, unreadable),
                 Suspect::File(number) => self.write_file_again(number, unreadable),
             };
-            self.note_try(suspect, failed, &written);
+            self.note_try(suspect, tries, &written);
             result = result.and(written);
         }
         result
     }
 
-    fn note_try(&self, suspect: Suspect, failed_before: u32, written: &io::Result<()>) {
+    fn note_try(&self, suspect: Suspect, before: Tries, written: &io::Result<()>) {
         let mut suspects = lock(&self.suspects);
         let Err(error) = written else {
             suspects.tries.remove(&suspect);
@@ -259,10 +261,11 @@ impl Core {
             }
             return;
         };
-        let failed = failed_before.saturating_add(1);
+        let failed = before.failed.saturating_add(1);
+        let unread = before.unread.saturating_add(u32::from(is_unreadable(error)));
         let wait_s = failed.checked_sub(QUICK_TRIES).map_or(0, |slow| 1 << slow.min(LONGEST_WAIT_S.ilog2()));
         tracing::error!(?suspect, failed, wait_s, %error, "what the disk failed to keep could not be written again");
-        suspects.tries.insert(suspect, Tries { failed, next_at: self.clock.now().saturating_add(wait_s) });
+        suspects.tries.insert(suspect, Tries { failed, unread, next_at: self.clock.now().saturating_add(wait_s) });
     }
 
     fn write_segment_again(&self, number: u32, unreadable: Unreadable) -> io::Result<()> {
@@ -288,7 +291,7 @@ impl Core {
             // A reader takes out what is damaged.
             Err(ReadFault::Gone | ReadFault::Damaged) => return Ok(()),
             Err(ReadFault::Io(_)) if unreadable == Unreadable::Skip => return self.give_up_file(number),
-            Err(ReadFault::Io(error)) => return Err(error),
+            Err(ReadFault::Io(error)) => return Err(cannot_read(error)),
         };
         let now = self.clock.now();
         let (key, owner, digest) = (header.index_key(), header.owner, header.digest);

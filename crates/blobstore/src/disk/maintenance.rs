@@ -1,7 +1,7 @@
 //! The store's own work: making writes durable within the window, checkpoints, and what can wait for a quiet moment.
 //!
 //! Three threads. The first syncs; it must keep its time. The second, at the lowest priority, loads and mends the index,
-//! keeps some space free, and looks for shared parts. The third, as low, is the [`scrub`].
+//! takes stock, keeps some space free, and looks for shared parts. The third, as low, is the [`scrub`].
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -23,6 +23,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long to leave a full store alone in which nothing may go.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// Stock is taken this often ...
+const STOCK_EVERY: Duration = Duration::from_secs(60);
+
+/// ... and takes no more than one part in so many of the time of one core.
+const STOCK_SHARE: u32 = 50;
 
 /// How often it is said that the disk fails.
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -121,6 +127,7 @@ fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
         tracing::error!(%error, "the index could not be read; run `gf store verify`");
     }
     let mut nothing_to_free_until = Instant::now();
+    let mut stock_due = Instant::now();
     while !signal.wait(LOOK_EVERY) {
         let limit = core.capacity.limit_bytes();
         if core.capacity.used_bytes() > limit - limit / 20 && Instant::now() >= nothing_to_free_until {
@@ -131,10 +138,22 @@ fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
                 Err(error) => tracing::error!(%error, "making room in advance failed"),
             }
         }
+        if Instant::now() >= stock_due {
+            stock_due = take_stock(core);
+        }
         if !lock(&core.to_chunk).is_empty() {
             runtime.block_on(core.deduplicate_waiting());
         }
     }
+}
+
+/// Returns when it is due again.
+fn take_stock(core: &Core) -> Instant {
+    let began = Instant::now();
+    if let Err(error) = core.take_stock() {
+        tracing::warn!(%error, "the store cannot tell how much is under lease, and whose");
+    }
+    Instant::now() + STOCK_EVERY.max(began.elapsed() * STOCK_SHARE)
 }
 
 /// Gives this thread alone the lowest priority. If the system says no, the work is done all the same.

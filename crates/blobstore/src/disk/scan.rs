@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use thiserror::Error;
+
 use super::file_layer::StoreFile;
 use super::record::{HEADER_BYTES, Position, RecordHeader, RecordKey, payload_check};
 use super::segments::Segments;
@@ -31,6 +33,21 @@ pub(crate) enum Unreadable {
     Fails,
     /// It goes on behind them, as if they were damaged.
     Skip,
+}
+
+/// The disk failed to read: what is there may be given up in the end, for which no other failure is a reason.
+#[derive(Debug, Error)]
+#[error("the disk fails to read: {0}")]
+struct CannotRead(#[source] io::Error);
+
+/// Marks a failure to read.
+pub(crate) fn cannot_read(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), CannotRead(error))
+}
+
+/// Whether a failure was one to read.
+pub(crate) fn is_unreadable(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|source| source.is::<CannotRead>())
 }
 
 /// The bytes of a segment.
@@ -98,11 +115,11 @@ impl Walk<'_> {
         Ok(Some(Scanned { offset, header, payload: sound.then_some(payload) }))
     }
 
-    /// As the file reads; `None` for what is to be skipped.
+    /// As the file reads; `None` for what is to be skipped. What it fails to read is told apart from other failures.
     fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<Option<usize>> {
         match (self.file.read_at(buffer, at), self.unreadable) {
             (Err(_), Unreadable::Skip) => Ok(None),
-            (read, _) => read.map(Some),
+            (read, _) => read.map(Some).map_err(cannot_read),
         }
     }
 

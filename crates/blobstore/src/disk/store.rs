@@ -28,6 +28,7 @@ use super::maintenance::Maintenance;
 use super::note;
 use super::scrub::ScrubStats;
 use super::segments::{Segments, lock};
+use super::stock::Stock;
 use super::verify::{Repair, VerifyReport};
 use crate::{Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, StoreError, Upload};
 
@@ -96,7 +97,7 @@ pub struct StoreStats {
     pub keys: u64,
     /// Segments.
     pub segments: u64,
-    /// Bytes under lease when the last collection looked; 0 before the first.
+    /// Bytes under lease at the last look at the whole index, about a minute ago at most; 0 before the first.
     pub leased_bytes: u64,
     /// Evicted since the start.
     pub evicted: u64,
@@ -174,6 +175,21 @@ impl DiskBlobStore {
         }
     }
 
+    /// What the last look at the whole index found. The store looks by itself, once a minute or a little less often; `None`
+    /// before the first time, which is soon after the start.
+    #[must_use]
+    pub fn stock(&self) -> Option<Arc<Stock>> {
+        lock(&self.core.stock).clone()
+    }
+
+    /// Looks at the whole index now rather than within a minute. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn take_stock(&self) -> Result<(), StoreError> {
+        self.core.take_stock().map_err(failed("taking stock"))
+    }
+
     /// Changes how many bytes the store may use. When it holds more, the next writes evict, as far as leases allow.
     pub fn set_capacity(&self, capacity_bytes: u64) {
         self.core.capacity.set_limit_bytes(capacity_bytes);
@@ -199,6 +215,16 @@ impl DiskBlobStore {
     pub fn collect(&self, needed_bytes: u64) -> Result<CollectionReport, StoreError> {
         let _one_at_a_time = self.core.evicting()?;
         self.core.collect(needed_bytes).map_err(failed("collecting"))
+    }
+
+    /// Evicts about `needed_bytes` of what one owner brought, least recently used first, as far as leases allow. Others lose
+    /// nothing but what they have by that owner's bringing it, and that is under lease when they used it. Blocks.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn collect_of(&self, owner: OwnerId, needed_bytes: u64) -> Result<CollectionReport, StoreError> {
+        let _one_at_a_time = self.core.evicting()?;
+        self.core.collect_of(owner, needed_bytes).map_err(failed("collecting"))
     }
 
     /// What [`Self::collect`] would do. Changes nothing. Blocks.
@@ -313,6 +339,8 @@ async fn open_core(
         moving: Mutex::default(),
         syncing: Mutex::default(),
         evicting: Mutex::default(),
+        unfinished: Mutex::default(),
+        stock: Mutex::default(),
         beginning_to_share: Mutex::default(),
         promising: Mutex::default(),
         promises_renewed: Mutex::default(),

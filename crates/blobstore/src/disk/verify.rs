@@ -282,8 +282,12 @@ impl Core {
         u64::from(self.epoch) << 32
     }
 
-    /// Removes large files of earlier runs that no slot points to.
+    /// Removes large files of earlier runs that no slot points to. None while anything is suspect: the original of a copy
+    /// that is not durable looks the same.
     pub(crate) fn remove_orphans(&self) -> io::Result<u64> {
+        if self.has_suspects() {
+            return Ok(0);
+        }
         let mut known = std::collections::HashSet::new();
         for shard in 0..SHARDS {
             self.index.visit_shard(shard, |slot| {
