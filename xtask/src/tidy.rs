@@ -20,11 +20,14 @@ const LONGEST_FILE_LINES: usize = 600;
 const KNOWN_HOSTS: &[&str] = &[
     "127.0.0.1",
     "bazel.build",
+    "codeberg.org",
     "github.com",
+    "gitlab.com",
     "jwt.attic.rs",
     "keepachangelog.com",
     "localhost",
     "semver.org",
+    "token.actions.githubusercontent.com",
     "www.apache.org",
 ];
 /// Which of our crates each crate may use, as far as the strata bind it; tests, tools and the program are free.
@@ -33,10 +36,14 @@ const STRATA: &[(&str, &[&str])] = &[
     ("gf-reapi", &["gf-digest"]),
     ("gf-nix-formats", &[]),
     ("gf-database", &[]),
+    ("gf-fetch", &[]),
     ("gf-tenancy", &["gf-digest", "gf-database"]),
     ("gf-blobstore", &["gf-digest", "gf-tenancy"]),
     ("gf-execution", &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore"]),
-    ("gf-nix-cache", &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore", "gf-database"]),
+    (
+        "gf-nix-cache",
+        &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore", "gf-database", "gf-fetch"],
+    ),
     ("gf-worker", &["gf-digest", "gf-reapi"]),
 ];
 /// Crates that only tests may use: the ends of the house, and what tests share.

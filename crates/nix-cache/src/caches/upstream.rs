@@ -4,11 +4,10 @@
 //! checked as every upload is, and stays. One asker at a time goes out for the same thing, and what is not there is not
 //! asked for again for a minute. What an upstream cannot say is unknown here too.
 
-mod client;
-
 use std::sync::Arc;
 
 use gf_blobstore::OwnerId;
+use gf_fetch::{Client, Reach};
 use gf_nix_formats::{ContentAddress, FileMethod, Hash, NarHash, NarInfo, StoreDir, StorePathHash};
 use quick_cache::sync::Cache as Memory;
 
@@ -18,7 +17,6 @@ use crate::cache::{Cache, CacheId};
 use crate::flights::Flights;
 use crate::rows::{ArchiveRow, Origin, PathRow};
 use crate::{CacheError, UpstreamSettings};
-use client::Client;
 
 /// How long it is believed that an upstream does not have a path.
 const ABSENT_S: u64 = 60;
@@ -38,7 +36,7 @@ pub(super) struct Upstreams {
 impl Default for Upstreams {
     fn default() -> Self {
         Self {
-            client: Client::default(),
+            client: Client::new(Reach::Anywhere),
             absent: Memory::new(MAX_ABSENCES),
             narinfos: Flights::new(1),
             archives: Flights::new(1),
