@@ -3,8 +3,8 @@
 //! To make and remove its few files and folders costs more than a small sandbox, above all on ext4, which takes no inode
 //! again that was just freed and looks at all of those one by one. What always holds: a folder has one run at a time, and
 //! is given to another only if nothing is left in it and whatever an action may have opened in it is in all that can be
-//! seen of it as it was made: owner, mode, links, size, blocks, time, attributes, access lists, flags. Only when it was
-//! last looked at may differ.
+//! seen of it as it was made: owner, mode, links, size, blocks, times, attributes, access lists, flags. Only when its inode
+//! was last changed may differ, a time that nobody can set.
 //!
 //! Deliberately absent: repair. What an action changed about a folder itself, and not only in it, is removed. So is the
 //! whole folder of a run whose processes could reach others (by the network of the machine they could hand on what
@@ -79,7 +79,13 @@ struct Look {
     flags: Option<IFlags>,
     /// With names and values, and access lists among them.
     attributes: Vec<(CString, Vec<u8>)>,
-    /// When it was last changed.
+    times: Times,
+}
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Times {
+    read: (i64, i64),
     changed: (i64, i64),
 }
 
@@ -229,10 +235,10 @@ impl Piece {
             file.set_len(0)?;
         }
         let look = Look::of(file)?;
-        if look.changed != self.new.changed {
-            set_time(file, self.new.changed)?;
+        if look.times != self.new.times {
+            self.new.times.put_back(file)?;
         }
-        Ok(Look { changed: self.new.changed, ..look } == self.new)
+        Ok(Look { times: self.new.times, ..look } == self.new)
     }
 }
 
@@ -253,7 +259,7 @@ impl Look {
             blocks: found.blocks(),
             flags,
             attributes: attributes(file)?,
-            changed: (found.mtime(), found.mtime_nsec()),
+            times: Times { read: (found.atime(), found.atime_nsec()), changed: (found.mtime(), found.mtime_nsec()) },
         })
     }
 }
@@ -276,8 +282,9 @@ fn attributes(file: &File) -> io::Result<Vec<(CString, Vec<u8>)>> {
     Ok(attributes)
 }
 
+/// Looking into it leaves no trace.
 fn open_folder(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
@@ -286,9 +293,12 @@ fn open_log(path: &Path) -> io::Result<File> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
-fn set_time(file: &File, (tv_sec, tv_nsec): (i64, i64)) -> io::Result<()> {
-    let time = Timespec { tv_sec, tv_nsec };
-    Ok(rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })?)
+impl Times {
+    fn put_back(self, file: &File) -> io::Result<()> {
+        let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
+        let times = Timestamps { last_access: time(self.read), last_modification: time(self.changed) };
+        Ok(rustix::fs::futimens(file, &times)?)
+    }
 }
 
 #[cfg(test)]

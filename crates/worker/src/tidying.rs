@@ -1,7 +1,8 @@
 //! What is done for runs that are answered already: removing what they left.
 //!
-//! A client need not wait for that. What always holds: so few runs are untidied at a time that what they left, each within
-//! its limit on the disk, is no more than about as much again as what runs; whoever comes beyond that waits.
+//! Nobody who asked for a run waits for that; the next runs do, if there is too much of it. What always holds: so few runs
+//! are untidied at a time that what they left, each within its limit on the disk, is no more than about as much again as
+//! what runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// Runs that are answered and not tidied.
+/// Runs that are tidied at a time.
 const MOST_UNTIDY: usize = 8;
 /// What a worker that ends gives it; the next one removes the rest.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Tidying {
     tasks: TaskTracker,
+    /// Taken in the order in which they were asked for.
     places: Arc<Semaphore>,
 }
 
@@ -28,13 +30,19 @@ impl Tidying {
     }
 
     /// Begins some, as soon as there is a place for it.
-    pub(crate) async fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
-        // It is never closed.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+    pub(crate) fn begin(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let places = Arc::clone(&self.places);
         self.tasks.spawn(async move {
+            // It is never closed.
+            let _place = places.acquire().await;
             work.await;
-            drop(place);
         });
+    }
+
+    /// Waits until all that is to be done has begun, and there is a place for more. Who is about to run something waits
+    /// for this, so no more waits for a place than runs.
+    pub(crate) async fn room(&self) {
+        drop(self.places.acquire().await);
     }
 
     /// Waits for what was begun, but not for ever.
@@ -53,20 +61,24 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_some_is_put_off() {
-        let tidying = Arc::new(Tidying::new());
+    async fn what_is_put_off_holds_up_the_next_run_and_not_who_put_it_off() {
+        let tidying = Tidying::new();
         let mut waiting = Vec::new();
-        for _ in 0..MOST_UNTIDY {
+        for _ in 0..=MOST_UNTIDY {
             let (go_on, told) = oneshot::channel::<()>();
             waiting.push(go_on);
-            tidying.begin(async { drop(told.await) }).await;
+            tidying.begin(async { drop(told.await) });
+            // It gets to where it waits.
+            tokio::task::yield_now().await;
         }
-        let one_more = tidying.begin(async {});
-        tokio::pin!(one_more);
-        assert!(futures::poll!(&mut one_more).is_pending());
+        let room = tidying.room();
+        tokio::pin!(room);
+        assert!(futures::poll!(&mut room).is_pending());
         drop(waiting.pop());
-        one_more.await;
+        tokio::task::yield_now().await;
+        assert!(futures::poll!(&mut room).is_pending(), "one that waited took the place");
         drop(waiting);
+        room.await;
         tidying.end().await;
         assert!(tidying.tasks.is_empty());
     }
