@@ -87,12 +87,12 @@ impl Workshop {
         answer.metadata.worker.clone_from(&self.name);
         answer.metadata.queued_timestamp = assignment.queued_timestamp;
         answer.metadata.worker_start_timestamp = Some(timestamp(clock.now()));
-        let done = match self.folder().await {
+        let done = match self.folder(&around.cancel).await {
             Ok(folder) => {
                 let done = self.stages(&assignment, around, &folder, &clock, &mut answer).await;
                 // After anything else, something of it may still be under way in there.
                 let is_over = done.is_ok() && answer.was_alone;
-                self.tidying.begin(self.tidy(folder, is_over)).await;
+                self.tidying.begin(self.tidy(folder, is_over));
                 done
             }
             Err(error) => Err(error),
@@ -101,7 +101,8 @@ impl Workshop {
         answer.finish(assignment.assignment_id, done)
     }
 
-    async fn folder(&self) -> Result<RunFolder, Failure> {
+    async fn folder(&self, cancel: &CancellationToken) -> Result<RunFolder, Failure> {
+        cancel.run_until_cancelled(self.tidying.room()).await.ok_or(Failure::Cancelled)?;
         if let Some(folder) = self.run_folders.take_kept() {
             return Ok(folder);
         }
@@ -184,16 +185,17 @@ impl Workshop {
         let asked = self.persistent.ask(job, whereabouts).await?;
         answer.was_alone = true;
         answer.took_place(before, clock.now());
-        let output = match asked {
-            Answered::Answered { exit_code, output } => {
+        let (output, used) = match asked {
+            Answered::Answered { exit_code, output, used } => {
                 answer.result.exit_code = exit_code;
-                output
+                (output, used)
             }
-            Answered::Ended { limit, words } => {
+            Answered::Ended { limit, words, used } => {
                 answer.ended = Some(ended(limit, &run.limits, order.memory));
-                words.into_bytes()
+                (words.into_bytes(), used)
             }
         };
+        answer.used(&used);
         let stderr = run.stderr.clone();
         blocking(move || fs::write(stderr, output).map_err(|error| Failure::io("write a log", error))).await?;
         Ok(run)
@@ -337,8 +339,8 @@ fn ended(limit: Limit, limits: &Limits, memory: Memory) -> rpc::Status {
         ),
         Limit::FullDisk => (
             Code::ResourceExhausted,
-            "the disk of the worker was about to be full, and the action had written more to it than it had left; the \
-             worker needs a larger one"
+            "the disk of the worker was about to be full, and the action had written more to it than it had left, or \
+             held deleted files that cannot be measured; the worker needs a larger one"
                 .to_owned(),
         ),
         Limit::Log => (
@@ -369,10 +371,13 @@ impl Answer {
         let started = ran.started.clamp(before, after);
         let ended = ran.ended.clamp(started, after);
         self.took_place(started, ended);
-        let usage = usage(&ran.usage);
-        self.metadata.auxiliary_metadata =
-            vec![Any { type_url: ResourceUsage::type_url(), value: usage.encode_to_vec() }];
+        self.used(&ran.usage);
         self.result.exit_code = ran.exit_code;
+    }
+
+    fn used(&mut self, used: &Usage) {
+        let value = usage(used).encode_to_vec();
+        self.metadata.auxiliary_metadata = vec![Any { type_url: ResourceUsage::type_url(), value }];
     }
 
     fn took_place(&mut self, started: SystemTime, ended: SystemTime) {

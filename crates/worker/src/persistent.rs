@@ -32,7 +32,7 @@ use crate::config::Bounds;
 use crate::failure::Failure;
 use crate::local_blobs::LocalBlobs;
 use crate::removal::Trash;
-use crate::sandbox::{Launcher, Limit};
+use crate::sandbox::{Launcher, Limit, Usage};
 
 pub(crate) use job::{Job, Wish};
 
@@ -102,9 +102,9 @@ impl Idle {
 #[derive(Debug)]
 pub(crate) enum Asked {
     /// With an answer; its outputs were taken out.
-    Answered { exit_code: i32, output: Vec<u8> },
+    Answered { exit_code: i32, output: Vec<u8>, used: Usage },
     /// By a limit, after last words on standard error.
-    Ended { limit: Limit, words: String },
+    Ended { limit: Limit, words: String, used: Usage },
 }
 
 /// What a request has around it.
@@ -119,7 +119,7 @@ pub(crate) struct Around<'a> {
 /// One try.
 enum Try {
     Done(Asked),
-    Died { limit: Option<Limit>, words: String, message: String },
+    Died { limit: Option<Limit>, words: String, message: String, used: Usage },
 }
 
 impl PersistentProcesses {
@@ -183,7 +183,9 @@ impl PersistentProcesses {
                 Try::Died { message, .. } if attempt < ATTEMPTS => {
                     tracing::info!(message, "a persistent worker died under a request; a fresh one is tried");
                 }
-                Try::Died { limit: Some(limit), words, .. } => return Ok(Asked::Ended { limit, words }),
+                Try::Died { limit: Some(limit), words, used, .. } => {
+                    return Ok(Asked::Ended { limit, words, used });
+                }
                 Try::Died { limit: None, message, .. } => return Err(Failure::Worker(message)),
             }
             attempt += 1;
@@ -202,7 +204,8 @@ impl PersistentProcesses {
             process.end(Ending::AtOnce, &self.trash).await;
             // It may have spoiled its folder, which a fresh one has not.
             return if was_running {
-                Ok(Try::Died { limit: None, words: String::new(), message: format!("{failure:?}") })
+                let message = format!("{failure:?}");
+                Ok(Try::Died { limit: None, words: String::new(), message, used: Usage::default() })
             } else {
                 Err(failure)
             };
@@ -211,13 +214,14 @@ impl PersistentProcesses {
             biased;
             () = around.cancel.cancelled() => {}
             () = sleep_until(deadline) => {
-                let words = process.last_words();
+                let (words, used) = (process.last_words(), process.used().await);
                 process.end(Ending::AtOnce, &self.trash).await;
-                return Ok(Try::Done(Asked::Ended { limit: Limit::Time, words }));
+                return Ok(Try::Done(Asked::Ended { limit: Limit::Time, words, used }));
             }
             answer = process.ask(job) => return match answer {
                 Ok(response) => {
-                    let asked = Asked::Answered { exit_code: response.exit_code, output: response.output };
+                    let (exit_code, output, used) = (response.exit_code, response.output, process.used().await);
+                    let asked = Asked::Answered { exit_code, output, used };
                     self.conclude(process, job, around.outputs).await.map(|()| Try::Done(asked))
                 }
                 Err(broken) => Ok(self.bury(process, &broken).await),
@@ -241,8 +245,9 @@ impl PersistentProcesses {
     /// Ends a process that broke off, and says why it did.
     async fn bury(&self, process: Tenured, broken: &Broken) -> Try {
         let ending = if matches!(broken, Broken::Ended) { Ending::Patient } else { Ending::AtOnce };
-        let words = process.last_words();
+        let (words, used_before) = (process.last_words(), process.used_before());
         let ran = process.end(ending, &self.trash).await;
+        let used = ran.as_ref().map_or_else(Usage::default, |ran| ran.usage.since(&used_before));
         let limit = ran.as_ref().and_then(|ran| ran.ended_by).filter(|limit| *limit != Limit::Cancelled);
         let how = ran.filter(|_| ending == Ending::Patient).map_or_else(String::new, |ran| match ran.ended_by {
             None => format!(" with exit code {}", ran.exit_code),
@@ -250,7 +255,7 @@ impl PersistentProcesses {
         });
         let said = if words.is_empty() { "nothing".to_owned() } else { format!("{words:?}") };
         let message = format!("the persistent worker failed: {broken}{how}; on standard error it said {said}");
-        Try::Died { limit, words, message }
+        Try::Died { limit, words, message, used }
     }
 
     async fn new_process(&self) -> Result<Tenured, Failure> {

@@ -15,6 +15,7 @@ mod factory;
 mod init;
 mod launcher;
 mod measure;
+mod meter;
 mod network;
 mod probe;
 mod process;
@@ -151,7 +152,7 @@ pub enum Limit {
     Disk,
     /// More than [`Limits::files`] were made.
     Files,
-    /// The disk was about to be full, and more was written than it had left.
+    /// The disk was about to be full, and more was written than it had left, or so that nobody can say how much.
     FullDisk,
     /// A log grew beyond [`Limits::log_bytes`].
     Log,

@@ -14,7 +14,7 @@ use crate::config::Bounds;
 use crate::failure::Failure;
 use crate::local_blobs::LocalBlobs;
 use crate::removal::Trash;
-use crate::sandbox::{ActionUser, Launcher, Limits, Process, Ran, Root, Run, SandboxError, StoreView};
+use crate::sandbox::{ActionUser, Launcher, Limits, Process, Ran, Root, Run, SandboxError, StoreView, Usage};
 
 use super::harvest::take_out;
 use super::job::Job;
@@ -44,6 +44,8 @@ pub(super) struct Tenured {
     process: Option<Process>,
     /// Where in its standard error this request began.
     said_before: u64,
+    /// What it had used when the last request was answered.
+    used_before: Usage,
 }
 
 impl Tenured {
@@ -52,7 +54,7 @@ impl Tenured {
         fs::create_dir(&folder)?;
         fs::create_dir(folder.join("scratch"))?;
         let root = LiveRoot::create(&folder.join("root"), owner)?;
-        Ok(Self { folder, root: Arc::new(root), process: None, said_before: 0 })
+        Ok(Self { folder, root: Arc::new(root), process: None, said_before: 0, used_before: Usage::default() })
     }
 
     /// Whether it has done something before.
@@ -124,6 +126,18 @@ impl Tenured {
         // A process may answer while it still listens.
         let ((), response) = tokio::try_join!(asking, protocol.read(stdout))?;
         Ok(response)
+    }
+
+    /// What it used since the last request was answered, or since it began.
+    pub(super) async fn used(&mut self) -> Usage {
+        let Some(meter) = self.process.as_ref().map(Process::meter) else { return Usage::default() };
+        let Ok(used) = blocking(move || Ok(meter.read())).await else { return Usage::default() };
+        used.since(&std::mem::replace(&mut self.used_before, used))
+    }
+
+    /// What it had used when the last request was answered.
+    pub(super) const fn used_before(&self) -> Usage {
+        self.used_before
     }
 
     /// Takes the outputs to `into`.

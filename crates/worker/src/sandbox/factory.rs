@@ -46,6 +46,7 @@ pub(super) struct Factory {
 
 /// One that was made and not yet over.
 pub(super) struct Sandbox {
+    pid: Pid,
     pidfd: OwnedFd,
     /// Dropped to end it.
     control: Option<OwnedFd>,
@@ -109,7 +110,8 @@ impl Factory {
             Clone::Child => job.live(),
             Clone::Parent { pid, pidfd } => {
                 drop(job);
-                let mut sandbox = Sandbox { pidfd, control: Some(our_control), report: our_report, group, network };
+                let mut sandbox =
+                    Sandbox { pid, pidfd, control: Some(our_control), report: our_report, group, network };
                 if let Err(failure) = self.map_users(pid) {
                     sandbox.stop();
                     self.conclude(sandbox);
@@ -189,6 +191,11 @@ impl Factory {
 }
 
 impl Sandbox {
+    /// Its first process.
+    pub(super) fn process(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// Readable when it is over.
     pub(super) const fn pidfd(&self) -> &OwnedFd {
         &self.pidfd

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::meter::Meter;
 use super::process::{Pipes, Process};
 use super::template::HIDE;
 use super::waiting::{Begun, Waiting};
@@ -198,8 +199,8 @@ impl Launcher {
         let mut start = start_of(&run);
         pipes.put_into(&mut start);
         let mut begun = self.begin(start).await?;
-        begun.begun().await?;
-        pipes.connect(begun)
+        let process = begun.begun().await?;
+        pipes.connect(begun, Meter::of(process))
     }
 
     async fn begin(&self, start: Start) -> Result<Begun, SandboxError> {

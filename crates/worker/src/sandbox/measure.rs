@@ -1,14 +1,17 @@
 //! How much a sandbox has written and what the disk has left, and how many and how large its processes are, seen by its
 //! first process.
 //!
-//! What it does not find: a file without a name that no process has open, because it is only mapped, or under way
-//! between two processes. Such a file is still bounded in size like every file.
+//! What it cannot measure: a file without a name that no process has open, because it is only mapped, or under way
+//! between two processes. Such a file is bounded in size like every file, and whoever holds one has to go when the disk is
+//! about to be full.
 
-use std::collections::HashSet;
+mod nameless;
+
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nameless::Held;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatVfs};
 
 /// Deeper folders are as good as a full disk.
@@ -114,6 +117,12 @@ impl Folders {
         Some(all)
     }
 
+    /// Whether processes hold files that cannot be measured. It takes long to find out.
+    pub(super) fn are_not_all(&self, processes: &Processes) -> bool {
+        let held = processes.held(&self.devices);
+        processes.each().any(|process| held.hidden(&process))
+    }
+
     /// What is free where they are.
     pub(super) fn free(&self) -> Free {
         let system = self.folders.first().and_then(|folder| rustix::fs::fstatvfs(folder).ok());
@@ -168,21 +177,13 @@ impl Processes {
 
     /// What files without a name take on these file systems.
     fn nameless(&self, devices: &[u64]) -> Written {
-        let mut seen = HashSet::new();
-        let mut all = Written::default();
-        for process in self.each() {
-            let Ok(open) = open_folder(&process, c"fd") else { continue };
-            let Ok(entries) = Dir::read_from(&open) else { continue };
-            let stats = entries
-                .flatten()
-                .filter_map(|entry| rustix::fs::statat(&open, entry.file_name(), AtFlags::empty()).ok());
-            for stat in stats.filter(|stat| stat.st_nlink == 0 && devices.contains(&stat.st_dev)) {
-                if seen.insert((stat.st_dev, stat.st_ino)) {
-                    all.add(Written::of(&stat));
-                }
-            }
-        }
-        all
+        self.held(devices).all
+    }
+
+    fn held<'a>(&self, devices: &'a [u64]) -> Held<'a> {
+        let mut held = Held::on(devices);
+        self.each().for_each(|process| held.add(&process));
+        held
     }
 
     fn each(&self) -> impl Iterator<Item = OwnedFd> {

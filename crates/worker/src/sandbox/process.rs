@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use tokio::net::unix::pipe;
 
+use super::meter::Meter;
 use super::waiting::Begun;
 use super::wire::Start;
 use super::{ActionUser, Ran, SandboxError};
@@ -20,9 +21,15 @@ pub struct Process {
     /// Its standard output, which ends when the command has ended.
     pub stdout: pipe::Receiver,
     begun: Begun,
+    meter: Meter,
 }
 
 impl Process {
+    /// What reads what it has used so far.
+    pub(crate) const fn meter(&self) -> Meter {
+        self.meter
+    }
+
     /// Ends it, and everything that it started, at once.
     pub fn kill(&mut self) {
         self.begun.stop();
@@ -41,7 +48,7 @@ impl Process {
     /// # Errors
     /// See [`SandboxError`].
     pub async fn wait(self) -> Result<Ran, SandboxError> {
-        let Self { stdin, stdout: _stdout, mut begun } = self;
+        let Self { stdin, stdout: _stdout, mut begun, .. } = self;
         drop(stdin);
         begun.ended().await
     }
@@ -71,11 +78,11 @@ impl Pipes {
     }
 
     /// Opens our ends, now that the command has the others.
-    pub(super) fn connect(self, begun: Begun) -> Result<Process, SandboxError> {
+    pub(super) fn connect(self, begun: Begun, meter: Meter) -> Result<Process, SandboxError> {
         let opened = || io::Result::Ok((pipe::OpenOptions::new().open_sender(&self.stdin)?, self.open_stdout()?));
         let (stdin, stdout) = opened().map_err(|source| refused("open named pipes", source))?;
         drop(self.held);
-        Ok(Process { stdin, stdout, begun })
+        Ok(Process { stdin, stdout, begun, meter })
     }
 
     fn open_stdout(&self) -> io::Result<pipe::Receiver> {

@@ -145,9 +145,10 @@ impl Service {
         let time = Duration::from_micros(start.timeout_us).saturating_add(OVERTIME);
         match self.factory.make(start) {
             Ok(sandbox) => {
+                let begun = has_pipes.then(|| Outcome::Begun(Begun { process: sandbox.process() }));
                 let kill_at = Instant::now().checked_add(time);
                 self.sandboxes.insert(id, Made { sandbox, kill_at, is_overdue: false });
-                if has_pipes { send(&mut self.socket, id, Outcome::Begun(Begun {})) } else { Ok(()) }
+                begun.map_or(Ok(()), |begun| send(&mut self.socket, id, begun))
             }
             Err(failure) => send(&mut self.socket, id, Outcome::Failed(failure)),
         }

@@ -18,7 +18,7 @@ pub(super) struct Waiting {
 /// Where to say what of one run.
 #[derive(Debug)]
 struct Told {
-    begun: Option<oneshot::Sender<()>>,
+    begun: Option<oneshot::Sender<u32>>,
     ended: oneshot::Sender<Outcome>,
 }
 
@@ -31,9 +31,9 @@ impl Waiting {
     pub(super) fn tell(&self, id: u64, outcome: Outcome) {
         let mut runs = self.lock();
         let Some(runs) = runs.as_mut() else { return };
-        if matches!(outcome, Outcome::Begun(_)) {
+        if let Outcome::Begun(of) = outcome {
             let begun = runs.get_mut(&id).and_then(|told| told.begun.take());
-            let _ = begun.map(|begun| begun.send(()));
+            let _ = begun.map(|begun| begun.send(of.process));
         } else if let Some(told) = runs.remove(&id) {
             let _ = told.ended.send(outcome);
         }
@@ -62,7 +62,7 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) struct Begun {
     id: u64,
-    begun: oneshot::Receiver<()>,
+    begun: oneshot::Receiver<u32>,
     ended: oneshot::Receiver<Outcome>,
     stop: Option<mpsc::OwnedPermit<Vec<u8>>>,
     waiting: Arc<Waiting>,
@@ -76,12 +76,12 @@ impl Begun {
         Some(Self { id, begun, ended, stop: Some(stop), waiting: Arc::clone(waiting) })
     }
 
-    /// Waits until it has a process.
-    pub(super) async fn begun(&mut self) -> Result<(), SandboxError> {
-        if (&mut self.begun).await.is_ok() {
-            return Ok(());
+    /// Waits until it has a process, which is the first of its sandbox.
+    pub(super) async fn begun(&mut self) -> Result<u32, SandboxError> {
+        match (&mut self.begun).await {
+            Ok(process) => Ok(process),
+            Err(_) => self.ended().await.and(Err(SandboxError::LauncherGone)),
         }
-        self.ended().await.map(drop)
     }
 
     /// Waits for how it ended, once.

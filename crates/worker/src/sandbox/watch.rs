@@ -150,7 +150,8 @@ impl Watch {
         if written.files > self.allowed.files {
             return Some(EndedBy::Files);
         }
-        free.is_used_up_by(written).then_some(EndedBy::FullDisk)
+        let must_go = free.is_used_up_by(written) || (free.is_low() && self.folders.are_not_all(&self.processes));
+        must_go.then_some(EndedBy::FullDisk)
     }
 
     /// Whether the disk is about to be full, or somebody filled it so much that it may have been this sandbox.

@@ -162,7 +162,11 @@ pub(super) enum Outcome {
 
 /// A run with pipes has its ends of them.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(super) struct Begun {}
+pub(super) struct Begun {
+    /// The first process of the sandbox, as the launcher and the worker know it.
+    #[prost(uint32, tag = "1")]
+    pub process: u32,
+}
 
 /// Something that was asked of the system and refused.
 #[derive(Clone, PartialEq, Message)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 use gf_digest::Digest;
 use gf_reapi::execution::platform::Property;
 use gf_reapi::execution::{ActionResult, Command, Directory, FileNode, NodeProperties, NodeProperty, Platform};
-use gf_reapi::worker::Finished;
 use gf_reapi::worker::finished::Verdict;
 use gf_reapi::worker::progress::Stage;
+use gf_reapi::worker::{Finished, ResourceUsage};
 use gf_worker::PersistentPolicy;
 use prost::Message;
 use tonic::Code;
@@ -156,6 +156,9 @@ async fn requests_of_the_same_tool_share_a_process_in_both_languages() {
         let text = output(result);
         let [pid, count, seen] = text.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{text}") };
         assert_eq!((count, seen), ("1", "flags,in1,tool.py,"), "json: {json}");
+        let usage = &result.execution_metadata.as_ref().unwrap().auxiliary_metadata[0];
+        let usage = ResourceUsage::decode(usage.value.as_slice()).unwrap();
+        assert!(usage.peak_memory_bytes > 1 << 20 && usage.peak_memory_is_of_largest_process, "{usage:?}");
         assert_eq!(case.store.get(result.output_files[0].digest.as_ref().unwrap()), "one");
 
         // What was there for the first, or left by it, is gone.

@@ -99,6 +99,57 @@ async fn who_fills_the_disk_of_the_machine_is_ended_before_it_is_full() {
     }
 }
 
+/// Writes to files that have no name and that nothing has open, in ways that cannot be measured from outside.
+const HIDING: &str = r#"
+import mmap, os, socket, sys, time
+kept = []
+for n in range(1000):
+    fd = os.open(f"/tmp/{n}", os.O_RDWR | os.O_CREAT)
+    os.unlink(f"/tmp/{n}")
+    os.write(fd, b"x" * 100000)
+    if sys.argv[1] == "mapped":
+        kept.append(mmap.mmap(fd, 4096))
+        # Python keeps a descriptor of its own.
+        os.closerange(3, 1000)
+    else:
+        pair = socket.socketpair()
+        socket.send_fds(pair[0], [b"x"], [fd])
+        kept.append(pair)
+        os.close(fd)
+    time.sleep(0.02)
+"#;
+
+#[tokio::test]
+async fn who_hides_what_it_writes_is_ended_before_the_disk_is_full() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: this user may not mount a small file system to fill");
+        return;
+    };
+    let bench = Bench::new_in(disk.folder.path()).await;
+    disk.fill();
+    for way in ["mapped", "under-way"] {
+        let mut run = bench.command(way, &["python3", "-c", HIDING, way]);
+        run.limits.disk_bytes = 1 << 30;
+        let small = bench.script(&format!("beside-{way}"), "echo small >small; sleep 1; cat small");
+        let (said, small) = tokio::join!(bench.run(run), bench.run(small));
+        assert_eq!(said.ran.ended_by, Some(Limit::FullDisk), "{way}: {said:?}");
+        assert_eq!(small.ok(), "small\n", "who hides nothing goes on");
+        gf_worker::sandbox::remove_scratch(&bench.folder.path().join(way)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn files_that_only_a_thread_has_open_count() {
+    let bench = Bench::new().await;
+    let hide = "import ctypes, os, threading, time\n\
+                def hide():\n libc = ctypes.CDLL(None)\n assert libc.unshare(0x400) == 0\n\
+                \x20for n in range(9):\n  fd = os.open(f'/tmp/{n}', os.O_WRONLY | os.O_CREAT)\n\
+                \x20 os.unlink(f'/tmp/{n}')\n  os.write(fd, b'x' * 20000000)\n time.sleep(60)\n\
+                threading.Thread(target=hide).start()";
+    let said = bench.run(bench.command("thread", &["python3", "-c", hide])).await;
+    assert_eq!(said.ran.ended_by, Some(Limit::Disk), "{said:?}");
+}
+
 /// A file system with little room.
 struct SmallDisk {
     folder: tempfile::TempDir,
