@@ -16,17 +16,23 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use gf_blobstore::{BlobStore, DiskBlobStore, OpenError, StoreConfig, StoreError};
+use gf_database::Database;
 use gf_execution::{ActionCache, Operations, OperationsConfig, Timeouts};
 use gf_nix_cache::NixCaches;
+use gf_tenancy::trust::Exchange;
 use gf_tenancy::{Access, AccessConfigError};
 use thiserror::Error;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_api::{self, AccessApi};
+use crate::access_services::{AccessServices, AccessStartError};
 use crate::builtin_worker::{Blueprint, BuiltinWorker, Condition};
 use crate::capacity::Background;
 use crate::config::{Config, ExecutionSettings, StoreSettings};
-use crate::edges::{self, EdgeState, Limits, NixState};
+use crate::edges::{self, EdgeState, ExchangeState, Limits, NixState};
+use crate::issuers::{IssuerFileError, Issuers};
 use crate::health::{self, Readiness};
 use crate::listen::{Connections, Drained, Listener, TlsError};
 use crate::metrics::{self, EdgeMetrics};
@@ -34,6 +40,9 @@ use crate::nix_caches::{self, NixStartError};
 use crate::nix_closures::NixClosures;
 use crate::operator::report::OwnWorker;
 use crate::operator::{self, Operator};
+
+/// How long closing the database may take, which waits for those that still use it.
+const DATABASE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why the server did not start. Each says what to do about it.
 #[derive(Debug, Error)]
@@ -47,6 +56,9 @@ pub enum StartError {
     /// Certificate or key cannot be used.
     #[error("TLS cannot be set up: {0}")]
     Tls(#[from] TlsError),
+    /// What is said of an issuer cannot be used.
+    #[error(transparent)]
+    Issuer(#[from] IssuerFileError),
     /// Somebody listens there already.
     #[error("{0} is in use: stop what listens there (`ss -ltnp` shows it), or choose another with --listen ADDR:PORT")]
     AddressInUse(SocketAddr),
@@ -69,6 +81,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The facts cannot be opened.
+    #[error(transparent)]
+    Facts(#[from] AccessStartError),
     /// The Nix caches cannot be opened.
     #[error(transparent)]
     NixCaches(#[from] NixStartError),
@@ -95,6 +110,7 @@ pub struct App {
     operations: Operations,
     background: Background,
     store: Arc<DiskBlobStore>,
+    database: Database,
 }
 
 impl App {
@@ -106,9 +122,12 @@ impl App {
         let Config {
             listen,
             data_dir,
+            database,
             tls,
             access,
             attic,
+            trust,
+            certificates,
             worker_token,
             store: settings,
             execution,
@@ -116,6 +135,7 @@ impl App {
             worker_program,
             ..
         } = config;
+        let knows_certificates = tls.as_ref().is_some_and(|tls| tls.clients.is_some());
         let tls = tls.map(|tls| tls.load()).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reached = access.tenants.iter().filter_map(|tenant| Some((tenant.instances.first()?, &tenant.name))).next();
@@ -125,23 +145,37 @@ impl App {
         if let Some(attic) = attic {
             access = access.with_attic_tokens(attic);
         }
-        let access = Arc::new(access);
+        if !certificates.is_empty() {
+            access = access.with_certificates(certificates);
+        }
+        if !trust.rules.is_empty() {
+            access = access.closed();
+        }
+        let issuers = Issuers::new(trust.issuers)?;
         let listener = bind(listen, tls)?;
         let began = Instant::now();
         let store = open_store(&data_dir, &settings).await?;
         let opened_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let services = AccessServices::open(&database).await?;
+        let access = Arc::new(services.attach_to(access));
         let background = Background::start(&store, &data_dir, &settings).await;
+        let gate = services.gate(&access);
+        background.run_to_its_end(|stopping| services.clone().tend_until(stopping));
+        let trail = services.trail.clone();
+        background.run_to_its_end(|stopping| async move { trail.write_until(stopping.cancelled()).await });
         let metrics = Arc::new(EdgeMetrics::default());
 
         let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
-        let caches = nix_caches::open(&data_dir, &blobs, access.tenant(&tenant).ok_or(StartError::NoTenant)?).await?;
+        let facts = services.database.clone();
+        let caches =
+            nix_caches::open(&data_dir, facts, &blobs, access.tenant(&tenant).ok_or(StartError::NoTenant)?).await?;
         let tended = caches.clone();
         background.run_to_its_end(|stopping| async move { tended.tend_until(stopping).await });
         let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));
         let operations = start_operations(&blobs, &access, &settings, &caches, execution);
         let own_worker = Condition::default();
         let operator = Operator {
-            access: Arc::clone(&access),
+            gate: gate.clone(),
             instance,
             store: Arc::clone(&store),
             settings,
@@ -156,7 +190,7 @@ impl App {
         let limits = Limits { executes: execution.enabled, max_blob_size_bytes, ..Limits::default() };
         let stopping = CancellationToken::new();
         let edges = EdgeState {
-            access: Arc::clone(&access),
+            gate: gate.clone(),
             store: blobs,
             operations: operations.clone(),
             limits,
@@ -164,8 +198,17 @@ impl App {
             stopping: stopping.clone(),
         };
         let upload_idle_timeout = limits.upload_idle_timeout;
-        let nix = NixState {
+        let access_api =
+            AccessApi::new(gate.clone(), Arc::clone(&services.tokens), services.trail.log().clone(), caches.clone());
+        let tokens = Arc::clone(&services.tokens);
+        let exchange = ExchangeState {
+            exchange: (!trust.rules.is_empty()).then(|| Exchange::new(trust.rules, Arc::new(issuers), tokens)),
             access: Arc::clone(&access),
+            trail: services.trail.clone(),
+            background: background.clone(),
+        };
+        let nix = NixState {
+            gate,
             caches,
             tenant,
             metrics: Arc::clone(&metrics),
@@ -174,11 +217,15 @@ impl App {
         };
         let router = edges::router(edges)
             .merge(edges::nix_router(nix))
+            .merge(edges::exchange_router(exchange))
             .merge(health::router(readiness))
+            .merge(access_api::router(Arc::new(access_api)))
             .merge(operator::router(Arc::new(operator)))
-            .merge(metrics_router(metrics, Arc::clone(&store), operations.clone()));
+            .merge(metrics_router(metrics, Arc::clone(&store), operations.clone()))
+            .layer(axum::middleware::from_fn(edges::origin::note));
 
         let address = listener.address();
+        let listener = if knows_certificates { listener.knowing(Arc::clone(&access)) } else { listener };
         let connections = listener.serve(router);
         tracing::info!(%address, data_dir = %data_dir.display(), opened_ms, "serving");
         let blueprint = worker.filter(|_| execution.enabled).zip(worker_program).map(|(settings, program)| Blueprint {
@@ -190,7 +237,17 @@ impl App {
             condition: own_worker,
         });
         let worker = blueprint.and_then(start_worker);
-        Ok(Self { address, scheme, stopping, connections, worker, operations, background, store })
+        Ok(Self {
+            address,
+            scheme,
+            stopping,
+            connections,
+            worker,
+            operations,
+            background,
+            store,
+            database: services.database,
+        })
     }
 
     /// The address that it listens on, with the real port where 0 was asked for.
@@ -225,6 +282,9 @@ impl App {
         }
         self.operations.stop().await;
         self.background.stop().await;
+        if timeout(DATABASE_DEADLINE, self.database.close()).await.is_err() {
+            tracing::warn!("a request that was cut off still holds the database; what was committed is safe");
+        }
         operator::blocking(&self.store, DiskBlobStore::close).await??;
         tracing::info!("stopped");
         Ok(drained)

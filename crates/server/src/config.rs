@@ -2,14 +2,18 @@
 //!
 //! All mistakes are reported at once, with file and line. A secret is never in the file: `access.token_file` names a
 //! file that holds it, or the environment variable `GF_TOKEN` does; `workers.token_file` that of workers, and
-//! `[access.attic]` those that check Attic's tokens. Relative paths are relative to the configuration file.
+//! `[access.attic]` those that check Attic's tokens; `database.url_file` the place of the database. Relative paths are
+//! relative to the configuration file.
 //!
 //! What always holds: a [`Config`] that exists is consistent, and it opens no door: where nothing tells callers apart it
 //! listens on loopback only.
 
 mod access;
+mod database;
 mod execution;
 mod reader;
+mod tls;
+mod trust;
 mod units;
 mod worker;
 
@@ -19,19 +23,23 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gf_database::Location;
 use gf_digest::InstanceName;
-use gf_tenancy::{Access, AccessConfig, AtticConfig, Secret, TenantConfig, TenantName};
+use gf_tenancy::{Access, AccessConfig, AtticConfig, CertificateRule, Secret, TenantConfig, TenantName};
 
 use crate::listen::TlsConfig;
 use crate::telemetry::{LogConfig, LogFormat, LogLevel};
 use access::AccessSection;
 use reader::{At, Document, Section};
+use tls::TlsSection;
 
 pub use access::AtticEnvironment;
+pub use database::default_database;
 pub use execution::ExecutionSettings;
 pub use reader::{ConfigError, ConfigErrors};
+pub use trust::{IssuerSettings, TrustSettings};
 pub use units::{parse_duration, parse_size, show_duration, show_size};
-pub use worker::{Network, WorkerSettings};
+pub use worker::{ActionBounds, Network, Persistent, WorkerSettings};
 
 /// Everything that `gf serve` is told.
 #[derive(Clone, Debug)]
@@ -40,6 +48,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where all data live.
     pub data_dir: PathBuf,
+    /// Where the facts of services are.
+    pub database: Location,
     /// Logs.
     pub log: LogConfig,
     /// TLS; without it connections are in the clear.
@@ -48,6 +58,10 @@ pub struct Config {
     pub access: AccessConfig,
     /// How tokens in Attic's format are checked; `None` takes none.
     pub attic: Option<AtticConfig>,
+    /// Whose identities are exchanged for tokens.
+    pub trust: TrustSettings,
+    /// What certificates of clients grant.
+    pub certificates: Vec<CertificateRule>,
     /// The token of machines that attach workers. Without one, and without a token in `access`, everybody may.
     pub worker_token: Option<Secret>,
     /// The store.
@@ -92,6 +106,8 @@ pub struct Environment {
     pub token: Option<String>,
     /// Keys of Attic's tokens.
     pub attic: AtticEnvironment,
+    /// `GF_DATABASE_URL`.
+    pub database_url: Option<String>,
     /// Where data live when nothing says otherwise; `None` when there is no home.
     pub state_dir: Option<PathBuf>,
 }
@@ -108,10 +124,11 @@ impl Environment {
             let xdg = path("XDG_STATE_HOME").filter(|dir| dir.is_absolute());
             xdg.or_else(|| path("HOME").map(|home| home.join(".local/state")))
         };
-        // A token that is not text must not count as none: what cannot be read is then refused as no token.
-        let token = std::env::var_os("GF_TOKEN").map(|token| token.to_string_lossy().into_owned());
+        // What is not text must not count as nothing: what cannot be read is then refused.
+        let text = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         Self {
-            token,
+            token: text("GF_TOKEN"),
+            database_url: text("GF_DATABASE_URL"),
             attic: AtticEnvironment::of_process(),
             state_dir: state_dir.map(|dir| dir.join("gloriousflywheel")),
         }
@@ -132,8 +149,9 @@ pub struct Overrides {
 struct FileConfig {
     listen: Option<At<SocketAddr>>,
     data_dir: Option<PathBuf>,
+    database: Option<Location>,
     log: LogConfig,
-    tls: Option<TlsConfig>,
+    tls: TlsSection,
     access: AccessSection,
     tenants: Vec<TenantConfig>,
     worker_token: Option<Secret>,
@@ -181,7 +199,8 @@ impl Config {
         let mut outside = Vec::new();
         let mut mistake = |message: String| outside.push(ConfigError { file: None, line: None, message });
 
-        let AccessSection { token, anonymous_read, attic } = read.access;
+        let AccessSection { token, anonymous_read, attic, rules, issuers } = read.access;
+        let TlsSection { server: tls, rules: certificate_rules } = read.tls;
         let token = match environment.token.as_deref().map(|text| access::check_token("GF_TOKEN", text)) {
             Some(Ok(token)) => Some(token),
             Some(Err(message)) => {
@@ -198,9 +217,17 @@ impl Config {
         if data_dir.is_none() {
             mistake("there is no home folder to keep data in: say --data-dir DIR".to_owned());
         }
+        let database = match environment.database_url.as_deref().map(database::parse_variable).transpose() {
+            Ok(given) => given.or(read.database),
+            Err(message) => {
+                mistake(message);
+                None
+            }
+        };
         let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Self::DEFAULT_PORT);
         let listen = overrides.listen.or(read.listen.as_ref().map(|at| at.value)).unwrap_or(default);
-        if token.is_none() && attic.is_none() && !listen.ip().to_canonical().is_loopback() {
+        let tells_apart = token.is_some() || attic.is_some() || !rules.is_empty() || !certificate_rules.is_empty();
+        if !tells_apart && !listen.ip().to_canonical().is_loopback() {
             match read.listen.filter(|at| at.value == listen) {
                 Some(at) => document.mistake(at.place, exposed(listen)),
                 None => mistake(exposed(listen)),
@@ -208,6 +235,8 @@ impl Config {
         }
 
         let tenants = if read.tenants.is_empty() { default_tenant().into_iter().collect() } else { read.tenants };
+        let trust = trust::settle(&document, rules, issuers, &tenants);
+        let certificates = trust::settle_certificates(&document, certificate_rules, &tenants);
         let access = AccessConfig { tenants, token, anonymous_read };
         let mut mistakes = document.into_mistakes();
         mistakes.append(&mut outside);
@@ -218,11 +247,14 @@ impl Config {
         match data_dir {
             Some(data_dir) if mistakes.is_empty() => Ok(Self {
                 listen,
+                database: database.unwrap_or_else(|| default_database(&data_dir)),
                 data_dir,
                 log: read.log,
-                tls: read.tls,
+                tls,
                 access,
                 attic,
+                trust,
+                certificates,
                 worker_token: read.worker_token,
                 store: read.store,
                 execution: read.execution,
@@ -268,8 +300,9 @@ fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
     let read = FileConfig {
         listen: root.text("listen", parse_listen),
         data_dir: root.text("data_dir", |text| parse_path(folder, text)).map(|at| at.value),
+        database: root.section("database", |database| database::read(database, folder)),
         log: root.section("log", read_log),
-        tls: root.section("tls", |tls| read_tls(tls, folder)),
+        tls: root.section("tls", |tls| tls::read(tls, folder)),
         ..FileConfig::default()
     };
     let access = root.section("access", |access| access::read(access, folder));
@@ -302,32 +335,11 @@ fn read_log(log: &mut Section<'_, '_>) -> LogConfig {
     }
 }
 
-fn read_tls(tls: &mut Section<'_, '_>, folder: &Path) -> Option<TlsConfig> {
-    let path = |text: &str| {
-        let path = parse_path(folder, text)?;
-        std::fs::metadata(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-        Ok(path)
-    };
-    let cert = tls.text("cert", path);
-    let key = tls.text("key", path);
-    match (cert, key) {
-        (Some(cert), Some(key)) => {
-            let config = TlsConfig { cert: cert.value, key: key.value };
-            if let Err(error) = config.load() {
-                tls.mistake("cert", cert.place, &error.to_string());
-            }
-            Some(config)
-        }
-        (Some(at), None) if !tls.was_given("key") => {
-            tls.mistake("key", at.place, "is missing: TLS needs cert and key");
-            None
-        }
-        (None, Some(at)) if !tls.was_given("cert") => {
-            tls.mistake("cert", at.place, "is missing: TLS needs cert and key");
-            None
-        }
-        _ => None,
-    }
+/// A file that is there and may be read.
+fn readable(folder: &Path, text: &str) -> Result<PathBuf, String> {
+    let path = parse_path(folder, text)?;
+    std::fs::metadata(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    Ok(path)
 }
 
 type PlacedTenant = (TenantConfig, Vec<At<InstanceName>>);

@@ -6,9 +6,12 @@
 //! What always holds: every call is authorized before a service is asked; every message, stream and wait is bounded.
 
 pub(crate) mod credentials;
+mod exchange;
+pub(crate) mod gate;
 mod grpc;
 mod http_cache;
 mod nix;
+pub mod origin;
 mod plain_http;
 mod reapi;
 mod workers;
@@ -18,18 +21,19 @@ use std::time::Duration;
 
 use gf_blobstore::BlobStore;
 use gf_execution::{ActionCache, Content, Operations};
-use gf_tenancy::Access;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::EdgeMetrics;
 
+pub use gate::Gate;
+pub(crate) use exchange::{ExchangeState, router as exchange_router};
 pub use nix::{NixState, router as nix_router};
 
 /// What edges work with. Cheap to clone.
 #[derive(Clone)]
 pub struct EdgeState {
-    /// Who may do what.
-    pub access: Arc<Access>,
+    /// Who may do what, and what is recorded of it.
+    pub gate: Gate,
     /// Where the bytes are.
     pub store: Arc<dyn BlobStore>,
     /// What is run, and who waits for it.

@@ -2,12 +2,15 @@
 //!
 //! Deliberately absent: product rules (services have them) and the command line (`gf-cli`).
 
+pub mod access_api;
+mod access_services;
 mod app;
 mod builtin_worker;
 mod capacity;
 pub mod config;
 pub mod edges;
 mod health;
+mod issuers;
 pub mod listen;
 pub mod metrics;
 mod nix_caches;
@@ -15,4 +18,6 @@ mod nix_closures;
 pub mod operator;
 pub mod telemetry;
 
+pub use access_services::AccessStartError;
+pub use issuers::IssuerFileError;
 pub use app::{App, StartError, StopError};

@@ -5,18 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gf_blobstore::{BlobStore, MachineTime};
-use gf_database::{Database, Location, OpenError};
+use gf_database::Database;
 use gf_nix_cache::archives::{ArchiveLimits, Archives};
-use gf_nix_cache::{CacheError, MIGRATIONS, NixCaches, Parts};
+use gf_nix_cache::{CacheError, NixCaches, Parts};
 use gf_tenancy::Tenant;
 use thiserror::Error;
 
 /// Why there are no caches to serve.
 #[derive(Debug, Error)]
 pub enum NixStartError {
-    /// The facts cannot be opened.
-    #[error(transparent)]
-    Database(#[from] OpenError),
     /// The folder for archives that arrive cannot be made.
     #[error("the folder for archives that arrive cannot be made: {0}")]
     Scratch(#[from] io::Error),
@@ -25,18 +22,18 @@ pub enum NixStartError {
     Main(#[from] CacheError),
 }
 
-/// Opens the caches of a data folder. A fresh one gets the public cache `main`, of `tenant`.
+/// Opens the caches whose facts are in this database and whose archives arrive in this data folder. A fresh one gets the public cache `main`, of `tenant`.
 ///
 /// # Errors
 /// [`NixStartError`].
 pub(crate) async fn open(
     data_dir: &Path,
+    database: Database,
     store: &Arc<dyn BlobStore>,
     tenant: &Tenant,
 ) -> Result<NixCaches, NixStartError> {
     let scratch = data_dir.join("scratch");
     std::fs::create_dir_all(&scratch)?;
-    let database = Database::open(&Location::file(&data_dir.join("facts.sqlite")), &[MIGRATIONS]).await?;
     let archives = Arc::new(Archives::new(Arc::clone(store), scratch, ArchiveLimits::default()));
     let time = Arc::new(MachineTime::default());
     let caches = NixCaches::new(Parts { database, store: Arc::clone(store), archives, time });

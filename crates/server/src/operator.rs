@@ -5,6 +5,7 @@
 //!
 //! What always holds: one maintenance at a time, also when its caller has gone; a second one is told so.
 
+pub(crate) mod action_results;
 mod advice;
 mod execution;
 pub mod report;
@@ -19,7 +20,7 @@ use gf_blobstore::{
 };
 use gf_digest::InstanceName;
 use gf_execution::Operations;
-use gf_tenancy::{Access, Authorized, Operate};
+use gf_tenancy::{Authorized, Operate};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -27,6 +28,7 @@ use crate::app::{blob_store_config, store_folder};
 use crate::builtin_worker::Condition;
 use crate::capacity::Background;
 use crate::config::StoreSettings;
+use crate::edges::Gate;
 use crate::health::{Readiness, Ready};
 use report::{GcRequest, GcResult, Repaired, ScrubStatus, Status, StoreStatus, VerifyRequest, VerifyResult};
 pub(crate) use routes::router;
@@ -56,7 +58,7 @@ pub enum OperateError {
 
 /// The operator's side of a running server.
 pub(crate) struct Operator {
-    pub(crate) access: Arc<Access>,
+    pub(crate) gate: Gate,
     /// Any instance that is served: an operator's permission is for all of them.
     pub(crate) instance: InstanceName,
     pub(crate) store: Arc<DiskBlobStore>,
@@ -76,7 +78,7 @@ impl Operator {
             Ok(Ready::Full(reason)) => (None, Some(reason)),
             Err(reason) => (Some(reason.to_string()), None),
         };
-        let tenants = self.access.tenants().iter().map(|tenant| tenant.name().to_string()).collect();
+        let tenants = self.gate.access().tenants().iter().map(|tenant| tenant.name().to_string()).collect();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.began.elapsed().as_secs(),
@@ -227,7 +229,7 @@ mod tests {
     use gf_digest::{Digest, DigestFunction};
     use gf_execution::operations::Request;
     use gf_execution::{ActionCache, Inlining, OperationsConfig};
-    use gf_tenancy::{AccessConfig, Execute, TenantConfig, TenantName};
+    use gf_tenancy::{Access, AccessConfig, Execute, TenantConfig, TenantName};
 
     use super::*;
 
@@ -243,7 +245,7 @@ mod tests {
         Operator {
             operations: Operations::start(blobs, cache, Arc::clone(&access), OperationsConfig::default()),
             own_worker: Condition::default(),
-            access,
+            gate: Gate::without_log(access),
             instance,
             readiness: Readiness::new(Arc::clone(&store) as Arc<dyn gf_blobstore::BlobStore>, data_dir),
             background: Background::start(&store, data_dir, &settings).await,
@@ -258,9 +260,9 @@ mod tests {
     async fn an_operation_is_explained_after_its_end_too() {
         let data = tempfile::tempdir().unwrap();
         let operator = operator(data.path()).await;
-        let who = operator.access.authenticate(None).unwrap();
-        let client = operator.access.authorize::<Execute>(&who, &operator.instance).unwrap();
-        let who = operator.access.authorize::<Operate>(who, &operator.instance).unwrap();
+        let who = operator.gate.access().authenticate(None).unwrap();
+        let client = operator.gate.access().authorize::<Execute>(&who, &operator.instance).unwrap();
+        let who = operator.gate.access().authorize::<Operate>(who, &operator.instance).unwrap();
         let request = Request {
             action: Digest::of(DigestFunction::Sha256, b"an action that is not there"),
             skip_cache_lookup: false,
@@ -291,8 +293,8 @@ mod tests {
         let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
         runtime.block_on(async {
             let operator = operator(data.path()).await;
-            let who = operator.access.authenticate(None).unwrap();
-            let who = operator.access.authorize::<Operate>(who, &operator.instance).unwrap();
+            let who = operator.gate.access().authenticate(None).unwrap();
+            let who = operator.gate.access().authorize::<Operate>(who, &operator.instance).unwrap();
             let mut context = Context::from_waker(Waker::noop());
             let (release, held) = mpsc::channel::<()>();
             let holding = tokio::task::spawn_blocking(move || held.recv());

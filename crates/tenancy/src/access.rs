@@ -13,8 +13,8 @@ use crate::loan::Ledger;
 use crate::policy::{self, Decision, Policy, Thing, Visibility};
 use crate::secret::Fingerprint;
 use crate::{
-    AtticConfig, Authorized, Denied, Execute, InstancePermission, Loan, NixPermission, NoRandomness, PermissionName,
-    Principal, Secret, Tenant, TenantId, TenantName, Tokens, jwt,
+    AtticConfig, Authorized, CertificateNames, CertificateRule, Certified, Denied, Execute, InstancePermission, Loan,
+    NixPermission, NoRandomness, PermissionName, Principal, Secret, Tenant, TenantId, TenantName, Tokens, jwt,
 };
 
 /// A tenant and the REAPI instances that resolve to it.
@@ -90,6 +90,7 @@ pub struct Access {
     worker_tokens: Vec<Fingerprint>,
     tokens: Option<Arc<Tokens>>,
     attic: Option<AtticTokens>,
+    certificates: Vec<CertificateRule>,
     policy: Policy,
     loans: Arc<Ledger>,
 }
@@ -119,7 +120,17 @@ impl Access {
         let token = config.token.as_ref().map(Secret::fingerprint);
         let policy = Policy { open: token.is_none(), anonymous_read: config.anonymous_read, workers_restricted: false };
         let (worker_tokens, loans) = (Vec::new(), Arc::default());
-        Ok(Self { instances, tenants, token, worker_tokens, tokens: None, attic: None, policy, loans })
+        Ok(Self {
+            instances,
+            tenants,
+            token,
+            worker_tokens,
+            tokens: None,
+            attic: None,
+            certificates: Vec::new(),
+            policy,
+            loans,
+        })
     }
 
     /// Lets the holders of these tokens attach workers; with at least one, nobody else may.
@@ -148,6 +159,14 @@ impl Access {
     #[must_use]
     pub fn with_attic_tokens(mut self, config: AtticConfig) -> Self {
         self.attic = Some(AtticTokens::new(config));
+        self.policy.open = false;
+        self
+    }
+
+    /// Knows the holders of certificates too. A server that does is not open any more.
+    #[must_use]
+    pub fn with_certificates(mut self, rules: Vec<CertificateRule>) -> Self {
+        self.certificates = rules;
         self.policy.open = false;
         self
     }
@@ -203,6 +222,41 @@ impl Access {
         Ok(Authorized::new(principal.clone(), Arc::clone(tenant), instance.clone()))
     }
 
+    /// Grants `P` to whoever has it in some instance, in the first of those: for services that go by what their caller
+    /// holds, and not by where it is held.
+    ///
+    /// # Errors
+    /// [`Denied::Unauthenticated`] or [`Denied::Forbidden`].
+    pub fn authorize_somewhere<P: InstancePermission>(
+        &self,
+        principal: impl Borrow<Principal>,
+    ) -> Result<Authorized<P>, Denied> {
+        let principal = principal.borrow();
+        self.check(principal, P::NAME)?;
+        let mut instances: Vec<&InstanceName> = self.instances.keys().collect();
+        instances.sort();
+        let mut granted = instances.into_iter().filter_map(|instance| self.authorize(principal, instance).ok());
+        granted.next().ok_or_else(|| refusal(principal, P::NAME))
+    }
+
+    /// Grants `P` to whoever has it for all tenants: for what shows something of all of them.
+    ///
+    /// # Errors
+    /// As [`Self::authorize_somewhere`].
+    pub fn authorize_everywhere<P: InstancePermission>(
+        &self,
+        principal: impl Borrow<Principal>,
+    ) -> Result<Authorized<P>, Denied> {
+        let principal = principal.borrow();
+        let holds = match principal {
+            Principal::Token(token) if !self.policy.open => {
+                token.grants().iter().any(|grant| grant.has(P::NAME) && grant.is_everywhere())
+            }
+            _ => true,
+        };
+        if holds { self.authorize_somewhere(principal) } else { Err(refusal(principal, P::NAME)) }
+    }
+
     /// Grants `P` on a Nix cache, or says why not. A refusal is the same whether or not there is such a cache; that
     /// there is none is told only to whom it would have been granted.
     ///
@@ -255,10 +309,40 @@ impl Access {
         policy::decide_anywhere(&self.policy, principal.borrow(), permission).allowed
     }
 
+    /// Whether a principal administers all that a tenant has.
+    #[must_use]
+    pub fn administers(&self, principal: &Principal, tenant: &TenantName) -> bool {
+        match principal {
+            Principal::Token(token) if !self.policy.open => token.grants().iter().any(|grant| {
+                grant.has(PermissionName::Administer) && grant.spans_tenant(tenant.as_str())
+            }),
+            _ => self.allows(principal, PermissionName::Administer),
+        }
+    }
+
+    /// Whether nothing is configured that could tell callers apart.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.policy.open
+    }
+
     /// Whether a principal has a permission on an instance, and which rule says so.
     #[must_use]
     pub fn explain(&self, principal: &Principal, permission: PermissionName, instance: &InstanceName) -> Decision {
-        let tenant = self.instances.get(instance).map(|tenant| tenant.name());
+        self.explain_to(principal, permission, instance, |_| true)
+    }
+
+    /// As [`Self::explain`], to somebody who knows of these tenants: an instance of another is explained as one that is
+    /// not there.
+    #[must_use]
+    pub fn explain_to(
+        &self,
+        principal: &Principal,
+        permission: PermissionName,
+        instance: &InstanceName,
+        knows: impl Fn(&TenantName) -> bool,
+    ) -> Decision {
+        let tenant = self.instances.get(instance).map(|tenant| tenant.name()).filter(|tenant| knows(tenant));
         policy::decide(&self.policy, principal, permission, Thing::Instance { name: instance, tenant })
     }
 
@@ -283,6 +367,15 @@ impl Access {
     /// [`NoRandomness`].
     pub fn lend_attachment(&self) -> Result<Loan, NoRandomness> {
         self.loans.lend_attachment()
+    }
+
+    /// Lends a credential for the connection of a client whose certificate was verified: whoever presents it is the
+    /// holder of that certificate, until the connection ends.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
+    pub fn lend_certificate(&self, names: &CertificateNames) -> Result<Loan, NoRandomness> {
+        self.loans.lend_as(Principal::Certificate(Arc::new(Certified::new(&self.certificates, names))))
     }
 
     /// A cache as the policy sees it, and whose it is.
@@ -312,7 +405,9 @@ impl Access {
 }
 
 impl NixScope<'_> {
-    const fn name(&self) -> &str {
+    /// The name, whether or not there is one of it.
+    #[must_use]
+    pub const fn name(&self) -> &str {
         match self {
             Self::Existing { name, .. } | Self::Absent { name } | Self::New { name, .. } => name,
         }

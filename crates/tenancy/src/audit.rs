@@ -10,7 +10,11 @@
 //!
 //! Deliberately absent: taking records out. Exporting is reading them all, as JSON lines.
 
+mod tally;
+mod trail;
+
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,10 +25,13 @@ use thiserror::Error;
 
 use crate::{Denied, Principal};
 
+pub use tally::{Amount, Deed};
+pub use trail::{Trail, TrailStats};
+
 /// The longest text of a field, in characters; what is longer is cut.
 const MAX_TEXT: usize = 512;
 /// Records that are read at one time.
-const PAGE: u32 = 1000;
+pub const PAGE: u32 = 1000;
 
 /// What is to be recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,6 +51,19 @@ pub struct Event {
     /// What finds the request in logs and traces; empty when there is nothing.
     pub trace: String,
 }
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The address of the caller; `None` within the server, and when it is not known.
+    pub source: Option<IpAddr>,
+    /// What finds the request in logs and traces.
+    pub trace: Option<TraceId>,
+}
+
+/// What all that belongs to one request, on whatever machine, has in common: the `trace-id` of W3C's Trace Context.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceId([u8; 16]);
 
 /// What came of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +153,11 @@ impl AuditLog {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn search(&self, search: &Search) -> Result<Vec<Record>, DatabaseError> {
+        // No record has a control character in it, and PostgreSQL takes no text with a zero.
+        let mut texts = [&search.who, &search.action, &search.subject].into_iter().flatten();
+        if texts.any(|text| text.chars().any(char::is_control)) {
+            return Ok(Vec::new());
+        }
         let statement = sql("SELECT * FROM tenancy_audit WHERE number < $1 AND at_ms >= $2 \
              AND (CAST($3 AS TEXT) IS NULL OR who = $3) \
              AND (CAST($4 AS TEXT) IS NULL OR action = $4 OR SUBSTR(action, 1, LENGTH($4) + 1) = $4 || '.') \
@@ -237,6 +262,15 @@ impl Event {
         Self { detail: denied.to_string(), ..Self::new(who, action, subject, Outcome::Denied) }
     }
 
+    /// The same, of a request that came from there.
+    #[must_use]
+    pub fn from(self, origin: &Origin) -> Self {
+        // An address of IPv4 reads the same however it came.
+        let source = origin.source.map(|address| address.to_canonical().to_string()).unwrap_or_default();
+        let trace = origin.trace.map(|trace| trace.to_string()).unwrap_or_default();
+        Self { source, trace, ..self }
+    }
+
     /// As it is stored: texts of a bounded length that can stand on one line.
     fn presentable(&self) -> Self {
         let text = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
@@ -271,6 +305,27 @@ impl ChainHash {
 
     fn of(bytes: &[u8]) -> Self {
         Self(bytes.try_into().unwrap_or_default())
+    }
+}
+
+impl TraceId {
+    /// The number; `None` for zero, which is none.
+    #[must_use]
+    pub const fn new(bytes: [u8; 16]) -> Option<Self> {
+        if u128::from_be_bytes(bytes) == 0 { None } else { Some(Self(bytes)) }
+    }
+}
+
+/// 32 hexadecimal digits.
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

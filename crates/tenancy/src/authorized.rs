@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use gf_digest::InstanceName;
 
-use crate::{InstancePermission, NixPermission, Permission, Principal, Tenant};
+use crate::{InstancePermission, NixPermission, Permission, Place, Principal, Tenant};
 
 /// Proof that a principal has the permission `P` in a tenant. Only [`crate::Access`] makes one.
 #[derive(Debug)]
@@ -21,6 +21,12 @@ impl<P: Permission> Authorized<P> {
     #[must_use]
     pub const fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// The name of what it was granted on: an instance, or a Nix cache.
+    #[must_use]
+    pub fn place_name(&self) -> &str {
+        self.place.name()
     }
 
     /// Whose data may be touched.

@@ -90,6 +90,11 @@ pub enum GrantError {
 const MAX_LENGTH: usize = 512;
 
 impl Grant {
+    /// All that a role gives, in every tenant.
+    pub(crate) fn everywhere(role: Role) -> Self {
+        Self { what: What::Role(role), tenant: Pattern::new("*"), name: Pattern::new("*") }
+    }
+
     /// Whether it has this permission in it, wherever.
     pub(crate) const fn has(&self, permission: PermissionName) -> bool {
         match self.what {
@@ -105,11 +110,26 @@ impl Grant {
         self.has(permission) && tenant_fits && self.name.fits(name)
     }
 
+    /// Whether it holds for all tenants, and all that is theirs.
+    pub(crate) fn is_everywhere(&self) -> bool {
+        self.tenant.is_any() && self.name.is_any()
+    }
+
+    /// Whether it holds for all that a tenant has.
+    pub(crate) fn spans_tenant(&self, tenant: &str) -> bool {
+        self.tenant.fits(tenant) && self.name.is_any()
+    }
+
     /// Whether whoever holds this holds all that the other gives.
     pub(crate) fn covers(&self, other: &Self) -> bool {
-        let wider = |own: &Pattern, other: &Pattern| own.is_any() || own == other;
         let has_all = PermissionName::ALL.into_iter().all(|permission| !other.has(permission) || self.has(permission));
-        has_all && wider(&self.tenant, &other.tenant) && wider(&self.name, &other.name)
+        has_all && self.spans(other)
+    }
+
+    /// Whether this holds wherever the other does.
+    pub(crate) fn spans(&self, other: &Self) -> bool {
+        let wider = |own: &Pattern, other: &Pattern| own.is_any() || own == other;
+        wider(&self.tenant, &other.tenant) && wider(&self.name, &other.name)
     }
 }
 

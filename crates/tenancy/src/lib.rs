@@ -6,7 +6,7 @@
 //!
 //! [`Access`] finds out who presents a credential; [`policy`] decides, as a pure function of what is configured, who
 //! asks, and what for. Credentials are: the static token, the tokens of workers, [`Tokens`] of our own, tokens in
-//! Attic's format, and what is lent to whatever runs an action for as long as it runs.
+//! Attic's format, the certificate of a connection, and what is lent to whatever runs an action for as long as it runs.
 //!
 //! What was done with it all is in the [`audit`] log.
 //!
@@ -18,6 +18,7 @@ mod access;
 mod attic;
 pub mod audit;
 mod authorized;
+mod certificate;
 mod denied;
 mod grant;
 mod jwt;
@@ -39,6 +40,7 @@ pub use access::{Access, AccessConfig, AccessConfigError, NixScope, TenantConfig
 pub use attic::{AtticConfig, AtticToken};
 pub use audit::AuditLog;
 pub use authorized::Authorized;
+pub use certificate::{CertificateName, CertificateNames, CertificateRule, Certified};
 pub use denied::Denied;
 pub use grant::{Grant, GrantError, Role};
 pub use jwt::{JwtFault, JwtKey, JwtKeyError};
@@ -48,11 +50,11 @@ pub use pattern::Pattern;
 pub use permission::{
     ActionCacheRead, ActionCacheWrite, Administer, CasRead, CasWrite, Execute, InstancePermission, NixConfigureCache,
     NixConfigureRetention, NixCreateCache, NixDelete, NixDestroyCache, NixPermission, NixPull, NixPush, Operate,
-    Permission, PermissionName, UnknownPermission, Work,
+    Permission, PermissionName, Place, UnknownPermission, Work,
 };
 pub use policy::Visibility;
 pub use principal::Principal;
 pub use schema::MIGRATIONS;
 pub use secret::Secret;
 pub use tenant::{Tenant, TenantId, TenantName, TenantNameError};
-pub use tokens::{IssuedToken, NewToken, Token, TokenError, TokenId, TokenReport, Tokens};
+pub use tokens::{Exchanged, IssuedToken, NewToken, Token, TokenError, TokenId, TokenReport, Tokens, Which};

@@ -16,7 +16,25 @@ pub trait Permission: sealed::Sealed + Send + Sync + 'static {
     /// The same permission as data.
     const NAME: PermissionName;
     /// What it is granted on, within a tenant.
-    type Place: Clone + Debug + Send + Sync;
+    type Place: Place;
+}
+
+/// What a permission is granted on.
+pub trait Place: Clone + Debug + Send + Sync {
+    /// Its name.
+    fn name(&self) -> &str;
+}
+
+impl Place for InstanceName {
+    fn name(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Place for Arc<str> {
+    fn name(&self) -> &str {
+        self
+    }
 }
 
 /// A permission that is granted on a REAPI instance.

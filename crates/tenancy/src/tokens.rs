@@ -8,20 +8,31 @@
 //! Deliberately absent: the text of a token, which is shown once and is nowhere after that; cutting off requests that
 //! were let in before a revocation.
 
-use std::collections::{HashMap, HashSet};
+mod exchanged;
+mod reach;
+mod rows;
+mod table;
+
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use gf_database::{Database, DatabaseError, Row, Statement, sql, work};
+use gf_database::{Database, DatabaseError, Statement, sql, work};
 use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
 
 use crate::access::now_s;
-use crate::audit::{self, AuditLog, Event, Outcome};
+use crate::audit::{self, AuditLog, Event, Origin, Outcome};
 use crate::secret::Fingerprint;
-use crate::{Administer, Authorized, Denied, Grant, GrantError, NoRandomness, PermissionName, Principal, Secret};
+use crate::{Administer, Authorized, Denied, Grant, NoRandomness, PermissionName, Principal, Secret};
+use reach::{may_hand_out, sees};
+use rows::{fingerprint, insertion, report, show, stored};
+use table::{Entry, Table};
+
+pub(crate) use exchanged::Admitted;
+pub use exchanged::Exchanged;
 
 /// How every token begins, so that one is known as such, also by those who look for secrets in the wrong places.
 const PREFIX: &str = "gf-token-";
@@ -37,6 +48,12 @@ const MAX_TOKENS: usize = 100_000;
 const MAX_GRANTS: usize = 64;
 /// The longest name, in characters.
 const MAX_NAME: usize = 128;
+/// What has ended is shown for this long, so that people find out what became of it. The audit log keeps more.
+const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Rows that are read, changed or removed at one time, so that others have their turn between.
+const BATCH: u32 = 1000;
+/// What is recorded when tokens are made or end.
+const CHANGES: [&str; 3] = ["token.issue", "token.exchange", "token.revoke"];
 
 /// Which token: a few characters, which stand in its text too and are no secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +64,17 @@ impl TokenId {
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
+    }
+
+    /// The characters.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it has the form of one; what has not stands in no table.
+    fn is_formed(&self) -> bool {
+        self.0.len() == 2 * ID_BYTES && self.0.bytes().all(|byte| byte.is_ascii_hexdigit())
     }
 }
 
@@ -62,6 +90,8 @@ pub struct Token {
     id: TokenId,
     name: String,
     grants: Vec<Grant>,
+    /// What a newer program granted.
+    unknown: Vec<String>,
 }
 
 impl Token {
@@ -83,6 +113,12 @@ impl Token {
         &self.grants
     }
 
+    /// What else it was given, by a newer program: it grants nothing here.
+    #[must_use]
+    pub fn unknown_grants(&self) -> &[String] {
+        &self.unknown
+    }
+
     /// The grant that gives this permission on the thing of this name.
     pub(crate) fn grant(&self, permission: PermissionName, tenant: Option<&str>, name: &str) -> Option<&Grant> {
         self.grants.iter().find(|grant| grant.grants(permission, tenant, name))
@@ -100,19 +136,13 @@ pub struct NewToken {
     pub lifetime: Duration,
 }
 
-/// Whom a rule of trust admitted, and with what.
-#[derive(Debug)]
-pub(crate) struct Exchanged {
-    /// Whom the issuer named.
-    pub(crate) subject: String,
-    /// The issuer.
-    pub(crate) issuer: String,
-    /// The rules that fit.
-    pub(crate) rules: String,
-    /// What they grant.
-    pub(crate) grants: Vec<Grant>,
-    /// For how long.
-    pub(crate) lifetime: Duration,
+/// Which tokens are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those that are good.
+    Good,
+    /// Also those that ended or were revoked, while they are kept.
+    All,
 }
 
 /// A token that was just made. Its text is nowhere else.
@@ -165,14 +195,6 @@ pub enum TokenError {
     /// Nothing that must not be guessed can be made.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
-    /// What is stored is not a grant, so that it was written by a newer program.
-    #[error("the token {id} has a grant that is not known: {source}")]
-    Stored {
-        /// Which token.
-        id: String,
-        /// What is wrong with it.
-        source: GrantError,
-    },
     /// The database. A token whose revocation failed here is refused by this process all the same.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -185,24 +207,8 @@ pub struct Tokens {
     table: RwLock<Table>,
     /// Counts what is issued and read here, so that reading anew does not forget what was issued meanwhile.
     changes: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    good: HashMap<Fingerprint, Arc<Entry>>,
-    /// Those that were revoked here: what was read from the database just before brings none of them back.
-    revoked: HashSet<Fingerprint>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    token: Arc<Token>,
-    known_since: u64,
-    expires_s: u64,
-    /// 0 for never.
-    used_s: AtomicU64,
-    /// Of that, what the database knows.
-    saved_s: AtomicU64,
+    /// The last record of the audit log that was looked at for what others changed.
+    seen: AtomicU64,
 }
 
 impl Tokens {
@@ -211,7 +217,8 @@ impl Tokens {
     /// # Errors
     /// [`TokenError::Database`].
     pub async fn open(database: Database) -> Result<Self, TokenError> {
-        let tokens = Self { database, table: RwLock::default(), changes: AtomicU64::new(0) };
+        let (changes, seen) = (AtomicU64::new(0), AtomicU64::new(0));
+        let tokens = Self { database, table: RwLock::default(), changes, seen };
         tokens.reload().await?;
         Ok(tokens)
     }
@@ -227,116 +234,225 @@ impl Tokens {
         let rows = self.database.all(sql(statement).bind(stored(now_s())).bind(most)).await?;
         let mut read = HashMap::with_capacity(rows.len());
         for row in &rows {
-            let fingerprint = Fingerprint::stored(&row.get::<Vec<u8>>("fingerprint")?);
-            match report(row) {
-                Ok(report) => {
-                    read.insert(fingerprint, Arc::new(Entry::of(&report, began)));
-                }
-                // One grant of a newer program must not shut out the holders of all other tokens.
-                Err(error @ TokenError::Stored { .. }) => tracing::warn!(%error, "a token is passed over"),
-                Err(error) => return Err(error),
-            }
+            read.insert(fingerprint(row)?, Arc::new(Entry::of(&report(row)?, began)));
         }
         self.write().replace(read, began);
         Ok(())
+    }
+
+    /// As [`Self::reload`], if the audit log says that somebody issued or revoked a token since the last call: cheap
+    /// enough to be asked every few seconds, however many tokens there are.
+    ///
+    /// # Errors
+    /// As [`Self::reload`]; the next call tries again.
+    pub async fn follow(&self) -> Result<(), TokenError> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        let (head, _) = AuditLog::new(self.database.clone()).head().await?;
+        let changed = sql("SELECT number FROM tenancy_audit \
+             WHERE number > $1 AND number <= $2 AND action IN ($3, $4, $5) LIMIT 1")
+        .bind(stored(seen))
+        .bind(stored(head))
+        .bind_all(CHANGES);
+        if head < seen || self.database.first(changed).await?.is_some() {
+            self.reload().await?;
+        }
+        self.seen.store(head, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes what has ended out of memory, and out of the database what ended a week ago.
+    ///
+    /// # Errors
+    /// [`TokenError::Database`]; the next call goes on.
+    pub async fn sweep(&self) -> Result<(), TokenError> {
+        self.write().sweep(now_s());
+        self.remove_ended_before(now_s().saturating_sub(KEPT_AFTER_END.as_secs())).await
+    }
+
+    async fn remove_ended_before(&self, time_s: u64) -> Result<(), TokenError> {
+        loop {
+            // Of what was exchanged, a revocation is remembered for as long as it could be exchanged again.
+            let delete = sql("DELETE FROM tenancy_token WHERE id IN \
+                 (SELECT id FROM tenancy_token WHERE (expires_s < $1 OR revoked_s < $1) \
+                 AND id NOT IN (SELECT id FROM tenancy_exchanged WHERE ends_s >= $2) LIMIT $3)");
+            let delete = delete.bind(stored(time_s)).bind(stored(now_s())).bind(BATCH);
+            let removed = self.database.execute(delete).await?;
+            if removed < u64::from(BATCH) {
+                return Ok(());
+            }
+        }
     }
 
     /// Makes a token. It is good, and durable, when this returns.
     ///
     /// # Errors
     /// [`TokenError`].
-    pub async fn issue(&self, admin: &Authorized<Administer>, new: NewToken) -> Result<IssuedToken, TokenError> {
+    pub async fn issue(
+        &self,
+        admin: &Authorized<Administer>,
+        new: NewToken,
+        origin: &Origin,
+    ) -> Result<IssuedToken, TokenError> {
         check(&new)?;
         if let Some(more) = new.grants.iter().find(|grant| !may_hand_out(admin.principal(), grant)) {
-            let event = Event::new(admin.principal(), "token.issue", &new.name, Outcome::Denied);
+            let event = Event::new(admin.principal(), "token.issue", &new.name, Outcome::Denied).from(origin);
             let detail = format!("it would grant {more}");
             AuditLog::new(self.database.clone()).append(&[Event { detail, ..event }]).await?;
             return Err(TokenError::Exceeds(more.clone()));
         }
-        self.make(new, Event::new(admin.principal(), "token.issue", "", Outcome::Done)).await
+        self.make(new, Event::new(admin.principal(), "token.issue", "", Outcome::Done).from(origin)).await
     }
 
     /// Makes what was checked, and records it.
     async fn make(&self, new: NewToken, event: Event) -> Result<IssuedToken, TokenError> {
-        if self.read().good.len() >= MAX_TOKENS {
-            return Err(TokenError::TooMany);
-        }
-        let id = random_text::<ID_BYTES>()?;
-        let secret = Secret::new(format!("{PREFIX}{id}-{}", random_text::<RANDOM_BYTES>()?));
-        let issued_s = now_s();
-        let token = Token { id: TokenId::new(&id), name: new.name, grants: new.grants };
-        let report = TokenReport {
-            token: Arc::new(token),
-            issued_by: event.who.clone(),
-            issued_s,
-            expires_s: issued_s + new.lifetime.as_secs(),
-            revoked_s: None,
-            used_s: None,
-        };
+        self.check_room()?;
+        let (secret, report) = draw(new, event.who.clone())?;
         let fingerprint = secret.fingerprint();
-        let detail = format!("{}: {}", report.token.name, show(&report.token.grants));
-        let event = Event { subject: report.token.id.to_string(), detail, ..event };
+        let event = Event { subject: report.token.id.to_string(), detail: report.describe(), ..event };
         self.change(insertion(&report, &fingerprint), event).await?;
-        let entry = Entry::of(&report, self.changes.fetch_add(1, Ordering::Relaxed));
-        self.write().good.insert(fingerprint, Arc::new(entry));
+        self.keep(fingerprint, &report);
         tracing::info!(token = %report.token.id, by = report.issued_by, "a token was issued");
         Ok(IssuedToken { secret, report })
     }
 
-    /// Makes a token for whom a rule of trust admitted.
-    pub(crate) async fn issue_exchanged(&self, admitted: Exchanged) -> Result<IssuedToken, TokenError> {
-        let Exchanged { subject, issuer, rules, grants, lifetime } = admitted;
-        let name = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect::<String>();
-        let who = Principal::Server;
-        let event = Event { who: name(format!("oidc:{subject}")), ..Event::new(&who, "", "", Outcome::Done) };
-        let new = NewToken { name: name(format!("{rules}: {subject} of {issuer}")), grants, lifetime };
-        check(&new)?;
-        self.make(new, Event { action: "token.exchange".to_owned(), ..event }).await
+    /// Refuses when there are too many; those that ended do not count.
+    fn check_room(&self) -> Result<(), TokenError> {
+        if self.read().good.len() < MAX_TOKENS {
+            return Ok(());
+        }
+        let mut table = self.write();
+        table.sweep(now_s());
+        if table.good.len() < MAX_TOKENS { Ok(()) } else { Err(TokenError::TooMany) }
     }
 
-    /// Revokes a token: nothing that begins after this returned is let in by it.
+    /// Lets a token count here that was written down.
+    fn keep(&self, fingerprint: Fingerprint, report: &TokenReport) {
+        let entry = Entry::of(report, self.changes.fetch_add(1, Ordering::Relaxed));
+        self.write().keep(fingerprint, entry);
+    }
+
+    /// Revokes a token: nothing that begins after this returned is let in by it, also when another process issued it.
     ///
     /// # Errors
     /// [`TokenError::Unknown`], also for one that grants more than what the caller holds; [`TokenError::Database`].
-    pub async fn revoke(&self, admin: &Authorized<Administer>, id: &TokenId) -> Result<(), TokenError> {
-        let known =
-            self.read().good.iter().find(|(_, entry)| entry.token.id == *id).map(|(at, entry)| (*at, entry.clone()));
-        let seen = known.filter(|(_, entry)| sees(admin.principal(), &entry.token));
-        let (fingerprint, _) = seen.ok_or_else(|| TokenError::Unknown(id.clone()))?;
+    pub async fn revoke(
+        &self,
+        admin: &Authorized<Administer>,
+        id: &TokenId,
+        origin: &Origin,
+    ) -> Result<(), TokenError> {
+        let known = self.read().of_id(id);
+        let known = match known {
+            Some((fingerprint, entry)) => Some((fingerprint, Arc::clone(&entry.token), entry.expires_s)),
+            None => self.find_stored(id).await?,
+        };
+        let seen = known.filter(|(_, token, _)| sees(admin.principal(), token));
+        let (fingerprint, _, expires_s) = seen.ok_or_else(|| TokenError::Unknown(id.clone()))?;
         // Here first, so that it is over whatever becomes of the database.
-        self.write().revoke(fingerprint);
+        self.write().revoke(fingerprint, expires_s);
         let by = admin.principal().to_string();
         let statement = "UPDATE tenancy_token SET revoked_s = $1, revoked_by = $2 WHERE id = $3 AND revoked_s IS NULL";
-        let statement = sql(statement).bind(stored(now_s())).bind(by.as_str()).bind(&*id.0);
-        self.change(statement, Event::new(admin.principal(), "token.revoke", id, Outcome::Done)).await?;
+        let statement = sql(statement).bind(stored(now_s())).bind(by.as_str()).bind(id.as_str());
+        self.change(statement, Event::new(admin.principal(), "token.revoke", id, Outcome::Done).from(origin)).await?;
         tracing::info!(token = %id, by, "a token was revoked");
         Ok(())
     }
 
-    /// All tokens that the caller may know of, good or not, the newest first, at most `limit`.
+    /// A good token that another process issued, and this one has not read yet.
+    async fn find_stored(&self, id: &TokenId) -> Result<Option<(Fingerprint, Arc<Token>, u64)>, TokenError> {
+        if !id.is_formed() {
+            return Ok(None);
+        }
+        let statement = "SELECT * FROM tenancy_token WHERE id = $1 AND revoked_s IS NULL AND expires_s > $2";
+        let row = self.database.first(sql(statement).bind(id.as_str()).bind(stored(now_s()))).await?;
+        let Some(row) = row else { return Ok(None) };
+        let report = report(&row)?;
+        Ok(Some((fingerprint(&row)?, report.token, report.expires_s)))
+    }
+
+    /// The tokens that the caller may know of, the newest first, at most `limit`, after the one of this id.
     ///
     /// # Errors
-    /// [`TokenError::Database`] and [`TokenError::Stored`].
-    pub async fn list(&self, admin: &Authorized<Administer>, limit: u32) -> Result<Vec<TokenReport>, TokenError> {
-        let statement = sql("SELECT * FROM tenancy_token ORDER BY issued_s DESC, id LIMIT $1").bind(limit);
-        let rows = self.database.all(statement).await?;
-        let mut reports = rows.iter().map(report).collect::<Result<Vec<_>, _>>()?;
-        reports.retain(|report| sees(admin.principal(), &report.token));
+    /// [`TokenError::Database`].
+    pub async fn list(
+        &self,
+        admin: &Authorized<Administer>,
+        which: Which,
+        after: Option<&TokenId>,
+        limit: usize,
+    ) -> Result<Vec<TokenReport>, TokenError> {
+        let mut listed = Vec::new();
+        let mut place = match after {
+            Some(id) => self.place_of(admin, id).await?,
+            None => (i64::MAX, String::new()),
+        };
+        loop {
+            let page = self.database.all(self.page(which, &place)).await?;
+            for row in &page {
+                let report = report(row)?;
+                place = (stored(report.issued_s), report.token.id.to_string());
+                if listed.len() < limit && sees(admin.principal(), &report.token) {
+                    listed.push(report);
+                }
+            }
+            if listed.len() >= limit || page.len() < BATCH as usize {
+                break;
+            }
+        }
+        self.add_uses(&mut listed);
+        Ok(listed)
+    }
+
+    fn page(&self, which: Which, (issued_s, id): &(i64, String)) -> Statement {
+        // Of ended ones, none ends after the end of time.
+        let ending_after_s = if which == Which::Good { stored(now_s()) } else { i64::MIN };
+        sql("SELECT * FROM tenancy_token \
+             WHERE (issued_s < $1 OR (issued_s = $1 AND id > $2)) AND expires_s > $3 \
+             AND (revoked_s IS NULL OR $3 < 0) \
+             ORDER BY issued_s DESC, id LIMIT $4")
+        .bind(*issued_s)
+        .bind(id.as_str())
+        .bind(ending_after_s)
+        .bind(BATCH)
+    }
+
+    /// Where a token stands among all. One that the caller may not know of stands where none does.
+    async fn place_of(&self, admin: &Authorized<Administer>, id: &TokenId) -> Result<(i64, String), TokenError> {
+        let unknown = || TokenError::Unknown(id.clone());
+        if !id.is_formed() {
+            return Err(unknown());
+        }
+        let statement = sql("SELECT * FROM tenancy_token WHERE id = $1").bind(id.as_str());
+        let row = self.database.first(statement).await?.ok_or_else(unknown)?;
+        let report = report(&row)?;
+        match sees(admin.principal(), &report.token) {
+            true => Ok((stored(report.issued_s), id.to_string())),
+            false => Err(unknown()),
+        }
+    }
+
+    /// What was used since it was last written down.
+    fn add_uses(&self, reports: &mut [TokenReport]) {
         let table = self.read();
-        let used: HashMap<&TokenId, u64> =
-            table.good.values().map(|entry| (&entry.token.id, entry.used_s.load(Ordering::Relaxed))).collect();
-        for report in &mut reports {
+        let used: HashMap<&TokenId, u64> = table.good.values().map(|entry| (&entry.token.id, entry.used_s())).collect();
+        for report in reports {
             let used = used.get(&report.token.id).copied().filter(|used| *used > 0);
             report.used_s = report.used_s.max(used);
         }
-        Ok(reports)
     }
 
     /// The good token of this id, as whom its holder would ask.
     #[must_use]
     pub fn principal(&self, id: &TokenId) -> Option<Principal> {
-        let table = self.read();
-        table.good.values().find(|entry| entry.token.id == *id).map(|entry| Principal::Token(Arc::clone(&entry.token)))
+        self.read().of_id(id).map(|(_, entry)| Principal::Token(Arc::clone(&entry.token)))
+    }
+
+    /// As [`Self::principal`], for who administers: a token that grants more than what they hold is none to them.
+    #[must_use]
+    pub fn principal_for(&self, admin: &Authorized<Administer>, id: &TokenId) -> Option<Principal> {
+        let seen =
+            |principal: &Principal| matches!(principal, Principal::Token(token) if sees(admin.principal(), token));
+        self.principal(id).filter(seen)
     }
 
     /// Writes down when tokens were last presented.
@@ -345,25 +461,26 @@ impl Tokens {
     /// [`TokenError::Database`]; the next call tries again.
     pub async fn save_uses(&self) -> Result<(), TokenError> {
         let unsaved: Vec<Arc<Entry>> = self.read().good.values().filter(|entry| entry.is_unsaved()).cloned().collect();
-        if unsaved.is_empty() {
-            return Ok(());
+        for batch in unsaved.chunks(BATCH as usize) {
+            self.save_batch(batch).await?;
         }
-        let uses: Vec<(u64, Arc<Entry>)> =
-            unsaved.into_iter().map(|entry| (entry.used_s.load(Ordering::Relaxed), entry)).collect();
+        Ok(())
+    }
+
+    async fn save_batch(&self, entries: &[Arc<Entry>]) -> Result<(), DatabaseError> {
+        let uses: Vec<(u64, &Entry)> = entries.iter().map(|entry| (entry.used_s(), &**entry)).collect();
         let uses = &uses;
         let written = self.database.write(|transaction| {
             work(async move {
                 for (used_s, entry) in uses {
                     let update = sql("UPDATE tenancy_token SET used_s = $1 WHERE id = $2");
-                    transaction.execute(update.bind(stored(*used_s)).bind(&*entry.token.id.0)).await?;
+                    transaction.execute(update.bind(stored(*used_s)).bind(entry.token.id.as_str())).await?;
                 }
                 Ok::<_, DatabaseError>(())
             })
         });
         written.await?;
-        for (used_s, entry) in uses {
-            entry.saved_s.store(*used_s, Ordering::Relaxed);
-        }
+        uses.iter().for_each(|(used_s, entry)| entry.saved(*used_s));
         Ok(())
     }
 
@@ -379,10 +496,7 @@ impl Tokens {
         if now_s >= entry.expires_s {
             return Err(Denied::Expired);
         }
-        // Written at most once a second: many threads present the same token.
-        if entry.used_s.load(Ordering::Relaxed) < now_s {
-            entry.used_s.store(now_s, Ordering::Relaxed);
-        }
+        entry.touch(now_s);
         Ok(Arc::clone(&entry.token))
     }
 
@@ -408,45 +522,28 @@ impl Tokens {
     }
 }
 
-impl Table {
-    /// Takes what was read from the database instead of what was known when the reading began.
-    fn replace(&mut self, mut read: HashMap<Fingerprint, Arc<Entry>>, began: u64) {
-        for (fingerprint, before) in self.good.drain() {
-            match read.get(&fingerprint) {
-                Some(entry) => {
-                    entry.used_s.fetch_max(before.used_s.load(Ordering::Relaxed), Ordering::Relaxed);
-                }
-                None if before.known_since > began => {
-                    read.insert(fingerprint, before);
-                }
-                None => {}
-            }
-        }
-        read.retain(|fingerprint, _| !self.revoked.contains(fingerprint));
-        self.good = read;
-    }
-
-    fn revoke(&mut self, fingerprint: Fingerprint) {
-        self.good.remove(&fingerprint);
-        self.revoked.insert(fingerprint);
+impl TokenReport {
+    /// What a record of its making says.
+    fn describe(&self) -> String {
+        format!("{}: {}", self.token.name, show(&self.token.grants))
     }
 }
 
-impl Entry {
-    fn of(report: &TokenReport, known_since: u64) -> Self {
-        let used_s = report.used_s.unwrap_or_default();
-        Self {
-            token: Arc::clone(&report.token),
-            known_since,
-            expires_s: report.expires_s,
-            used_s: AtomicU64::new(used_s),
-            saved_s: AtomicU64::new(used_s),
-        }
-    }
-
-    fn is_unsaved(&self) -> bool {
-        self.used_s.load(Ordering::Relaxed) > self.saved_s.load(Ordering::Relaxed)
-    }
+/// A token that nobody knows yet.
+fn draw(new: NewToken, issued_by: String) -> Result<(Secret, TokenReport), NoRandomness> {
+    let id = random_text::<ID_BYTES>()?;
+    let secret = Secret::new(format!("{PREFIX}{id}-{}", random_text::<RANDOM_BYTES>()?));
+    let issued_s = now_s();
+    let token = Token { id: TokenId::new(&id), name: new.name, grants: new.grants, unknown: Vec::new() };
+    let report = TokenReport {
+        token: Arc::new(token),
+        issued_by,
+        issued_s,
+        expires_s: issued_s + new.lifetime.as_secs(),
+        revoked_s: None,
+        used_s: None,
+    };
+    Ok((secret, report))
 }
 
 fn check(new: &NewToken) -> Result<(), TokenError> {
@@ -461,64 +558,6 @@ fn check(new: &NewToken) -> Result<(), TokenError> {
         return Err(TokenError::Lifetime);
     }
     Ok(())
-}
-
-/// Whether the caller may make a token with this grant: whoever holds a token holds what it says; others who were
-/// allowed to administer hold everything.
-fn may_hand_out(principal: &Principal, grant: &Grant) -> bool {
-    match principal {
-        Principal::Token(token) => {
-            token.grants.iter().any(|own| own.has(PermissionName::Administer) && own.covers(grant))
-        }
-        _ => true,
-    }
-}
-
-/// Whether the caller may know of a token: of those that it could have made, and of its own.
-fn sees(principal: &Principal, token: &Token) -> bool {
-    let is_own = matches!(principal, Principal::Token(own) if own.id == token.id);
-    is_own || token.grants.iter().all(|grant| may_hand_out(principal, grant))
-}
-
-/// Grants as they are stored; none has a space in it.
-fn show(grants: &[Grant]) -> String {
-    grants.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
-}
-
-fn insertion(report: &TokenReport, fingerprint: &Fingerprint) -> Statement {
-    sql("INSERT INTO tenancy_token (id, fingerprint, name, grants, issued_by, issued_s, expires_s) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)")
-    .bind(&*report.token.id.0)
-    .bind(fingerprint.bytes())
-    .bind(report.token.name.as_str())
-    .bind(show(&report.token.grants))
-    .bind(report.issued_by.as_str())
-    .bind(stored(report.issued_s))
-    .bind(stored(report.expires_s))
-}
-
-fn report(row: &Row) -> Result<TokenReport, TokenError> {
-    let id: String = row.get("id")?;
-    let grants: String = row.get("grants")?;
-    let grants = grants.split(' ').map(str::parse).collect::<Result<Vec<Grant>, _>>();
-    let grants = grants.map_err(|source| TokenError::Stored { id: id.clone(), source })?;
-    let time = |column: &str| Ok::<_, DatabaseError>(row.get::<Option<i64>>(column)?.map(seconds));
-    Ok(TokenReport {
-        token: Arc::new(Token { id: TokenId::new(&id), name: row.get("name")?, grants }),
-        issued_by: row.get("issued_by")?,
-        issued_s: time("issued_s")?.unwrap_or_default(),
-        expires_s: time("expires_s")?.unwrap_or_default(),
-        revoked_s: time("revoked_s")?,
-        used_s: time("used_s")?,
-    })
-}
-
-fn stored(seconds: u64) -> i64 {
-    i64::try_from(seconds).unwrap_or(i64::MAX)
-}
-
-fn seconds(stored: i64) -> u64 {
-    u64::try_from(stored).unwrap_or_default()
 }
 
 fn random_text<const N: usize>() -> Result<String, NoRandomness> {

@@ -1,8 +1,56 @@
-//! The `authorization` header, of gRPC and HTTP alike.
+//! Who calls, as far as the request says: the `authorization` header, of gRPC and HTTP alike, or the certificate of its
+//! connection, and where it came from.
 
-use axum::http::{HeaderMap, header};
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, header};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use gf_tenancy::audit::Origin;
+
+use crate::listen::PeerCertificate;
+
+/// A caller. What it presents is shown to nobody but the gate.
+#[derive(Clone)]
+pub(crate) struct Visitor {
+    credential: Option<String>,
+    origin: Origin,
+}
+
+impl Visitor {
+    /// Whoever sent this request.
+    pub(crate) fn new(headers: &HeaderMap, extensions: &Extensions) -> Self {
+        // The certificate of a connection counts for requests that present nothing themselves.
+        let certificate = || extensions.get::<PeerCertificate>().map(|own| own.credential().to_owned());
+        let credential = credential(headers).or_else(certificate);
+        Self { credential, origin: extensions.get().copied().unwrap_or_default() }
+    }
+
+    /// As [`Self::new`].
+    pub(crate) fn of(head: &Parts) -> Self {
+        Self::new(&head.headers, &head.extensions)
+    }
+
+    /// What it presents.
+    pub(crate) fn credential(&self) -> Option<&str> {
+        self.credential.as_deref()
+    }
+
+    /// Where it is.
+    pub(crate) const fn origin(&self) -> Origin {
+        self.origin
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Visitor {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(parts))
+    }
+}
 
 /// The secret that a caller presents: what follows `Bearer`, or the password of `Basic`.
 ///

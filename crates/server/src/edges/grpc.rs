@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, Method as HttpMethod, Request, Response, StatusCode,
 use axum::response::IntoResponse;
 use tonic::{Code, Status};
 
+use super::credentials::Visitor;
 pub(super) use fields::{Lists, are_few};
 pub(super) use inbound::{Messages, Room};
 pub(super) use outbound::{Frames, encode, frame, put_header, stream, unary};
@@ -29,6 +30,8 @@ const HEADER_BYTES: usize = 5;
 pub(super) struct Caller {
     /// The metadata.
     pub(super) headers: HeaderMap,
+    /// Who calls.
+    pub(super) visitor: Visitor,
 }
 
 /// Whether this request is meant for a gRPC service, by its media type.
@@ -43,7 +46,8 @@ pub(super) fn accept(request: Request<Body>) -> Result<(Caller, Body), Box<Respo
         return Err(Box::new((StatusCode::UNSUPPORTED_MEDIA_TYPE, text).into_response()));
     }
     let (head, body) = request.into_parts();
-    Ok((Caller { headers: head.headers }, body))
+    let visitor = Visitor::of(&head);
+    Ok((Caller { headers: head.headers, visitor }, body))
 }
 
 /// A call that ends with `status` and nothing else.

@@ -17,13 +17,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, Method as Verb, Response};
+use axum::http::request::Parts;
+use axum::http::{Method as Verb, Response};
 use axum::routing::any;
 use gf_execution::ActionId;
+use gf_tenancy::audit::Amount;
 use gf_tenancy::{Authorized, InstancePermission};
 use tonic::Status;
 
-use super::credentials::credential;
+use super::credentials::Visitor;
 use super::plain_http::{Buffers, Problem};
 use super::{Services, grpc};
 use crate::metrics::{Call, Method};
@@ -44,10 +46,13 @@ struct HttpEdge {
 }
 
 impl HttpEdge {
-    fn authorize<P: InstancePermission>(&self, headers: &HeaderMap, target: &Target) -> Result<Authorized<P>, Problem> {
-        let access = &self.services.state.access;
-        let principal = access.authenticate(credential(headers).as_deref())?;
-        Ok(access.authorize(principal, &target.instance)?)
+    fn authorize<P: InstancePermission>(&self, head: &Parts, target: &Target) -> Result<Authorized<P>, Problem> {
+        Ok(self.services.state.gate.authorize(&Visitor::of(head), &target.instance)?)
+    }
+
+    /// Counts what was done by right of a grant.
+    fn count<P: InstancePermission>(&self, head: &Parts, grant: &Authorized<P>, action: &'static str, bytes: u64) {
+        self.services.state.gate.count(&Visitor::of(head), grant, action, Amount::once(bytes));
     }
 }
 

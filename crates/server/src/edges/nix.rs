@@ -28,9 +28,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method as Verb, Response};
 use axum::routing::any;
 use gf_nix_cache::{CacheName, NixCaches};
-use gf_tenancy::{Access, TenantName};
+use gf_tenancy::TenantName;
 use tokio::sync::Semaphore;
 
+use super::Gate;
+use super::credentials::Visitor;
 use super::plain_http::{Buffers, Incoming, Problem};
 use crate::metrics::{Call, EdgeMetrics, Method};
 use answer::Answer;
@@ -46,8 +48,8 @@ const VISIBILITY: HeaderName = HeaderName::from_static("x-attic-cache-visibility
 /// What the edge works with.
 #[derive(Clone)]
 pub struct NixState {
-    /// Who may do what.
-    pub access: Arc<Access>,
+    /// Who may do what, and what is recorded of it.
+    pub gate: Gate,
     /// The caches.
     pub caches: NixCaches,
     /// Whose the caches are to be that clients make.
@@ -100,7 +102,7 @@ async fn serve_file(
         return incoming.refuse(head, Problem::not_allowed("GET, HEAD, PUT").into_response());
     };
     let call = edge.state.metrics.call(method);
-    let answered = match Door::find(edge, cache, &head.headers).await {
+    let answered = match Door::find(edge, cache, Visitor::of(head)).await {
         Ok(door) => answer_file(edge, &door, file, head, incoming).await.map(|answer| show(&door, answer)),
         Err(problem) => Err(problem),
     };

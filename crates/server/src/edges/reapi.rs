@@ -26,12 +26,12 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use bytes::Bytes;
 use gf_digest::InstanceName;
-use gf_tenancy::{Authorized, InstancePermission, PermissionName, Principal};
+use gf_tenancy::audit::Amount;
+use gf_tenancy::{Authorized, InstancePermission, PermissionName};
 use prost::Message;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::credentials::credential;
 use super::grpc::{self, Caller, Lists, Messages, Room};
 use super::{Services, workers};
 use crate::metrics::{Call, Method};
@@ -91,17 +91,23 @@ impl Edge {
         caller: &Caller,
         instance: &InstanceName,
     ) -> Result<Authorized<P>, Status> {
-        self.state.access.authorize(self.principal(caller)?, instance).map_err(IntoStatus::into_status)
+        self.state.gate.authorize(&caller.visitor, instance).map_err(IntoStatus::into_status)
     }
 
     /// Refuses who may not do this in any instance.
     fn admit(&self, caller: &Caller, permission: PermissionName) -> Result<(), Status> {
-        self.state.access.check(self.principal(caller)?, permission).map_err(IntoStatus::into_status)
+        self.state.gate.check(&caller.visitor, permission).map_err(IntoStatus::into_status)
     }
 
-    fn principal(&self, caller: &Caller) -> Result<Principal, Status> {
-        let credential = credential(&caller.headers);
-        self.state.access.authenticate(credential.as_deref()).map_err(IntoStatus::into_status)
+    /// Counts what was done by right of a grant.
+    fn count<P: InstancePermission>(
+        &self,
+        caller: &Caller,
+        grant: &Authorized<P>,
+        action: &'static str,
+        amount: Amount,
+    ) {
+        self.state.gate.count(&caller.visitor, grant, action, amount);
     }
 }
 

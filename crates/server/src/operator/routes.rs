@@ -18,7 +18,7 @@ use super::report::{
     ExecutionReport, GcRequest, GcResult, OperationReport, Problem, Status, StoreStatus, VerifyRequest, VerifyResult,
 };
 use super::{OperateError, Operator};
-use crate::edges::credentials::credential;
+use crate::edges::credentials::Visitor;
 
 const UNKNOWN_OPERATION: &str = "no such operation is known here: names look like operations/<uuid> or \
                                  <instance>/operations/<uuid>; operations are forgotten a few minutes after their end, \
@@ -40,52 +40,81 @@ pub(crate) fn router(operator: Arc<Operator>) -> Router {
 
 type Answer<T> = Result<Json<T>, ApiError>;
 
-async fn status(State(operator): State<Arc<Operator>>, Allowed(who): Allowed) -> Answer<Status> {
+async fn status(State(operator): State<Arc<Operator>>, Reader(who): Reader) -> Answer<Status> {
     Ok(Json(operator.status(&who).await?))
 }
 
-async fn execution(State(operator): State<Arc<Operator>>, Allowed(who): Allowed) -> Answer<ExecutionReport> {
+async fn execution(State(operator): State<Arc<Operator>>, Reader(who): Reader) -> Answer<ExecutionReport> {
     Ok(Json(operator.execution(&who)))
 }
 
 async fn operation(
     State(operator): State<Arc<Operator>>,
-    Allowed(who): Allowed,
+    Reader(who): Reader,
     Path(name): Path<String>,
 ) -> Answer<OperationReport> {
     operator.operation(&who, &name).map(Json).ok_or(ApiError::UnknownOperation)
 }
 
-async fn store_stats(State(operator): State<Arc<Operator>>, Allowed(who): Allowed) -> Answer<StoreStatus> {
+async fn store_stats(State(operator): State<Arc<Operator>>, Reader(who): Reader) -> Answer<StoreStatus> {
     Ok(Json(operator.store_stats(&who).await?))
 }
 
 async fn verify(
     State(operator): State<Arc<Operator>>,
-    Allowed(who): Allowed,
+    allowed: Allowed,
     request: Result<Json<VerifyRequest>, JsonRejection>,
 ) -> Answer<VerifyResult> {
-    Ok(Json(operator.verify(&who, request?.0).await?))
+    let request = request?.0;
+    let detail = if request.repair { "with repair" } else { "" };
+    allowed.record(&operator, "store.verify", detail).await;
+    Ok(Json(operator.verify(&allowed.who, request).await?))
 }
 
 async fn collect_garbage(
     State(operator): State<Arc<Operator>>,
-    Allowed(who): Allowed,
+    allowed: Allowed,
     request: Result<Json<GcRequest>, JsonRejection>,
 ) -> Answer<GcResult> {
-    Ok(Json(operator.collect_garbage(&who, request?.0).await?))
+    let request = request?.0;
+    let detail = format!("{} bytes to free{}", request.free_bytes, if request.dry_run { ", as a dry run" } else { "" });
+    allowed.record(&operator, "store.gc", &detail).await;
+    Ok(Json(operator.collect_garbage(&allowed.who, request).await?))
 }
 
 /// A caller who may operate the server.
-struct Allowed(Authorized<Operate>);
+struct Allowed {
+    who: Authorized<Operate>,
+    visitor: Visitor,
+}
+
+impl Allowed {
+    /// Records what is about to be done.
+    async fn record(&self, operator: &Operator, action: &str, detail: &str) {
+        operator.gate.record_now(&self.visitor, &self.who, action, "", detail).await;
+    }
+}
+
+/// The same, for a question: that it was asked is counted.
+struct Reader(Authorized<Operate>);
 
 impl FromRequestParts<Arc<Operator>> for Allowed {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, ApiError> {
-        let credential = credential(&parts.headers);
-        let principal = operator.access.authenticate(credential.as_deref())?;
-        Ok(Self(operator.access.authorize(principal, &operator.instance)?))
+        let visitor = Visitor::of(parts);
+        let who = operator.gate.authorize(&visitor, &operator.instance)?;
+        Ok(Self { who, visitor })
+    }
+}
+
+impl FromRequestParts<Arc<Operator>> for Reader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, ApiError> {
+        let Allowed { who, visitor } = Allowed::from_request_parts(parts, operator).await?;
+        operator.gate.count_read(&visitor, &who, parts.uri.path());
+        Ok(Self(who))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gf_blobstore::BlobStore;
 use gf_digest::{Digest, DigestFunction, InstanceName};
 use gf_execution::{ActionCache, Operations, OperationsConfig};
-use gf_server::edges::{self, EdgeState, Limits};
+use gf_server::edges::{self, EdgeState, Gate, Limits};
 use gf_server::listen::{Connections, Listener};
 use gf_server::metrics::EdgeMetrics;
 use gf_tenancy::{Access, AccessConfig, Secret, TenantConfig, TenantName};
@@ -58,7 +58,7 @@ impl Server {
         let operations =
             Operations::start(Arc::clone(&blobs), action_cache, Arc::clone(&access), OperationsConfig::default());
         let state = EdgeState {
-            access,
+            gate: Gate::without_log(access),
             store: blobs,
             operations,
             limits,

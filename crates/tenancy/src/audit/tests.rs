@@ -40,6 +40,11 @@ async fn what_is_searched_is_found() {
         check(Search { subject: Some("0123".into()), ..none() }, &[5]).await;
         check(Search { outcome: Some(Outcome::Denied), ..none() }, &[3]).await;
         check(Search { before: Some(3), ..none() }, &[2, 1]).await;
+        for text in ["zero\0", "line\n"] {
+            check(Search { who: Some(text.into()), ..none() }, &[]).await;
+            check(Search { action: Some(text.into()), ..none() }, &[]).await;
+            check(Search { subject: Some(text.into()), ..none() }, &[]).await;
+        }
         check(Search { since_ms: Some(1), ..none() }, &[5, 4, 3, 2, 1]).await;
         check(Search { since_ms: Some(u64::MAX), ..none() }, &[]).await;
         let denied = &log.search(&Search { before: Some(4), ..none() }).await.unwrap()[0];

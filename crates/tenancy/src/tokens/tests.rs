@@ -36,7 +36,7 @@ fn new(grants: &[&str]) -> NewToken {
 }
 
 async fn issue(tokens: &Tokens, admin: &Authorized<Administer>, grants: &[&str]) -> IssuedToken {
-    tokens.issue(admin, new(grants)).await.unwrap()
+    tokens.issue(admin, new(grants), &Origin::default()).await.unwrap()
 }
 
 #[tokio::test]
@@ -59,15 +59,15 @@ async fn a_token_is_good_until_it_is_revoked() {
         // Another process, and this one after it began anew.
         let other = open(&place).await;
         assert!(other.find(issued.secret.fingerprint(), now_s()).is_ok());
-        tokens.revoke(&admin, issued.report.token.id()).await.unwrap();
+        tokens.revoke(&admin, issued.report.token.id(), &Origin::default()).await.unwrap();
         assert_eq!(access.authenticate(Some(text)), Err(Denied::BadCredential));
         tokens.reload().await.unwrap();
         assert_eq!(access.authenticate(Some(text)), Err(Denied::BadCredential));
         other.reload().await.unwrap();
         assert_eq!(other.find(issued.secret.fingerprint(), now_s()), Err(Denied::BadCredential));
-        let again = tokens.revoke(&admin, issued.report.token.id()).await.unwrap_err();
+        let again = tokens.revoke(&admin, issued.report.token.id(), &Origin::default()).await.unwrap_err();
         assert!(matches!(again, TokenError::Unknown(_)), "{again:?}");
-        let listed = tokens.list(&admin, 10).await.unwrap();
+        let listed = tokens.list(&admin, Which::All, None, 10).await.unwrap();
         assert_eq!(listed.len(), 1);
         assert!(listed[0].revoked_s.is_some() && listed[0].token == issued.report.token);
 
@@ -111,7 +111,7 @@ async fn the_last_use_is_shown_and_kept() {
     let access = access(&tokens);
     let admin = admin(&access);
     let issued = issue(&tokens, &admin, &["viewer"]).await;
-    let used = async |tokens: &Tokens| tokens.list(&admin, 10).await.unwrap()[0].used_s;
+    let used = async |tokens: &Tokens| tokens.list(&admin, Which::All, None, 10).await.unwrap()[0].used_s;
     assert_eq!(used(&tokens).await, None);
     let time_s = issued.report.issued_s + 7;
     tokens.find(issued.secret.fingerprint(), time_s).unwrap();
@@ -140,23 +140,23 @@ async fn nobody_hands_out_or_revokes_more_than_what_they_hold() {
     assert_eq!(own.report.issued_by, who.to_string());
     // What is held without the right to administer it is not handed on.
     for more in ["admin", "viewer@*", "operator@default", "cas:read@default", "workers:attach@org-acme"] {
-        let error = tokens.issue(&of_acme, new(&[more])).await.unwrap_err();
+        let error = tokens.issue(&of_acme, new(&[more]), &Origin::default()).await.unwrap_err();
         assert!(matches!(error, TokenError::Exceeds(_)), "{more}: {error:?}");
     }
     let denied = audit::Search { outcome: Some(Outcome::Denied), ..audit::Search::default() };
     let denied = AuditLog::new(tokens.database.clone()).search(&denied).await.unwrap();
     assert_eq!(denied.len(), 5);
     assert!(denied.iter().all(|record| record.event.who == who.to_string()), "{denied:?}");
-    let error = tokens.revoke(&of_acme, everything.report.token.id()).await.unwrap_err();
+    let error = tokens.revoke(&of_acme, everything.report.token.id(), &Origin::default()).await.unwrap_err();
     assert!(matches!(error, TokenError::Unknown(_)), "{error:?}");
     let mut seen: Vec<String> =
-        tokens.list(&of_acme, 10).await.unwrap().iter().map(|report| report.token.id().to_string()).collect();
+        tokens.list(&of_acme, Which::All, None, 10).await.unwrap().iter().map(|report| report.token.id().to_string()).collect();
     seen.sort();
     let mut expected = [acme.report.token.id().to_string(), own.report.token.id().to_string()];
     expected.sort();
     assert_eq!(seen, expected);
-    tokens.revoke(&of_acme, own.report.token.id()).await.unwrap();
-    tokens.revoke(&root, everything.report.token.id()).await.unwrap();
+    tokens.revoke(&of_acme, own.report.token.id(), &Origin::default()).await.unwrap();
+    tokens.revoke(&root, everything.report.token.id(), &Origin::default()).await.unwrap();
 }
 
 #[tokio::test]
@@ -169,8 +169,151 @@ async fn a_grant_of_a_newer_program_shuts_nobody_else_out() {
     let change = change.bind(newer.report.token.id().to_string());
     assert_eq!(tokens.database.execute(change).await.unwrap(), 1);
     let after = open(&place).await;
-    assert_eq!(after.find(newer.secret.fingerprint(), now_s()), Err(Denied::BadCredential));
+    let access = access(&after);
+    let who = access.authenticate(Some(newer.secret.expose())).unwrap();
+    assert!(PermissionName::ALL.into_iter().all(|permission| !access.allows(&who, permission)));
     assert!(after.find(ours.secret.fingerprint(), now_s()).is_ok());
+    // It is listed with what it says, and can be revoked by whoever holds everything.
+    let root = crate::tokens::tests::admin(&access);
+    let listed = after.list(&root, Which::Good, None, 10).await.unwrap();
+    let shown = listed.iter().find(|report| report.token.id() == newer.report.token.id()).unwrap();
+    assert_eq!(shown.token.unknown_grants(), ["runners:pause"]);
+    let lesser = issue(&after, &root, &["admin@default"]).await;
+    let lesser = access.authenticate(Some(lesser.secret.expose())).unwrap();
+    let lesser = access.authorize::<Administer>(&lesser, &instance("default")).unwrap();
+    let hidden = after.revoke(&lesser, newer.report.token.id(), &Origin::default()).await.unwrap_err();
+    assert!(matches!(hidden, TokenError::Unknown(_)), "{hidden:?}");
+    after.revoke(&root, newer.report.token.id(), &Origin::default()).await.unwrap();
+    assert_eq!(access.authenticate(Some(newer.secret.expose())), Err(Denied::BadCredential));
+}
+
+#[tokio::test]
+async fn what_another_process_issued_can_be_revoked_at_once() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let (ours, theirs) = (open(&place).await, open(&place).await);
+        let issued = issue(&theirs, &admin(&access(&theirs)), &["viewer"]).await;
+        let access = access(&ours);
+        ours.revoke(&admin(&access), issued.report.token.id(), &Origin::default()).await.unwrap();
+        ours.reload().await.unwrap();
+        assert_eq!(access.authenticate(Some(issued.secret.expose())), Err(Denied::BadCredential));
+        theirs.follow().await.unwrap();
+        assert_eq!(theirs.find(issued.secret.fingerprint(), now_s()), Err(Denied::BadCredential));
+        for none in ["0123456789", "0123\0", "' OR 1", ""] {
+            let unknown = ours.revoke(&admin(&access), &TokenId::new(none), &Origin::default()).await.unwrap_err();
+            assert!(matches!(unknown, TokenError::Unknown(_)), "{unknown:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn following_reads_only_what_changed() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let (ours, theirs) = (open(&place).await, open(&place).await);
+        ours.follow().await.unwrap();
+        let reads = || ours.changes.load(Ordering::Relaxed);
+        let before = reads();
+        let log = AuditLog::new(ours.database.clone());
+        log.append(&[Event::new(&Principal::Server, "cache.create", "ci", Outcome::Done)]).await.unwrap();
+        ours.follow().await.unwrap();
+        assert_eq!(reads(), before, "another record is no reason to read all tokens");
+        let issued = issue(&theirs, &admin(&access(&theirs)), &["viewer"]).await;
+        ours.follow().await.unwrap();
+        assert!(ours.find(issued.secret.fingerprint(), now_s()).is_ok());
+        let after = reads();
+        ours.follow().await.unwrap();
+        assert_eq!(reads(), after);
+    }
+}
+
+#[tokio::test]
+async fn what_ended_takes_no_place() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let tokens = open(&place).await;
+        let admin = admin(&access(&tokens));
+        let kept = issue(&tokens, &admin, &["viewer"]).await;
+        let week_s = KEPT_AFTER_END.as_secs();
+        for (number, expires_s) in [(0_u64, now_s() - 1), (1, now_s() - week_s - 60), (2, now_s() - week_s - 60)] {
+            let entry = Entry::of(&TokenReport { expires_s, ..kept.report.clone() }, number);
+            tokens.write().good.insert(Fingerprint::of(&number.to_string()), Arc::new(entry));
+            let change = sql("UPDATE tenancy_token SET expires_s = $1 WHERE id = $2").bind(stored(expires_s));
+            let ended = issue(&tokens, &admin, &["viewer"]).await;
+            tokens.database.execute(change.bind(ended.report.token.id().as_str())).await.unwrap();
+        }
+        tokens.reload().await.unwrap();
+        tokens.sweep().await.unwrap();
+        assert_eq!(tokens.read().len(), 1, "only the good one is in memory");
+        assert!(tokens.find(kept.secret.fingerprint(), now_s()).is_ok());
+        let count = async |which| tokens.list(&admin, which, None, 10).await.unwrap().len();
+        assert_eq!((count(Which::Good).await, count(Which::All).await), (1, 2), "what just ended is still shown");
+        // A revoked one is kept out until it would have ended.
+        tokens.revoke(&admin, kept.report.token.id(), &Origin::default()).await.unwrap();
+        assert_eq!(tokens.read().len(), 1);
+        tokens.write().sweep(kept.report.expires_s);
+        assert_eq!(tokens.read().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn pages_follow_one_another() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let tokens = open(&place).await;
+        let access = access(&tokens);
+        let admin = admin(&access);
+        for _ in 0..5 {
+            issue(&tokens, &admin, &["viewer"]).await;
+            issue(&tokens, &admin, &["viewer@org-acme"]).await;
+        }
+        let acme = issue(&tokens, &admin, &["admin@org-acme"]).await;
+        let who = access.authenticate(Some(acme.secret.expose())).unwrap();
+        let of_acme = access.authorize::<Administer>(&who, &instance("org-acme")).unwrap();
+        for (caller, all) in [(&admin, 11), (&of_acme, 6)] {
+            let mut seen = Vec::new();
+            loop {
+                let page = tokens.list(caller, Which::Good, seen.last(), 2).await.unwrap();
+                if page.is_empty() {
+                    break;
+                }
+                seen.extend(page.iter().map(|report| report.token.id().clone()));
+            }
+            let count = seen.len();
+            seen.sort();
+            seen.dedup();
+            assert_eq!((count, seen.len()), (all, all));
+        }
+        let others = tokens.list(&admin, Which::Good, None, 20).await.unwrap();
+        let other = others.iter().find(|report| report.token.grants()[0].to_string() == "viewer").unwrap();
+        let hidden = tokens.list(&of_acme, Which::Good, Some(other.token.id()), 2).await.unwrap_err();
+        assert!(matches!(hidden, TokenError::Unknown(_)), "{hidden:?}");
+    }
+}
+
+#[tokio::test]
+async fn attaching_workers_is_not_handed_on() {
+    let place = Place::sqlite();
+    let tokens = open(&place).await;
+    let tenants = vec![TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance("default")] }];
+    let with = |token: Option<&str>| {
+        let token = token.map(|token| Secret::new(token.to_owned()));
+        let config = AccessConfig { tenants: tenants.clone(), token, anonymous_read: false };
+        Access::new(config).unwrap().with_tokens(Arc::clone(&tokens))
+    };
+    let (open, closed) = (with(None), with(Some("s3cret")));
+    let holder = closed.authenticate(Some("s3cret")).unwrap();
+    let callers = [(&open, Principal::Anonymous), (&closed, holder)];
+    for (access, who) in callers {
+        let admin = access.authorize::<Administer>(&who, &instance("default")).unwrap();
+        let refused = tokens.issue(&admin, new(&["workers:attach"]), &Origin::default()).await.unwrap_err();
+        assert!(matches!(refused, TokenError::Exceeds(_)), "{who}: {refused:?}");
+        issue(&tokens, &admin, &["admin"]).await;
+    }
+    // Only the server itself begins such a line, and who holds both may go on with it.
+    let server = closed.authorize::<Administer>(Principal::Server, &instance("default")).unwrap();
+    let both = issue(&tokens, &server, &["admin@default", "workers:attach@default"]).await;
+    let both = closed.authenticate(Some(both.secret.expose())).unwrap();
+    let both = closed.authorize::<Administer>(&both, &instance("default")).unwrap();
+    issue(&tokens, &both, &["workers:attach@default"]).await;
+    let wider = tokens.issue(&both, new(&["workers:attach"]), &Origin::default()).await.unwrap_err();
+    assert!(matches!(wider, TokenError::Exceeds(_)), "{wider:?}");
 }
 
 #[tokio::test]
@@ -180,7 +323,7 @@ async fn what_is_no_token() {
     let access = access(&tokens);
     let admin = admin(&access);
     let check = async |new: NewToken, expected: &str| {
-        let error = tokens.issue(&admin, new).await.unwrap_err();
+        let error = tokens.issue(&admin, new, &Origin::default()).await.unwrap_err();
         assert!(format!("{error:?}").starts_with(expected), "{error:?}");
     };
     for name in ["", "a\nb", &"x".repeat(MAX_NAME + 1)] {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method as Verb, Response, StatusCode, header};
 use bytes::Bytes;
 use futures::stream;
 use gf_blobstore::{Accept, BlobRead, ByteRange, Encoding, StoreError};
@@ -30,13 +30,13 @@ pub(super) async fn get_blob(edge: &Arc<HttpEdge>, target: &Target, head: &Parts
 }
 
 pub(super) async fn get_result(edge: &Arc<HttpEdge>, target: &Target, head: &Parts, call: Call) -> Response<Body> {
-    let found = find_result(edge, target, &head.headers).await;
+    let found = find_result(edge, target, head).await;
     answer(edge, &head.method, call, found)
 }
 
 async fn find_blob(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<Found, Problem> {
     let headers = &head.headers;
-    let grant = edge.authorize::<CasRead>(headers, target)?;
+    let grant = edge.authorize::<CasRead>(head, target)?;
     let content = &edge.services.content;
     let found = content.size_of(&grant, target.function, target.hash).await?;
     let digest = found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no blob with this hash is here"))?;
@@ -53,8 +53,8 @@ async fn find_blob(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<Fou
 }
 
 /// An action result, or whatever else a client put there.
-async fn find_result(edge: &HttpEdge, target: &Target, headers: &HeaderMap) -> Result<Found, Problem> {
-    let grant = edge.authorize::<ActionCacheRead>(headers, target)?;
+async fn find_result(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<Found, Problem> {
+    let grant = edge.authorize::<ActionCacheRead>(head, target)?;
     let cache = &edge.services.action_cache;
     match cache.get(&grant, target.action(), &Inlining::NONE).await {
         Ok(result) => Ok(Found::Whole(result)),

@@ -33,8 +33,8 @@ pub(super) async fn put(edge: &HttpEdge, target: &Target, head: &Parts, body: Bo
     let EdgeState { metrics, limits, .. } = &edge.services.state;
     let mut incoming = Incoming::new(metrics, limits.upload_idle_timeout, &head.headers, body);
     let done = match target.half {
-        Half::Cas => put_blob(edge, target, &head.headers, &mut incoming).await,
-        Half::ActionCache => put_result(edge, target, &head.headers, &mut incoming).await,
+        Half::Cas => put_blob(edge, target, head, &mut incoming).await,
+        Half::ActionCache => put_result(edge, target, head, &mut incoming).await,
     };
     match done {
         Ok(()) => Response::new(Body::empty()),
@@ -45,11 +45,11 @@ pub(super) async fn put(edge: &HttpEdge, target: &Target, head: &Parts, body: Bo
 async fn put_blob(
     edge: &HttpEdge,
     target: &Target,
-    headers: &HeaderMap,
+    head: &Parts,
     incoming: &mut Incoming,
 ) -> Result<(), Problem> {
-    let grant = edge.authorize::<CasWrite>(headers, target)?;
-    match (encoding(headers)?, content_length(headers)) {
+    let grant = edge.authorize::<CasWrite>(head, target)?;
+    let size_bytes = match (encoding(&head.headers)?, content_length(&head.headers)) {
         (Encoding::Identity, Some(length)) => {
             let digest = Digest::new(target.function, target.hash, length);
             if edge.services.content.has(&grant, digest).await? {
@@ -57,6 +57,7 @@ async fn put_blob(
             } else {
                 stream_blob(edge, &grant, digest, incoming).await?;
             }
+            length
         }
         (encoding, length) => {
             let (bytes, _held) = collect(edge, incoming, length).await?;
@@ -65,8 +66,10 @@ async fn put_blob(
             if !edge.services.content.has(&grant, digest).await? {
                 edge.services.content.write_large(&grant, digest, encoding, bytes).await?;
             }
+            size
         }
-    }
+    };
+    edge.count(head, &grant, "cas.write", size_bytes);
     Ok(())
 }
 
@@ -87,15 +90,16 @@ async fn stream_blob(
 async fn put_result(
     edge: &HttpEdge,
     target: &Target,
-    headers: &HeaderMap,
+    head: &Parts,
     incoming: &mut Incoming,
 ) -> Result<(), Problem> {
-    let grant = edge.authorize::<ActionCacheWrite>(headers, target)?;
-    if encoding(headers)? != Encoding::Identity {
+    let grant = edge.authorize::<ActionCacheWrite>(head, target)?;
+    if encoding(&head.headers)? != Encoding::Identity {
         let text = "under /ac/ only uncompressed bytes are taken";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
-    let (bytes, _held) = collect(edge, incoming, content_length(headers)).await?;
+    let (bytes, _held) = collect(edge, incoming, content_length(&head.headers)).await?;
+    let size_bytes = bytes.len() as u64;
     let cache = &edge.services.action_cache;
     match action_result(&bytes) {
         Some(result) => {
@@ -103,6 +107,7 @@ async fn put_result(
         }
         None => cache.put_opaque(&grant, target.action(), bytes).await?,
     }
+    edge.count(head, &grant, "actioncache.write", size_bytes);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use super::NixEdge;
 use super::door::Door;
 use super::sentences::{keeper_sentence, link_sentence, removal_sentence};
+use crate::edges::credentials::Visitor;
 use crate::edges::plain_http::Problem;
 use crate::operator::report::{
     NixCacheChange, NixCacheReport, NixCollectReport, NixCollectRequest, NixContentsReport, NixPathReport,
@@ -48,20 +49,20 @@ type Edge = State<Arc<NixEdge>>;
 type Answer<T> = Result<Json<T>, ApiProblem>;
 
 /// Those that the caller may pull from; of others nothing is said.
-async fn list(State(edge): Edge, headers: HeaderMap) -> Answer<Vec<NixCacheReport>> {
+async fn list(State(edge): Edge, visitor: Visitor) -> Answer<Vec<NixCacheReport>> {
     let mut reports = Vec::new();
     for cache in edge.state.caches.all().await.map_err(Problem::from)? {
-        let door = Door::find(&edge, cache.name(), &headers).await?;
-        if door.authorize::<NixPull>().is_ok() {
+        let door = Door::find(&edge, cache.name(), visitor.clone()).await?;
+        if door.may::<NixPull>().is_some() {
             reports.push(report(&cache));
         }
     }
     Ok(Json(reports))
 }
 
-async fn show(State(edge): Edge, Path(name): Path<String>, headers: HeaderMap) -> Answer<NixCacheReport> {
+async fn show(State(edge): Edge, Path(name): Path<String>, visitor: Visitor) -> Answer<NixCacheReport> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, &headers).await?;
+    let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixPull>()?;
     let shown = door.caches().show(&grant).await.map_err(Problem::from)?;
     let CacheReport { paths, nar_bytes, waiting_paths, pins, .. } = shown;
@@ -78,11 +79,11 @@ async fn show(State(edge): Edge, Path(name): Path<String>, headers: HeaderMap) -
 async fn change(
     State(edge): Edge,
     Path(name): Path<String>,
-    headers: HeaderMap,
+    visitor: Visitor,
     InJson(change): InJson<NixCacheChange>,
 ) -> Answer<NixCacheReport> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, &headers).await?;
+    let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixConfigureCache>()?;
     let visibility = |is_public| if is_public { Visibility::Public } else { Visibility::Private };
     let settings = SettingsChange {
@@ -90,6 +91,7 @@ async fn change(
         priority: change.priority,
         upstreams: change.upstreams.map(|upstreams| upstreams.into_iter().map(upstream).collect()).transpose()?,
         upstream_key_names: None,
+        gives_toolchains: None,
     };
     let retention = |period_s| if period_s == 0 { Retention::Forever } else { Retention::Unused { period_s } };
     let stays = RetentionChange {
@@ -98,11 +100,22 @@ async fn change(
         grace_s: change.grace_seconds,
     };
     let mut cache = door.caches().configure(&grant, settings, None).await.map_err(Problem::from)?;
+    door.record(&grant, "cache.configure", visibility_sentence(change.is_public)).await;
     if stays.retention.is_some() || stays.quota_bytes.is_some() || stays.grace_s.is_some() {
         let grant = door.authorize::<NixConfigureRetention>()?;
         cache = door.caches().configure_retention(&grant, stays).await.map_err(Problem::from)?;
+        door.record(&grant, "cache.retention", "").await;
     }
     Ok(Json(report(&cache)))
+}
+
+/// What of a change concerns everybody.
+const fn visibility_sentence(is_public: Option<bool>) -> &'static str {
+    match is_public {
+        Some(true) => "it is public",
+        Some(false) => "it is private",
+        None => "",
+    }
 }
 
 fn upstream(setting: NixUpstreamSetting) -> Result<UpstreamSettings, Problem> {
@@ -113,10 +126,10 @@ fn upstream(setting: NixUpstreamSetting) -> Result<UpstreamSettings, Problem> {
 async fn why(
     State(edge): Edge,
     Path((name, hash)): Path<(String, String)>,
-    headers: HeaderMap,
+    visitor: Visitor,
 ) -> Answer<NixPathReport> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, &headers).await?;
+    let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixPull>()?;
     let hash = StorePathHash::parse(&hash).map_err(|error| invalid(&error))?;
     let explanation = door.caches().why(&grant, hash).await.map_err(Problem::from)?;
@@ -131,15 +144,16 @@ async fn why(
 async fn verify(
     State(edge): Edge,
     Path(name): Path<String>,
-    headers: HeaderMap,
+    visitor: Visitor,
     InJson(NixVerifyRequest {}): InJson<NixVerifyRequest>,
 ) -> Answer<NixVerifyReport> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, &headers).await?;
+    let door = Door::find(&edge, &name, visitor).await?;
     door.authorize::<NixConfigureCache>()?;
     let grant = door.authorize::<NixPull>()?;
     let busy = |_| Problem::new(StatusCode::CONFLICT, "a cache is being verified now: try again when that is over");
     let _one_at_a_time = edge.verifying.try_acquire().map_err(busy)?;
+    door.record(&grant, "cache.verify", "").await;
     let found = door.caches().verify(&grant).await.map_err(Problem::from)?;
     Ok(Json(NixVerifyReport {
         paths: found.paths,
@@ -153,17 +167,20 @@ async fn verify(
 async fn collect(
     State(edge): Edge,
     Path(name): Path<String>,
-    headers: HeaderMap,
+    visitor: Visitor,
     InJson(request): InJson<NixCollectRequest>,
 ) -> Answer<NixCollectReport> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, &headers).await?;
+    let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixConfigureRetention>()?;
     let collected = match request.dry_run {
         true => door.caches().plan_collection(&door.authorize::<NixPull>()?).await,
         false => door.caches().collect(&grant).await,
     };
     let Collection { removals, spared } = collected.map_err(Problem::from)?;
+    if !request.dry_run {
+        door.record(&grant, "cache.collect", &format!("{} paths removed", removals.len())).await;
+    }
     let removals = removals.iter().map(|removal| NixRemovalReport {
         path: removal.path.as_str().to_owned(),
         reason: removal_sentence(&removal.why),
@@ -172,9 +189,9 @@ async fn collect(
     Ok(Json(NixCollectReport { removals: removals.collect(), spared }))
 }
 
-async fn pins(State(edge): Edge, Path(name): Path<String>, headers: HeaderMap) -> Answer<Vec<NixPinReport>> {
+async fn pins(State(edge): Edge, Path(name): Path<String>, visitor: Visitor) -> Answer<Vec<NixPinReport>> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, &headers).await?;
+    let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixPull>()?;
     let pins = door.caches().pins(&grant).await.map_err(Problem::from)?;
     let report = |pin: Pin| NixPinReport {
@@ -189,23 +206,27 @@ async fn pins(State(edge): Edge, Path(name): Path<String>, headers: HeaderMap) -
 async fn pin(
     State(edge): Edge,
     Path((name, pin)): Path<(String, String)>,
-    headers: HeaderMap,
+    visitor: Visitor,
     InJson(request): InJson<NixPinRequest>,
 ) -> Answer<()> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, &headers).await?;
+    let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixPush>()?;
     let path = StorePath::parse(&request.path).map_err(|error| invalid(&error))?;
     door.caches().pin(&grant, &pin, &path, request.until).await.map_err(Problem::from)?;
+    door.record(&grant, "cache.pin", &format!("{pin}: {path}")).await;
     Ok(Json(()))
 }
 
-async fn unpin(State(edge): Edge, Path((name, pin)): Path<(String, String)>, headers: HeaderMap) -> Answer<()> {
+async fn unpin(State(edge): Edge, Path((name, pin)): Path<(String, String)>, visitor: Visitor) -> Answer<()> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, &headers).await?;
+    let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixPush>()?;
     match door.caches().unpin(&grant, &pin).await.map_err(Problem::from)? {
-        true => Ok(Json(())),
+        true => {
+            door.record(&grant, "cache.unpin", &pin).await;
+            Ok(Json(()))
+        }
         false => Err(Problem::new(StatusCode::NOT_FOUND, format!("{name} has no pin of this name")).into()),
     }
 }

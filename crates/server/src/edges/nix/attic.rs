@@ -23,6 +23,7 @@ use super::NixEdge;
 use super::answer::Answer;
 use super::door::{Door, check};
 use super::target::Attic;
+use crate::edges::credentials::Visitor;
 use crate::edges::plain_http::{Incoming, Problem, content_length};
 use refusal::Refusal;
 use wire::{CacheConfig, Keypair, MissingPathsAnswer, MissingPathsRequest, RetentionPeriod};
@@ -43,7 +44,7 @@ pub(super) async fn serve(
 ) -> Result<Answer, Refusal> {
     match (target, &head.method) {
         (Attic::CacheConfig(name), verb) => {
-            let door = Door::find(edge, name, &head.headers).await?;
+            let door = Door::find(edge, name, Visitor::of(head)).await?;
             match *verb {
                 Verb::GET | Verb::HEAD => Ok(cache_info(&door, head)?),
                 Verb::POST => create(edge, &door, &head.headers, incoming).await,
@@ -52,9 +53,9 @@ pub(super) async fn serve(
                 _ => Err(Problem::not_allowed("GET, HEAD, POST, PATCH, DELETE").into()),
             }
         }
-        (Attic::MissingPaths, &Verb::POST) => missing_paths(edge, &head.headers, incoming).await,
+        (Attic::MissingPaths, &Verb::POST) => missing_paths(edge, head, incoming).await,
         (Attic::MissingPaths, _) => Err(Problem::not_allowed("POST").into()),
-        (Attic::UploadPath, &Verb::PUT) => upload::upload(edge, &head.headers, incoming).await,
+        (Attic::UploadPath, &Verb::PUT) => upload::upload(edge, head, incoming).await,
         (Attic::UploadPath, _) => Err(Problem::not_allowed("PUT").into()),
     }
 }
@@ -99,7 +100,9 @@ async fn create(
             ..defaults
         },
     };
+    let visibility = visibility_sentence(cache.settings.visibility);
     door.caches().create(&grant, cache).await?;
+    door.record(&grant, "cache.create", visibility).await;
     Ok(Answer::done())
 }
 
@@ -121,6 +124,7 @@ async fn configure(
         priority: config.priority()?,
         upstreams: None,
         upstream_key_names: config.key_names()?,
+        gives_toolchains: None,
     };
     let key = config.key()?;
     let retention = config.retention_period.map(retention_of);
@@ -131,24 +135,37 @@ async fn configure(
         let grant = door.authorize::<NixConfigureRetention>()?;
         let change = RetentionChange { retention: Some(retention), ..RetentionChange::default() };
         door.caches().configure_retention(&grant, change).await?;
+        door.record(&grant, "cache.retention", "").await;
     }
     if !change.is_empty() || key.is_some() {
+        let visibility = change.visibility.map_or("", visibility_sentence);
         door.caches().configure(&grant, change, key).await?;
+        door.record(&grant, "cache.configure", visibility).await;
     }
     Ok(Answer::done())
+}
+
+/// Who may see a cache, which concerns everybody.
+const fn visibility_sentence(visibility: Visibility) -> &'static str {
+    match visibility {
+        Visibility::Public => "it is public",
+        Visibility::Private => "it is private",
+    }
 }
 
 async fn destroy(door: &Door<'_>) -> Result<Answer, Refusal> {
     let grant = door.authorize::<NixDestroyCache>()?;
     door.caches().destroy(&grant).await?;
+    door.record(&grant, "cache.destroy", "").await;
     Ok(Answer::done())
 }
 
-async fn missing_paths(edge: &NixEdge, headers: &HeaderMap, incoming: &mut Incoming) -> Result<Answer, Refusal> {
-    check(edge, headers, PermissionName::NixPush)?;
-    let question: MissingPathsRequest = read(edge, headers, incoming, MAX_QUESTION_BYTES).await?;
+async fn missing_paths(edge: &NixEdge, head: &Parts, incoming: &mut Incoming) -> Result<Answer, Refusal> {
+    let visitor = Visitor::of(head);
+    check(edge, &visitor, PermissionName::NixPush)?;
+    let question: MissingPathsRequest = read(edge, &head.headers, incoming, MAX_QUESTION_BYTES).await?;
     let name = cache_name(&question.cache)?;
-    let door = Door::find(edge, &name, headers).await?;
+    let door = Door::find(edge, &name, visitor).await?;
     let grant = door.authorize::<NixPush>()?;
     let paths: Result<Vec<_>, _> = question.store_path_hashes.iter().map(|hash| StorePathHash::parse(hash)).collect();
     let missing = door.caches().missing_paths(&grant, &paths.map_err(|error| invalid(&error))?).await?;

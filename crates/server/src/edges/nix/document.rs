@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use futures::stream;
 use gf_blobstore::StoreError;
-use gf_nix_cache::{CacheError, Kept, Log, Lookup, MAX_LOG_BYTES, Order, Publication};
+use gf_nix_cache::{Kept, Log, Lookup, MAX_LOG_BYTES, Order, Publication};
 use gf_nix_formats::{BuildTrace, NarInfo, Realisation, StorePath, StorePathHash};
 use gf_tenancy::{NixPull, NixPush};
 
@@ -83,11 +83,15 @@ pub(super) async fn put(
         File::NarInfo(path) => {
             let bytes = upload.collect(incoming, NarInfo::MAX_BYTES).await?;
             let narinfo = NarInfo::parse(&door.cache()?.settings().store_dir, &bytes)?;
-            return Ok(published(caches.publish(&grant, *path, narinfo, Order::ReferencesFirst).await?));
+            let publication = caches.publish(&grant, *path, narinfo, Order::ReferencesFirst).await?;
+            door.published(&grant, path);
+            return Ok(published(publication));
         }
         File::Log(derivation) => {
             let log = upload.collect(incoming, MAX_LOG_BYTES).await?;
+            let size_bytes = log.len() as u64;
             caches.put_log(&grant, derivation, log).await?;
+            door.count(&grant, "nix.log", size_bytes);
         }
         File::Realisation(id) => {
             let bytes = upload.collect(incoming, MAX_DOCUMENT_BYTES).await?;
@@ -95,17 +99,23 @@ pub(super) async fn put(
             if realisation.id != *id {
                 return Err(Problem::new(StatusCode::BAD_REQUEST, "this is the realisation of another output"));
             }
-            kept(caches.put_realisation(&grant, &realisation).await?)?;
+            let answer = kept(caches.put_realisation(&grant, &realisation).await?);
+            door.count(&grant, "nix.realisation", bytes.len() as u64);
+            return Ok(answer);
         }
         File::BuildTrace(key) => {
             let bytes = upload.collect(incoming, MAX_DOCUMENT_BYTES).await?;
             let trace = BuildTrace::parse(&bytes).map_err(|error| malformed(&error))?;
-            kept(caches.put_build_trace(&grant, key, &trace).await?)?;
+            let answer = kept(caches.put_build_trace(&grant, key, &trace).await?);
+            door.count(&grant, "nix.realisation", bytes.len() as u64);
+            return Ok(answer);
         }
         File::DebugInfo(build_id) => {
             let bytes = upload.collect(incoming, MAX_DOCUMENT_BYTES).await?;
             let text = std::str::from_utf8(&bytes).map_err(|error| malformed(&error))?;
-            kept(caches.put_debug_info(&grant, build_id, text).await?)?;
+            let answer = kept(caches.put_debug_info(&grant, build_id, text).await?);
+            door.count(&grant, "nix.debug-info", bytes.len() as u64);
+            return Ok(answer);
         }
         File::AtticCacheInfo | File::Archive(_) => return Err(Problem::not_allowed("GET, HEAD")),
     }
@@ -138,10 +148,12 @@ fn published(publication: Publication) -> Answer {
     }
 }
 
-fn kept(kept: Kept) -> Result<(), Problem> {
+/// What was said of something. Builds need not come out the same twice, so who says something else has not made a mistake,
+/// and its copy goes on; it is told which of the two stays.
+fn kept(kept: Kept) -> Answer {
     match kept {
-        Kept::This => Ok(()),
-        Kept::First => Err(CacheError::Conflict("what you say of this".to_owned()).into()),
+        Kept::This => Answer::done(),
+        Kept::First => Answer::document("text/plain", "something else was said of this before, and stays\n"),
     }
 }
 

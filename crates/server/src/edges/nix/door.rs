@@ -2,14 +2,15 @@
 //!
 //! What always holds: a cache that is not there and one that nothing may be done with look the same from outside.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
 use gf_nix_cache::{Cache, CacheError, CacheName, NixCaches};
-use gf_tenancy::{Authorized, NixPermission, NixScope, PermissionName};
+use gf_tenancy::audit::Amount;
+use gf_tenancy::{Authorized, NixPermission, NixPush, NixScope, PermissionName};
 
 use super::NixEdge;
-use crate::edges::credentials::credential;
+use crate::edges::credentials::Visitor;
 use crate::edges::plain_http::Problem;
 use crate::metrics::EdgeMetrics;
 
@@ -18,27 +19,56 @@ pub(super) struct Door<'a> {
     edge: &'a NixEdge,
     name: &'a CacheName,
     found: Option<Arc<Cache>>,
-    credential: Option<String>,
+    visitor: Visitor,
 }
 
 impl<'a> Door<'a> {
     /// Finds out which cache it is, whosever that is.
-    pub(super) async fn find(edge: &'a NixEdge, name: &'a CacheName, headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(super) async fn find(edge: &'a NixEdge, name: &'a CacheName, visitor: Visitor) -> Result<Self, Problem> {
         let found = edge.state.caches.resolve(name).await?;
-        Ok(Self { edge, name, found, credential: credential(headers) })
+        Ok(Self { edge, name, found, visitor })
     }
 
     /// Grants `P` on this cache, or says why not.
     pub(super) fn authorize<P: NixPermission>(&self) -> Result<Authorized<P>, Problem> {
+        Ok(self.edge.state.gate.admit_nix(&self.visitor, self.scope())?)
+    }
+
+    /// `P` on this cache, if it is granted; nobody asked for it, so that nothing is denied.
+    pub(super) fn may<P: NixPermission>(&self) -> Option<Authorized<P>> {
+        self.edge.state.gate.ask_nix(&self.visitor, self.scope()).ok()
+    }
+
+    fn scope(&self) -> NixScope<'_> {
         let absent = NixScope::Absent { name: self.name.as_str() };
-        let scope = self.found.as_ref().map_or(absent, |cache| cache.scope());
-        Ok(self.edge.state.access.admit_nix(self.credential.as_deref(), scope)?)
+        self.found.as_ref().map_or(absent, |cache| cache.scope())
     }
 
     /// Grants `P` for making this cache, or says why not.
     pub(super) fn authorize_new<P: NixPermission>(&self) -> Result<Authorized<P>, Problem> {
         let scope = NixScope::New { name: self.name.as_str(), tenant: &self.edge.state.tenant };
-        Ok(self.edge.state.access.admit_nix(self.credential.as_deref(), scope)?)
+        Ok(self.edge.state.gate.admit_nix(&self.visitor, scope)?)
+    }
+
+    /// Counts what was done by right of a grant.
+    pub(super) fn count(&self, grant: &Authorized<NixPush>, action: &'static str, bytes: u64) {
+        self.edge.state.gate.count(&self.visitor, grant, action, Amount::once(bytes));
+    }
+
+    /// Records a path that was published.
+    pub(super) fn published(&self, grant: &Authorized<NixPush>, path: impl Display) {
+        let subject = format!("{}/{path}", self.name);
+        self.edge.state.gate.record(&self.visitor, grant, "nix.publish", subject, "");
+    }
+
+    /// Records what was done with the cache as a whole. It is in the log when this returns.
+    pub(super) async fn record<P: NixPermission>(
+        &self,
+        grant: &Authorized<P>,
+        action: &str,
+        detail: &str,
+    ) {
+        self.edge.state.gate.record_now(&self.visitor, grant, action, self.name.as_str(), detail).await;
     }
 
     /// The cache. Only who was granted something may be told of it.
@@ -65,8 +95,6 @@ impl<'a> Door<'a> {
 }
 
 /// Refuses who may not do this with any cache, before anything is read that says with which.
-pub(super) fn check(edge: &NixEdge, headers: &HeaderMap, permission: PermissionName) -> Result<(), Problem> {
-    let access = &edge.state.access;
-    let principal = access.authenticate(credential(headers).as_deref())?;
-    Ok(access.check(principal, permission)?)
+pub(super) fn check(edge: &NixEdge, visitor: &Visitor, permission: PermissionName) -> Result<(), Problem> {
+    Ok(edge.state.gate.check(visitor, permission)?)
 }

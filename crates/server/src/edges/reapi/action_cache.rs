@@ -7,6 +7,7 @@ use gf_digest::{Digest, DigestFunction};
 use gf_execution::{ActionCacheError, Inlining};
 use gf_reapi::execution::{GetActionResultRequest, UpdateActionResultRequest};
 use gf_reapi::{WireDigest, digest_function};
+use gf_tenancy::audit::Amount;
 use gf_tenancy::{ActionCacheRead, ActionCacheWrite};
 use tonic::Status;
 
@@ -41,7 +42,9 @@ pub(super) async fn update(
     let grant = edge.authorize::<ActionCacheWrite>(&caller, &request.instance_name)?;
     let action = action(request.digest_function, request.action_digest.as_ref())?;
     let result = request.action_result.ok_or_else(|| Status::invalid_argument("action_result is not set"))?;
-    edge.action_cache.update(&grant, action.into(), result).await.map_err(IntoStatus::into_status)
+    let stored = edge.action_cache.update(&grant, action.into(), result).await.map_err(IntoStatus::into_status)?;
+    edge.count(&caller, &grant, "actioncache.write", Amount::once(stored.len() as u64));
+    Ok(stored)
 }
 
 fn action(function: i32, digest: Option<&WireDigest>) -> Result<Digest, Status> {

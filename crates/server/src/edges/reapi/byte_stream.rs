@@ -9,12 +9,14 @@ use gf_blobstore::Encoding;
 use gf_digest::{Digest, InstanceName};
 use gf_reapi::bytestream::{QueryWriteStatusRequest, QueryWriteStatusResponse};
 use gf_reapi::{Compressor, ResourceName};
+use gf_tenancy::audit::Amount;
 use gf_tenancy::{Authorized, CasWrite};
 use tonic::Status;
 
 use super::status::IntoStatus;
 use super::uploads::UploadKey;
 use super::{Caller, Edge};
+use crate::edges::credentials::Visitor;
 pub(super) use read::read;
 pub(super) use write::write;
 
@@ -31,7 +33,8 @@ fn parse(caller: &Caller, name: &str) -> Result<ResourceName, Status> {
 }
 
 /// What an upload is to become, and who may make it.
-struct Target {
+struct Target<'a> {
+    visitor: &'a Visitor,
     grant: Authorized<CasWrite>,
     instance: InstanceName,
     uuid: Box<str>,
@@ -39,12 +42,12 @@ struct Target {
     digest: Digest,
 }
 
-impl Target {
-    fn of(edge: &Edge, caller: &Caller, name: &str) -> Result<Self, Status> {
+impl<'a> Target<'a> {
+    fn of(edge: &Edge, caller: &'a Caller, name: &str) -> Result<Self, Status> {
         match parse(caller, name)? {
             ResourceName::Write { instance, uuid, compressor, digest } => {
                 let grant = edge.authorize_name(caller, &instance)?;
-                Ok(Self { grant, instance, uuid, compressor, digest })
+                Ok(Self { visitor: &caller.visitor, grant, instance, uuid, compressor, digest })
             }
             ResourceName::Read { .. } => Err(Status::invalid_argument("this resource name is for reading")),
         }
@@ -65,6 +68,12 @@ impl Target {
             uuid: self.uuid.clone(),
             digest: self.digest,
         })
+    }
+
+    /// Counts the blob that is stored now.
+    fn stored(&self, edge: &Edge) {
+        let amount = Amount::once(self.digest.size_bytes());
+        edge.state.gate.count(self.visitor, &self.grant, "cas.write", amount);
     }
 
     async fn is_present(&self, edge: &Edge) -> Result<bool, Status> {

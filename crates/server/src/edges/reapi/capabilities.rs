@@ -25,7 +25,7 @@ pub(super) async fn get(
     request: GetCapabilitiesRequest,
 ) -> Result<ServerCapabilities, Status> {
     let grant = edge.authorize::<CasRead>(&caller, &request.instance_name)?;
-    let update_enabled = edge.state.access.allows(grant.principal(), PermissionName::ActionCacheWrite);
+    let update_enabled = edge.state.gate.access().allows(grant.principal(), PermissionName::ActionCacheWrite);
     let zstd = compressor::Value::Zstd as i32;
     let cache = CacheCapabilities {
         digest_functions: DigestFunction::ALL.map(DigestFunction::number).to_vec(),
@@ -41,7 +41,7 @@ pub(super) async fn get(
         cache_priority_capabilities: None,
         rep_max_cdc_params: None,
     };
-    let exec_enabled = edge.state.access.allows(grant.principal(), PermissionName::Execute);
+    let exec_enabled = edge.state.gate.access().allows(grant.principal(), PermissionName::Execute);
     let priorities = PriorityRange { min_priority: *PRIORITIES.start(), max_priority: *PRIORITIES.end() };
     let execution = ExecutionCapabilities {
         digest_function: DigestFunction::Sha256.number(),

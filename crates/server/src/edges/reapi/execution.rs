@@ -16,6 +16,7 @@ use gf_reapi::execution::{
 };
 use gf_reapi::longrunning::{Operation, operation};
 use gf_reapi::{WireDigest, digest_function, rpc};
+use gf_tenancy::audit::Amount;
 use gf_tenancy::{Authorized, Execute};
 use prost::{Message, Name};
 use tokio_util::sync::CancellationToken;
@@ -59,6 +60,7 @@ pub(super) async fn execute(edge: Arc<Edge>, caller: Caller, request: ExecuteReq
             output_files: request.inline_output_files.into_iter().take(MAX_INLINED_FILES).collect(),
         },
     };
+    edge.count(&caller, &grant, "execution.start", Amount::ONCE);
     let watch = edge.state.operations.execute(grant, wanted);
     let watch = watch.map_err(|error| Status::resource_exhausted(error.to_string()))?;
     Ok(stages(watch, action, edge.state.stopping.clone()))

@@ -10,6 +10,7 @@ use gf_reapi::longrunning::{
     WaitOperationRequest,
 };
 use gf_tenancy::Execute;
+use gf_tenancy::audit::Amount;
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -72,7 +73,11 @@ pub(super) async fn list(
 
 pub(super) async fn cancel(edge: Arc<Edge>, caller: Caller, request: CancelOperationRequest) -> Result<(), Status> {
     let (name, grant) = authorize(&edge, &caller, &request.name)?;
-    if edge.state.operations.cancel(&grant, &name) { Ok(()) } else { Err(unknown(&request.name)) }
+    if !edge.state.operations.cancel(&grant, &name) {
+        return Err(unknown(&request.name));
+    }
+    edge.count(&caller, &grant, "execution.cancel", Amount::ONCE);
+    Ok(())
 }
 
 pub(super) async fn wait(edge: Arc<Edge>, caller: Caller, request: WaitOperationRequest) -> Result<Operation, Status> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::stream;
@@ -19,16 +20,18 @@ use super::{cache_name, invalid, json, parse};
 use crate::edges::nix::NixEdge;
 use crate::edges::nix::answer::Answer;
 use crate::edges::nix::door::{Door, check};
+use crate::edges::credentials::Visitor;
 use crate::edges::plain_http::{BodyError, Incoming, Problem};
 
 const INFO: HeaderName = HeaderName::from_static("x-attic-nar-info");
 const PREAMBLE_SIZE: HeaderName = HeaderName::from_static("x-attic-nar-info-preamble-size");
 
-pub(super) async fn upload(edge: &NixEdge, headers: &HeaderMap, incoming: &mut Incoming) -> Result<Answer, Refusal> {
-    check(edge, headers, PermissionName::NixPush)?;
-    let (info, began) = read_info(edge, headers, incoming).await?;
+pub(super) async fn upload(edge: &NixEdge, head: &Parts, incoming: &mut Incoming) -> Result<Answer, Refusal> {
+    let visitor = Visitor::of(head);
+    check(edge, &visitor, PermissionName::NixPush)?;
+    let (info, began) = read_info(edge, &head.headers, incoming).await?;
     let name = cache_name(&info.cache)?;
-    let door = Door::find(edge, &name, headers).await?;
+    let door = Door::find(edge, &name, visitor).await?;
     let grant = door.authorize::<NixPush>()?;
     let path = checked(&info, door.cache()?)?;
     let first = (!began.is_empty()).then_some(began);
@@ -44,6 +47,7 @@ pub(super) async fn upload(edge: &NixEdge, headers: &HeaderMap, incoming: &mut I
         ) if limit_bytes == info.nar_size => invalid("the archive has more bytes than nar_size says").into(),
         error => Refusal::from(error),
     })?;
+    door.published(&grant, &info.store_path_hash);
     // The client looks for an answer when it has sent everything.
     incoming.drain().await?;
     let kind = if is_deduplicated { UploadKind::Deduplicated } else { UploadKind::Uploaded };

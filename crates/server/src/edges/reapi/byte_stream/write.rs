@@ -51,7 +51,7 @@ pub(in super::super) async fn write(
 }
 
 /// What a client hears when the blob is there already.
-fn not_needed(target: &Target) -> WriteResponse {
+fn not_needed(target: &Target<'_>) -> WriteResponse {
     let committed_size = match target.compressor {
         Compressor::Identity => wire_size(target.digest.size_bytes()),
         Compressor::Zstd => -1,
@@ -62,7 +62,7 @@ fn not_needed(target: &Target) -> WriteResponse {
 /// An upload in one message needs no state.
 async fn write_whole(
     edge: &Edge,
-    target: &Target,
+    target: &Target<'_>,
     message: WriteRequest,
     mut incoming: Incoming,
 ) -> Result<WriteResponse, Status> {
@@ -71,13 +71,16 @@ async fn write_whole(
     edge.state.metrics.bytes_in(sent_bytes);
     let blob = NewBlob { digest: target.digest, bytes: message.data, encoding: target.encoding() };
     match edge.content.write_batch(&target.grant, vec![blob]).await.pop() {
-        Some(Ok(())) => Ok(WriteResponse { committed_size: wire_size(sent_bytes) }),
+        Some(Ok(())) => {
+            target.stored(edge);
+            Ok(WriteResponse { committed_size: wire_size(sent_bytes) })
+        }
         Some(Err(error)) => Err(error.into_status()),
         None => Err(Status::internal("the store gave no answer for this blob")),
     }
 }
 
-async fn resume_or_begin(edge: &Edge, target: &Target, begin: u64) -> Result<Box<dyn Upload>, Status> {
+async fn resume_or_begin(edge: &Edge, target: &Target<'_>, begin: u64) -> Result<Box<dyn Upload>, Status> {
     if begin == 0 {
         return begin_upload(edge, target).await;
     }
@@ -100,7 +103,7 @@ async fn resume_or_begin(edge: &Edge, target: &Target, begin: u64) -> Result<Box
 }
 
 /// Begins an upload. When there is no space, uploads that only wait give theirs.
-async fn begin_upload(edge: &Edge, target: &Target) -> Result<Box<dyn Upload>, Status> {
+async fn begin_upload(edge: &Edge, target: &Target<'_>) -> Result<Box<dyn Upload>, Status> {
     let begin = || edge.content.upload(&target.grant, target.digest, target.encoding());
     let begun = match begin().await {
         Err(error) if error.kind() == ErrorKind::Exhausted => {
@@ -161,7 +164,7 @@ impl Sink {
 
 async fn transfer(
     edge: &Edge,
-    target: &Target,
+    target: &Target<'_>,
     mut sink: Sink,
     first: WriteRequest,
     mut incoming: Incoming,
@@ -182,6 +185,7 @@ async fn transfer(
         if message.finish_write {
             incoming.expect_end().await?;
             sink.finish().await.map_err(IntoStatus::into_status)?;
+            target.stored(edge);
             return Ok(WriteResponse { committed_size: offset });
         }
         message = match sink.next(&mut incoming).await? {

@@ -10,6 +10,7 @@ use gf_reapi::execution::{
     BatchReadBlobsRequest, BatchReadBlobsResponse, BatchUpdateBlobsRequest, BatchUpdateBlobsResponse,
     batch_read_blobs_response, batch_update_blobs_request, batch_update_blobs_response, compressor,
 };
+use gf_tenancy::audit::Amount;
 use gf_tenancy::{CasRead, CasWrite};
 use tonic::{Code, Status};
 
@@ -42,7 +43,12 @@ pub(in super::super) async fn batch_update(
         named.push((digest, refused));
     }
     check_total(total_bytes)?;
-    let mut stored = edge.content.write_batch(&grant, blobs).await.into_iter();
+    let sizes: Vec<u64> = blobs.iter().map(|blob| blob.digest.size_bytes()).collect();
+    let stored = edge.content.write_batch(&grant, blobs).await;
+    let kept = sizes.iter().zip(&stored).filter(|(_, stored)| stored.is_ok()).map(|(size, _)| *size);
+    let amount = kept.fold(Amount::default(), |all, size| Amount { times: all.times + 1, bytes: all.bytes + size });
+    edge.count(&caller, &grant, "cas.write", amount);
+    let mut stored = stored.into_iter();
     let respond = |(digest, refused): (Option<WireDigest>, Option<Status>)| {
         let status = match refused {
             Some(status) => status,

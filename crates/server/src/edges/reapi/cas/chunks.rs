@@ -10,6 +10,7 @@ use gf_reapi::execution::{
     GetChunkMappingRequest, GetChunkMappingResponse, RegisterChunkMappingRequest, RegisterChunkMappingResponse,
     SpliceBlobRequest, SpliceBlobResponse, SplitBlobRequest, SplitBlobResponse, chunking_function,
 };
+use gf_tenancy::audit::Amount;
 use gf_tenancy::{Authorized, CasRead, CasWrite};
 use tonic::Status;
 
@@ -76,7 +77,7 @@ pub(in super::super) async fn splice(
     let function = function(request.digest_function)?;
     let blob = one("blob_digest", request.blob_digest.as_ref(), function)?;
     let chunks = all(&request.chunk_digests, function)?;
-    make_blob(&edge, &grant, blob, &chunks).await?;
+    make_blob(&edge, &caller, &grant, blob, &chunks).await?;
     Ok(SpliceBlobResponse { blob_digest: Some(blob.into()) })
 }
 
@@ -97,7 +98,7 @@ pub(in super::super) async fn register_chunk_mapping(
             return Err(Status::invalid_argument(format!("a blob has at most {MAX_CHUNKS} chunks")));
         }
     }
-    make_blob(&edge, &grant, blob, &chunks).await?;
+    make_blob(&edge, &caller, &grant, blob, &chunks).await?;
     Ok(RegisterChunkMappingResponse { blob_digest: Some(blob.into()) })
 }
 
@@ -108,8 +109,10 @@ async fn next_within(edge: &Edge, messages: &mut Messages) -> Result<Option<Regi
         .unwrap_or_else(|_| Err(Status::deadline_exceeded("the stream was idle for too long")))
 }
 
-async fn make_blob(edge: &Edge, grant: &Authorized<CasWrite>, blob: Digest, chunks: &[Digest]) -> Result<(), Status> {
-    edge.content.splice(grant, blob, chunks).await.map_err(StoreError::into_status)
+async fn make_blob(edge: &Edge, caller: &Caller, grant: &Authorized<CasWrite>, blob: Digest, chunks: &[Digest]) -> Result<(), Status> {
+    edge.content.splice(grant, blob, chunks).await.map_err(StoreError::into_status)?;
+    edge.count(caller, grant, "cas.write", Amount::once(blob.size_bytes()));
+    Ok(())
 }
 
 /// The successors must name the digest function.

@@ -1,0 +1,191 @@
+//! The gate that every request passes: who asks is found out, [`Access`] decides, and what was refused or done leaves a
+//! trace in the audit log.
+//!
+//! Deliberately absent: rules, which tenancy has. What always holds: nobody passes another way; what is recorded names
+//! who, with what, from where and the trace, and never a credential or a body.
+
+use std::fmt;
+use std::sync::Arc;
+
+use gf_digest::InstanceName;
+use gf_tenancy::audit::{Amount, Deed, Event, Outcome, Trail};
+use gf_tenancy::{
+    Access, Authorized, Denied, InstancePermission, NixPermission, NixScope, Permission, PermissionName, Principal,
+};
+
+use super::credentials::Visitor;
+
+/// Who is named when a credential fits nobody.
+const NOBODY_KNOWN: &str = "unknown";
+
+/// The gate. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    access: Arc<Access>,
+    trail: Option<Trail>,
+}
+
+impl Gate {
+    /// A gate that records what passes, and what does not.
+    #[must_use]
+    pub const fn new(access: Arc<Access>, trail: Trail) -> Self {
+        Self { access, trail: Some(trail) }
+    }
+
+    /// A gate without a log, for a server that keeps no facts.
+    #[must_use]
+    pub const fn without_log(access: Arc<Access>) -> Self {
+        Self { access, trail: None }
+    }
+
+    /// Who may do what.
+    #[must_use]
+    pub fn access(&self) -> &Arc<Access> {
+        &self.access
+    }
+
+    /// Who calls; a credential that fits nobody is refused, and recorded.
+    pub(crate) fn identify(&self, visitor: &Visitor) -> Result<Principal, Denied> {
+        self.principal(visitor).inspect_err(|denied| self.trace(visitor, NOBODY_KNOWN, "identify", "", denied))
+    }
+
+    /// Grants `P` to whoever has it somewhere; see [`Access::authorize_somewhere`].
+    pub(crate) fn authorize_somewhere<P: InstancePermission>(
+        &self,
+        visitor: &Visitor,
+    ) -> Result<Authorized<P>, Denied> {
+        let principal = self.known(visitor, P::NAME, "")?;
+        let granted = self.access.authorize_somewhere(&principal);
+        granted.inspect_err(|denied| self.refused(visitor, &principal.to_string(), P::NAME, "", denied))
+    }
+
+    /// Grants `P` to whoever has it everywhere; see [`Access::authorize_everywhere`].
+    pub(crate) fn authorize_everywhere<P: InstancePermission>(
+        &self,
+        visitor: &Visitor,
+    ) -> Result<Authorized<P>, Denied> {
+        let principal = self.known(visitor, P::NAME, "")?;
+        let granted = self.access.authorize_everywhere(&principal);
+        granted.inspect_err(|denied| self.refused(visitor, &principal.to_string(), P::NAME, "", denied))
+    }
+
+    /// Who calls.
+    fn principal(&self, visitor: &Visitor) -> Result<Principal, Denied> {
+        self.access.authenticate(visitor.credential())
+    }
+
+    /// Refuses who may not do this anywhere.
+    pub(crate) fn check(&self, visitor: &Visitor, permission: PermissionName) -> Result<(), Denied> {
+        let principal = self.known(visitor, permission, "")?;
+        let checked = self.access.check(&principal, permission);
+        checked.inspect_err(|denied| self.refused(visitor, &principal.to_string(), permission, "", denied))
+    }
+
+    /// Grants `P` in the tenant of an instance, or says why not.
+    pub(crate) fn authorize<P: InstancePermission>(
+        &self,
+        visitor: &Visitor,
+        instance: &InstanceName,
+    ) -> Result<Authorized<P>, Denied> {
+        let principal = self.known(visitor, P::NAME, instance.as_str())?;
+        let granted = self.access.authorize(&principal, instance);
+        granted.inspect_err(|denied| {
+            self.refused(visitor, &principal.to_string(), P::NAME, instance.as_str(), denied);
+        })
+    }
+
+    /// Grants `P` on a Nix cache, or says why not; see [`Access::admit_nix`].
+    pub(crate) fn admit_nix<P: NixPermission>(
+        &self,
+        visitor: &Visitor,
+        scope: NixScope<'_>,
+    ) -> Result<Authorized<P>, Denied> {
+        self.ask_nix(visitor, scope).inspect_err(|denied| {
+            let who = self.principal(visitor).map_or_else(|_| NOBODY_KNOWN.to_owned(), |who| who.to_string());
+            self.refused(visitor, &who, P::NAME, scope.name(), denied);
+        })
+    }
+
+    /// As [`Self::admit_nix`], of what was not asked for: that it is not granted is no denial.
+    pub(crate) fn ask_nix<P: NixPermission>(
+        &self,
+        visitor: &Visitor,
+        scope: NixScope<'_>,
+    ) -> Result<Authorized<P>, Denied> {
+        self.access.admit_nix(visitor.credential(), scope)
+    }
+
+    /// Counts what was done by right of a grant: records of it appear once a minute.
+    pub(crate) fn count<P: Permission>(
+        &self,
+        visitor: &Visitor,
+        grant: &Authorized<P>,
+        action: &'static str,
+        amount: Amount,
+    ) {
+        if let Some(trail) = &self.trail {
+            trail.count(grant.principal(), action, grant.place_name(), amount, visitor.origin());
+        }
+    }
+
+    /// Counts that somebody who administers asked something.
+    pub(crate) fn count_read<P: Permission>(&self, visitor: &Visitor, grant: &Authorized<P>, what: &str) {
+        if let Some(trail) = &self.trail {
+            trail.count(grant.principal(), "admin.read", what, Amount::ONCE, visitor.origin());
+        }
+    }
+
+    /// Records what was done, once for each time, within a second.
+    pub(crate) fn record<P: Permission>(
+        &self,
+        visitor: &Visitor,
+        grant: &Authorized<P>,
+        action: &str,
+        subject: impl fmt::Display,
+        detail: impl fmt::Display,
+    ) {
+        if let Some(trail) = &self.trail {
+            let event = Event::new(grant.principal(), action, subject, Outcome::Done);
+            trail.record(Event { detail: detail.to_string(), ..event }, visitor.origin());
+        }
+    }
+
+    /// As [`Self::record`], and it is in the log when this returns. What is done seldom and matters can wait for that.
+    pub(crate) async fn record_now<P: Permission>(
+        &self,
+        visitor: &Visitor,
+        grant: &Authorized<P>,
+        action: &str,
+        subject: &str,
+        detail: &str,
+    ) {
+        let Some(trail) = &self.trail else { return };
+        let event = Event::new(grant.principal(), action, subject, Outcome::Done);
+        let event = Event { detail: detail.to_owned(), ..event };
+        if let Err(error) = trail.log().append(&[event.clone().from(&visitor.origin())]).await {
+            tracing::warn!(%error, action, "what was done is not in the audit log yet; it is tried again");
+            trail.record(event, visitor.origin());
+        }
+    }
+
+    fn known(&self, visitor: &Visitor, permission: PermissionName, subject: &str) -> Result<Principal, Denied> {
+        self.principal(visitor)
+            .inspect_err(|denied| self.refused(visitor, NOBODY_KNOWN, permission, subject, denied))
+    }
+
+    fn refused(&self, visitor: &Visitor, who: &str, permission: PermissionName, subject: &str, denied: &Denied) {
+        self.trace(visitor, who, permission.as_str(), subject, denied);
+    }
+
+    fn trace(&self, visitor: &Visitor, who: &str, action: &'static str, subject: &str, denied: &Denied) {
+        let Some(trail) = &self.trail else { return };
+        let deed = Deed {
+            who: who.to_owned(),
+            action: action.into(),
+            subject: subject.to_owned(),
+            outcome: Outcome::Denied,
+            detail: denied.to_string(),
+        };
+        trail.count_deed(deed, visitor.origin());
+    }
+}

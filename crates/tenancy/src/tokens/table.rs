@@ -1,0 +1,108 @@
+//! The tokens that are good, in memory, with the last use of each.
+//!
+//! What always holds: what was revoked here does not come back, whatever is read from the database meanwhile.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Token, TokenId, TokenReport};
+use crate::secret::Fingerprint;
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) good: HashMap<Fingerprint, Arc<Entry>>,
+    /// Those that were revoked here, and when they would have ended: what was read from the database just before brings
+    /// none of them back.
+    revoked: HashMap<Fingerprint, u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) token: Arc<Token>,
+    known_since: u64,
+    pub(super) expires_s: u64,
+    /// 0 for never.
+    used_s: AtomicU64,
+    /// Of that, what the database knows.
+    saved_s: AtomicU64,
+}
+
+impl Table {
+    /// Takes what was read from the database instead of what was known when the reading began.
+    pub(super) fn replace(&mut self, mut read: HashMap<Fingerprint, Arc<Entry>>, began: u64) {
+        for (fingerprint, before) in self.good.drain() {
+            match read.get(&fingerprint) {
+                Some(entry) => {
+                    entry.used_s.fetch_max(before.used_s(), Ordering::Relaxed);
+                }
+                None if before.known_since > began => {
+                    read.insert(fingerprint, before);
+                }
+                None => {}
+            }
+        }
+        read.retain(|fingerprint, _| !self.revoked.contains_key(fingerprint));
+        self.good = read;
+    }
+
+    /// Takes a token that was written down, unless it was revoked since.
+    pub(super) fn keep(&mut self, fingerprint: Fingerprint, entry: Entry) {
+        if !self.revoked.contains_key(&fingerprint) {
+            self.good.insert(fingerprint, Arc::new(entry));
+        }
+    }
+
+    pub(super) fn revoke(&mut self, fingerprint: Fingerprint, expires_s: u64) {
+        self.good.remove(&fingerprint);
+        self.revoked.insert(fingerprint, expires_s);
+    }
+
+    /// Forgets what has ended by itself: it needs no place, and nobody needs to be kept out by it any more.
+    pub(super) fn sweep(&mut self, now_s: u64) {
+        self.good.retain(|_, entry| now_s < entry.expires_s);
+        self.revoked.retain(|_, expires_s| now_s < *expires_s);
+    }
+
+    pub(super) fn of_id(&self, id: &TokenId) -> Option<(Fingerprint, Arc<Entry>)> {
+        let found = self.good.iter().find(|(_, entry)| entry.token.id() == id);
+        found.map(|(fingerprint, entry)| (*fingerprint, Arc::clone(entry)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.good.len() + self.revoked.len()
+    }
+}
+
+impl Entry {
+    pub(super) fn of(report: &TokenReport, known_since: u64) -> Self {
+        let used_s = report.used_s.unwrap_or_default();
+        Self {
+            token: Arc::clone(&report.token),
+            known_since,
+            expires_s: report.expires_s,
+            used_s: AtomicU64::new(used_s),
+            saved_s: AtomicU64::new(used_s),
+        }
+    }
+
+    /// Notes a use. Written at most once a second: many threads present the same token.
+    pub(super) fn touch(&self, now_s: u64) {
+        if self.used_s() < now_s {
+            self.used_s.store(now_s, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn used_s(&self) -> u64 {
+        self.used_s.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.used_s() > self.saved_s.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn saved(&self, used_s: u64) {
+        self.saved_s.store(used_s, Ordering::Relaxed);
+    }
+}
