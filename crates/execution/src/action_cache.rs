@@ -5,19 +5,26 @@
 //! the life of all of them.
 //!
 //! What always holds: a result that is shown is complete; nothing is inlined unless the reader asks, and then only as
-//! far as one message holds.
+//! far as one message holds. Who wrote it is kept with it. What was removed on purpose is hidden at once, and not taken
+//! again before its quarantine is over.
 
 mod closure;
 mod entry;
 mod inlining;
+mod inspection;
 mod opaque;
+mod provenance;
+mod tombstones;
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use gf_blobstore::{
-    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, ErrorKind, OwnerId, StoreError,
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, ErrorKind, MachineTime, OwnerId,
+    StoreError, TimeSource,
 };
+use gf_database::{Database, DatabaseError};
 use gf_digest::{Digest, DigestFunction};
 use gf_reapi::execution::ActionResult;
 use gf_tenancy::{ActionCacheRead, ActionCacheWrite, Authorized, Execute, InstancePermission};
@@ -28,6 +35,11 @@ use tokio::sync::Mutex;
 use closure::Named;
 use entry::Entry;
 pub use inlining::Inlining;
+pub use inspection::{Inspection, Removal, RemovalError, Standing};
+pub use provenance::Provenance;
+pub(crate) use provenance::RunOrigin;
+use tombstones::Tombstones;
+pub use tombstones::{MIGRATIONS, Tombstone, TombstoneError};
 
 use crate::content::{digest_of, owner, write_slices};
 
@@ -43,6 +55,17 @@ pub enum ActionCacheError {
     /// The result cannot be one.
     #[error("the action result is not valid: {0}")]
     Invalid(String),
+    /// Somebody removed the result of this action, and none is taken for a while.
+    #[error(
+        "the result of this action was removed ({reason}) and none is taken for {left_s} s more; `gf ac why` says by whom",
+        reason = .tombstone.reason
+    )]
+    Quarantined {
+        /// Who, when and why.
+        tombstone: Box<Tombstone>,
+        /// For how much longer.
+        left_s: u64,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -54,7 +77,7 @@ impl ActionCacheError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound => ErrorKind::NotFound,
-            Self::Invalid(_) => ErrorKind::Invalid,
+            Self::Invalid(_) | Self::Quarantined { .. } => ErrorKind::Invalid,
             Self::Store(error) => error.kind(),
         }
     }
@@ -102,13 +125,33 @@ pub struct ActionCache {
     store: Arc<dyn BlobStore>,
     /// Held while an entry is replaced, so that adding a closure to a result never brings back an older one.
     writers: Arc<[Mutex<()>]>,
+    tombstones: Arc<Tombstones>,
 }
 
 impl ActionCache {
-    /// Keeps results in `store`.
+    /// Keeps results in `store`, and takes none out of it.
     #[must_use]
     pub fn new(store: Arc<dyn BlobStore>) -> Self {
-        Self { store, writers: (0..STRIPES).map(|_| Mutex::default()).collect() }
+        Self::with(store, Tombstones::none(Arc::new(MachineTime::default())))
+    }
+
+    /// Keeps results in `store`, and in a database that went through [`MIGRATIONS`] which of them were removed on purpose.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub async fn open(
+        store: Arc<dyn BlobStore>,
+        database: Database,
+        time: Arc<dyn TimeSource>,
+    ) -> Result<Self, DatabaseError> {
+        let cache = Self::with(store, Tombstones::open(database, time).await?);
+        cache.finish_removals().await;
+        Ok(cache)
+    }
+
+    fn with(store: Arc<dyn BlobStore>, tombstones: Tombstones) -> Self {
+        let writers = (0..STRIPES).map(|_| Mutex::default()).collect();
+        Self { store, writers, tombstones: Arc::new(tombstones) }
     }
 
     /// The encoded `ActionResult` of an action.
@@ -141,8 +184,10 @@ impl ActionCache {
         mut result: ActionResult,
     ) -> Result<Bytes, ActionCacheError> {
         let key = action.key(EntryTable::ActionResult, grant);
+        self.refuse_removed(&key)?;
         let closure = self.take_contents(&key, &mut result).await?;
-        self.put(&key, action, closure.as_deref(), &result).await
+        let provenance = Provenance::brought_by(grant.principal(), now_ms());
+        self.put(&key, action, closure.as_deref(), &provenance, &result).await
     }
 
     /// The result of an action that may be run: who may run it may also know that it was run.
@@ -178,9 +223,11 @@ impl ActionCache {
         grant: &Authorized<Execute>,
         action: ActionId,
         settled: &Settled,
+        origin: &RunOrigin,
     ) -> Result<(), ActionCacheError> {
         let key = action.key(EntryTable::ActionResult, grant);
-        self.put(&key, action, Some(&settled.closure), &settled.result).await?;
+        let provenance = Provenance::run_for(grant.principal(), origin, now_ms());
+        self.put(&key, action, Some(&settled.closure), &provenance, &settled.result).await?;
         Ok(())
     }
 
@@ -205,6 +252,9 @@ impl ActionCache {
         action: ActionId,
     ) -> Result<(u64, BlobRead), ActionCacheError> {
         let key = action.key(EntryTable::OpaqueResult, grant);
+        if self.tombstones.find(&key).is_some() {
+            return Err(ActionCacheError::NotFound);
+        }
         let value = self.store.get_entry(&key).await?.ok_or(ActionCacheError::NotFound)?;
         let digest = opaque::read(&value).ok_or(ActionCacheError::NotFound)?;
         match self.store.read(key.owner, digest, ByteRange::ALL, Accept::Identity).await {
@@ -225,9 +275,11 @@ impl ActionCache {
         bytes: Bytes,
     ) -> Result<(), ActionCacheError> {
         let key = action.key(EntryTable::OpaqueResult, grant);
+        self.refuse_removed(&key)?;
         let digest = digest_of(action.function, &bytes).await;
         write_slices(self.store.upload(key.owner, digest, Encoding::Identity).await?, bytes).await?;
         let _writing = self.writer(&key.digest).lock().await;
+        self.refuse_removed(&key)?;
         self.store.put_entry(&key, opaque::write(digest)).await?;
         self.store.remove_entry(&action.key(EntryTable::ActionResult, grant)).await?;
         Ok(())
@@ -240,6 +292,9 @@ impl ActionCache {
         action: ActionId,
     ) -> Result<(EntryKey, Entry), ActionCacheError> {
         let key = action.key(EntryTable::ActionResult, grant);
+        if self.tombstones.find(&key).is_some() {
+            return Err(ActionCacheError::NotFound);
+        }
         let value = self.store.get_entry(&key).await?.ok_or(ActionCacheError::NotFound)?;
         let entry = Entry::read(&value).ok_or(ActionCacheError::NotFound)?;
         if let (Some(asked), Some(known)) = (action.size_bytes, entry.action_size_bytes)
@@ -274,11 +329,14 @@ impl ActionCache {
         key: &EntryKey,
         action: ActionId,
         closure: Option<&[Digest]>,
+        provenance: &Provenance,
         result: &ActionResult,
     ) -> Result<Bytes, ActionCacheError> {
-        let value = Entry::write(action.size_bytes, closure, result);
+        let value = Entry::write(action.size_bytes, closure, provenance, result);
         let encoded = value.result();
         let _writing = self.writer(&key.digest).lock().await;
+        // Under the lock: whoever removes the result waits for it, so that none slips in between.
+        self.refuse_removed(key)?;
         self.store.put_entry(key, value.bytes).await?;
         Ok(encoded)
     }
@@ -296,9 +354,7 @@ impl ActionCache {
             Ok(Some(closure)) => closure,
             Err(ActionCacheError::Store(error)) => return Err(error.into()),
             // What it names turned out to be no tree: it will never be complete.
-            Ok(None) | Err(ActionCacheError::NotFound | ActionCacheError::Invalid(_)) => {
-                return Err(ActionCacheError::NotFound);
-            }
+            Ok(None) | Err(_) => return Err(ActionCacheError::NotFound),
         };
         self.check_complete(key.owner, &closure).await?;
         let filled = entry.with_closure(&closure);
@@ -320,10 +376,25 @@ impl ActionCache {
         Named::of(&result, key.digest.function())?.closure(&*self.store, key.owner).await
     }
 
+    fn refuse_removed(&self, key: &EntryKey) -> Result<(), ActionCacheError> {
+        match self.tombstones.find(key) {
+            None => Ok(()),
+            Some(tombstone) => {
+                let left_s = tombstone.until_s.saturating_sub(self.tombstones.now_s());
+                Err(ActionCacheError::Quarantined { tombstone: Box::new(tombstone), left_s })
+            }
+        }
+    }
+
     fn writer(&self, digest: &Digest) -> &Mutex<()> {
         // There are STRIPES locks, so the remainder always names one.
         &self.writers[usize::from(digest.hash()[0]) % STRIPES]
     }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

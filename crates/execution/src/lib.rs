@@ -19,7 +19,10 @@ pub mod operations;
 pub mod scheduler;
 mod trees;
 
-pub use action_cache::{ActionCache, ActionCacheError, ActionId, Inlining};
+pub use action_cache::{
+    ActionCache, ActionCacheError, ActionId, Inlining, Inspection, MIGRATIONS, Provenance, Removal, RemovalError, Standing,
+    Tombstone, TombstoneError,
+};
 pub use actions::{NODE_PROPERTIES, Timeouts};
 pub use content::Content;
 pub use operations::{Operations, OperationsConfig};

@@ -1,3 +1,5 @@
+mod removal;
+
 use gf_blobstore::{Encoding, NewBlob};
 use gf_digest::InstanceName;
 use gf_reapi::execution::{Directory, DirectoryNode, FileNode, OutputDirectory, OutputFile, Tree};

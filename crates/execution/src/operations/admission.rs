@@ -122,8 +122,8 @@ impl Operations {
                 let found = Ended::without_result(Verdict::Completed);
                 Ok(Some(Ended { result: Some(result), is_cached: true, ..found }))
             }
-            Err(ActionCacheError::NotFound | ActionCacheError::Invalid(_)) => Ok(None),
             Err(ActionCacheError::Store(error)) => Err(error.into()),
+            Err(_) => Ok(None),
         }
     }
 }

@@ -21,6 +21,7 @@ use super::answer::{Answer, Ended, Order, Progress, Stage, Verdict};
 use super::settlement::Settlement;
 use super::{At, OperationName, OperationsConfig, Request, TooManyOperations};
 use crate::Inlining;
+use crate::action_cache::RunOrigin;
 use crate::actions::CheckedAction;
 use crate::content::owner;
 use crate::scheduler::{
@@ -32,6 +33,9 @@ use crate::scheduler::{
 const MAX_ORDERS: usize = 4096;
 /// How often an execution is run again because what a worker said to have stored is not here.
 const MAX_INCOMPLETE: u32 = 2;
+/// The properties by which a worker says what its actions run in.
+const IMAGE_PROPERTIES: [&str; 2] = ["container-image", "image"];
+
 pub(super) struct Desk {
     config: OperationsConfig,
     scheduler: Scheduler,
@@ -104,6 +108,8 @@ struct Attempt {
 struct Link {
     orders: mpsc::Sender<Order>,
     hang_up: CancellationToken,
+    /// What is kept with the results of what it runs.
+    origin: RunOrigin,
 }
 
 /// An execution whose inputs are to be leased again.
@@ -323,7 +329,7 @@ impl Desk {
         let worker = WorkerId(self.next_worker);
         let (orders, receiver) = mpsc::channel(MAX_ORDERS);
         let hang_up = CancellationToken::new();
-        self.workers.insert(worker, Link { orders, hang_up: hang_up.clone() });
+        self.workers.insert(worker, Link { orders, hang_up: hang_up.clone(), origin: origin(&offer) });
         self.happen(Event::WorkerJoined { worker, offer }, at);
         (worker, receiver, hang_up)
     }
@@ -479,5 +485,15 @@ impl Desk {
             self.settling.remove(key);
         }
         Some(execution)
+    }
+}
+
+/// What is kept of a worker with the results of what it runs.
+fn origin(offer: &Offer) -> RunOrigin {
+    let is_image = |name: &str| IMAGE_PROPERTIES.contains(&name);
+    let image = offer.properties.iter().find(|property| is_image(&property.name));
+    RunOrigin {
+        worker: Arc::clone(&offer.name),
+        image: image.map(|property| Arc::clone(&property.value)).unwrap_or_default(),
     }
 }

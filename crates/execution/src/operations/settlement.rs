@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::Operations;
 use super::answer::{Ended, Verdict};
-use crate::action_cache::{ActionCacheError, Settled};
+use crate::action_cache::{ActionCacheError, RunOrigin, Settled};
 use crate::actions::CheckedAction;
 use crate::scheduler::ExecutionId;
 
@@ -31,6 +31,8 @@ pub(super) struct Settlement {
     pub(super) verdict: Verdict,
     pub(super) result: ActionResult,
     pub(super) message: String,
+    /// Where it was run.
+    pub(super) origin: RunOrigin,
 }
 
 /// Ends an execution that is still settling when this is dropped.
@@ -57,7 +59,7 @@ impl Operations {
     }
 
     async fn settle_in_time(&self, settlement: Settlement) {
-        let Settlement { execution, grant, action, verdict, result, message } = settlement;
+        let Settlement { execution, grant, action, verdict, result, message, origin } = settlement;
         let is_completed = verdict == Verdict::Completed;
         match self.0.action_cache.settle(&grant, action.digest.into(), result).await {
             Ok(settled) if settled.result.encoded_len() > MAX_RESULT_BYTES => {
@@ -66,7 +68,7 @@ impl Operations {
             }
             Ok(settled) => {
                 if is_completed {
-                    self.keep(&grant, &action, &settled).await;
+                    self.keep(&grant, &action, &settled, &origin).await;
                 }
                 let ended = Ended { verdict, result: Some(settled.result), is_cached: false, message };
                 self.announce(execution, ended).await;
@@ -78,7 +80,8 @@ impl Operations {
                 let ended = Ended { message, ..Ended::without_result(verdict) };
                 self.announce(execution, ended).await;
             }
-            Err(ActionCacheError::Invalid(reason)) => {
+            Err(error @ (ActionCacheError::Invalid(_) | ActionCacheError::Quarantined { .. })) => {
+                let reason = error.to_string();
                 tracing::error!(action = %action.digest, %reason, "a worker answered with a result that cannot be one");
                 self.announce(execution, Ended::without_result(Verdict::Unavailable(reason))).await;
             }
@@ -90,11 +93,17 @@ impl Operations {
     }
 
     /// Makes a result visible to others. Failures of commands are not: clients expect to see them happen again.
-    async fn keep(&self, grant: &Authorized<Execute>, action: &CheckedAction, settled: &Settled) {
+    async fn keep(
+        &self,
+        grant: &Authorized<Execute>,
+        action: &CheckedAction,
+        settled: &Settled,
+        origin: &RunOrigin,
+    ) {
         if action.do_not_cache || settled.result.exit_code != 0 {
             return;
         }
-        if let Err(error) = self.0.action_cache.put_executed(grant, action.digest.into(), settled).await {
+        if let Err(error) = self.0.action_cache.put_executed(grant, action.digest.into(), settled, origin).await {
             // Whoever waits gets the result all the same; the next one runs the action again.
             tracing::warn!(action = %action.digest, %error, "the result of an action could not be kept");
         }

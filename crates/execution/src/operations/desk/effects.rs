@@ -134,6 +134,9 @@ impl Desk {
             }
             Answer::Cancelled => return self.end_all(id, &Ended::without_result(Verdict::Cancelled), at),
         };
+        let attempt = self.executions.get(&id).and_then(|execution| execution.attempt.as_ref());
+        let link = attempt.and_then(|attempt| self.workers.get(&attempt.worker));
+        let origin = link.map(|link| link.origin.clone()).unwrap_or_default();
         self.end_attempt(id);
         self.count(&verdict);
         let Some(execution) = self.executions.get_mut(&id) else { return };
@@ -148,6 +151,7 @@ impl Desk {
             verdict,
             result,
             message,
+            origin,
         });
     }
 

@@ -1,0 +1,198 @@
+//! What is known of one action's result, for people who ask why it hits or misses; and taking one out on purpose.
+
+use std::time::Duration;
+
+use gf_blobstore::{EntryKey, EntryTable, StoreError};
+use gf_digest::Digest;
+use gf_reapi::execution::ActionResult;
+use gf_tenancy::{ActionCacheRead, Authorized, Operate};
+use prost::Message;
+use thiserror::Error;
+
+use super::entry::Entry;
+use super::{ActionCache, ActionCacheError, ActionId, Provenance, Tombstone, TombstoneError, opaque};
+
+/// Missing blobs that an inspection names.
+const MAX_NAMED: usize = 100;
+
+/// The longest reason for a removal, in characters.
+const MAX_REASON: usize = 500;
+
+/// The longest quarantine.
+const MAX_QUARANTINE: Duration = Duration::from_secs(366 * 86_400);
+
+/// What is known of an action's result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inspection {
+    /// What a look-up answers, and why.
+    pub standing: Standing,
+    /// Who wrote it; `None` when there is nothing, or when it was written before this was kept.
+    pub provenance: Option<Provenance>,
+    /// The result as it is kept.
+    pub result: Option<ActionResult>,
+    /// The blobs that must be there for it to be shown; `None` when that cannot be known.
+    pub blobs: Option<u64>,
+}
+
+/// What a look-up of an action answers, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A hit.
+    Shown,
+    /// There is nothing: none was ever written, or it was not asked for within the lease and had to go.
+    Absent,
+    /// There is a result, and not everything that it names.
+    Incomplete {
+        /// The first blobs that are not there; none when a directory that it names cannot be read.
+        missing: Vec<Digest>,
+        /// How many there are.
+        missing_count: u64,
+    },
+    /// A client asks for an action of this hash and another size.
+    OtherSize {
+        /// The size of the action that the result is of, in bytes.
+        size_bytes: u64,
+    },
+    /// Bytes that HTTP clients keep under this hash, and that are no action result: nothing for clients of gRPC.
+    Opaque {
+        /// How many.
+        size_bytes: u64,
+    },
+    /// It was removed on purpose.
+    Removed(Tombstone),
+}
+
+/// What a removal did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    /// What keeps it away from now on.
+    pub tombstone: Tombstone,
+    /// Whether there was a result.
+    pub was_there: bool,
+}
+
+/// Why nothing was removed.
+#[derive(Debug, Error)]
+pub enum RemovalError {
+    /// Whoever finds the result missing must be told why.
+    #[error("say why in 1 to {MAX_REASON} characters on one line")]
+    Reason,
+    /// So long is no quarantine.
+    #[error("a quarantine lasts from 1 s to {} days", MAX_QUARANTINE.as_secs() / 86_400)]
+    Quarantine,
+    /// It could not be written down.
+    #[error(transparent)]
+    Tombstone(#[from] TombstoneError),
+    /// It is written down and counts, and the store did not let go of the bytes: the next start does.
+    #[error("the result is hidden, and its bytes could not be removed: {0}")]
+    Store(#[from] StoreError),
+}
+
+impl ActionCache {
+    /// What is known of an action's result. As any look-up, it extends the life of what is there.
+    ///
+    /// # Errors
+    /// [`ActionCacheError::Store`].
+    pub async fn inspect(
+        &self,
+        grant: &Authorized<ActionCacheRead>,
+        action: ActionId,
+    ) -> Result<Inspection, ActionCacheError> {
+        let key = action.key(EntryTable::ActionResult, grant);
+        let nothing = |standing| Inspection { standing, provenance: None, result: None, blobs: None };
+        if let Some(tombstone) = self.tombstones.find(&key) {
+            return Ok(nothing(Standing::Removed(tombstone)));
+        }
+        let entry = self.store.get_entry(&key).await?.as_ref().and_then(Entry::read);
+        let Some(entry) = entry else {
+            let opaque = self.store.get_entry(&action.key(EntryTable::OpaqueResult, grant)).await?;
+            let opaque = opaque.as_ref().and_then(|value| opaque::read(value));
+            return Ok(nothing(
+                opaque.map_or(Standing::Absent, |blob| Standing::Opaque { size_bytes: blob.size_bytes() }),
+            ));
+        };
+        let closure = match entry.closure(action.function) {
+            Some(closure) => Some(closure),
+            None => match self.read_closure(&key, &entry).await {
+                Ok(closure) => closure,
+                Err(ActionCacheError::Store(error)) => return Err(error.into()),
+                Err(_) => None,
+            },
+        };
+        let standing = match (action.size_bytes, entry.action_size_bytes) {
+            (Some(asked), Some(size_bytes)) if asked != size_bytes => Standing::OtherSize { size_bytes },
+            _ => self.standing(&key, closure.as_deref()).await?,
+        };
+        Ok(Inspection {
+            standing,
+            provenance: entry.provenance(),
+            blobs: closure.map(|closure| closure.len() as u64),
+            result: ActionResult::decode(entry.result).ok(),
+        })
+    }
+
+    async fn standing(&self, key: &EntryKey, closure: Option<&[Digest]>) -> Result<Standing, ActionCacheError> {
+        let Some(closure) = closure else {
+            return Ok(Standing::Incomplete { missing: Vec::new(), missing_count: 0 });
+        };
+        let mut missing = self.store.find_missing(key.owner, closure).await?;
+        if missing.is_empty() {
+            return Ok(Standing::Shown);
+        }
+        let missing_count = missing.len() as u64;
+        missing.truncate(MAX_NAMED);
+        Ok(Standing::Incomplete { missing, missing_count })
+    }
+
+    /// Removes the result of an action, if there is one, and lets none be written for a while. It is gone for good when
+    /// this returns.
+    ///
+    /// # Errors
+    /// [`RemovalError`].
+    pub async fn remove(
+        &self,
+        grant: &Authorized<Operate>,
+        action: ActionId,
+        reason: &str,
+        quarantine: Duration,
+    ) -> Result<Removal, RemovalError> {
+        let reason = checked_reason(reason).ok_or(RemovalError::Reason)?;
+        if quarantine < Duration::from_secs(1) || quarantine > MAX_QUARANTINE {
+            return Err(RemovalError::Quarantine);
+        }
+        let removed_s = self.tombstones.now_s();
+        let until_s = removed_s.saturating_add(quarantine.as_secs());
+        let removed_by = grant.principal().to_string();
+        let tombstone = Tombstone { removed_s, until_s, removed_by, reason: reason.to_owned() };
+        let key = action.key(EntryTable::ActionResult, grant);
+        self.tombstones.set(&key, tombstone.clone()).await?;
+        let was_there = self.take_out(&key).await?;
+        self.store.make_durable().await?;
+        Ok(Removal { tombstone, was_there })
+    }
+
+    /// Takes out of the store what a process that was killed in the middle of a removal left there.
+    pub(super) async fn finish_removals(&self) {
+        for key in self.tombstones.keys() {
+            if let Err(error) = self.take_out(&key).await {
+                // It stays hidden, and the next start tries again.
+                tracing::warn!(action = %key.digest, %error, "a removed action result is still in the store");
+            }
+        }
+    }
+
+    /// Whether anything was there.
+    async fn take_out(&self, key: &EntryKey) -> Result<bool, StoreError> {
+        let _writing = self.writer(&key.digest).lock().await;
+        let result = self.store.remove_entry(key).await?;
+        let opaque = self.store.remove_entry(&EntryKey { table: EntryTable::OpaqueResult, ..key.clone() }).await?;
+        Ok(result || opaque)
+    }
+}
+
+/// Text that can stand on one line, of a bounded length, and is not empty.
+fn checked_reason(text: &str) -> Option<&str> {
+    let text = text.trim();
+    let is_right = !text.is_empty() && text.chars().count() <= MAX_REASON && !text.chars().any(char::is_control);
+    is_right.then_some(text)
+}
