@@ -6,6 +6,7 @@ mod intercepted_files;
 mod lossy_files;
 mod manual_time;
 mod memory_blob_store;
+mod oidc_issuer;
 mod postgres;
 mod zstd_decoder;
 
@@ -13,4 +14,5 @@ pub use intercepted_files::{FileOperation, InterceptedFiles};
 pub use lossy_files::LossyFiles;
 pub use manual_time::ManualTime;
 pub use memory_blob_store::MemoryBlobStore;
+pub use oidc_issuer::{IssuerFault, OidcIssuer, RSA_PUBLIC_PEM};
 pub use postgres::PostgresServer;

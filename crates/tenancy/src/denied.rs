@@ -7,10 +7,15 @@ use crate::PermissionName;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     /// No credential, and none but holders may do this.
-    #[error("{permission} needs a credential: send `Authorization: Bearer <token>`", permission = .0.as_str())]
+    #[error(
+        "{permission} needs a credential: send `Authorization: Bearer <token>`, or the token as the password of a netrc",
+        permission = .0.as_str()
+    )]
     Unauthenticated(PermissionName),
     /// A credential that is not known.
-    #[error("the credential is not valid")]
+    #[error(
+        "the credential is not valid: it is not known here, or was revoked; check that all of it was sent, or get a new one"
+    )]
     BadCredential,
     /// A credential that was right once.
     #[error("the credential has expired: get a new one from whoever issued it")]

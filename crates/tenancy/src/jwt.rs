@@ -16,6 +16,8 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::secret::Fingerprint;
+
 /// The longest token that is looked at; Attic's are a few hundred characters.
 const MAX_TOKEN_LENGTH: usize = 16 << 10;
 /// RFC 7518, 3.2: a shared secret is at least as long as the hash.
@@ -165,6 +167,11 @@ impl<'t> Unverified<'t> {
     /// The claims, before it is known whose they are: for finding out whose keys to check with, and nothing else.
     pub(crate) fn unverified_claims(&self) -> &[u8] {
         &self.claims
+    }
+
+    /// Of what was signed, and not of the signature: of one text there can be several right ones.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of_bytes(self.signed)
     }
 
     /// The claims, when this algorithm is named and finds the signature right.

@@ -87,8 +87,13 @@ impl Ledger {
 
     /// Lends a credential of a [`Principal::WorkerHost`].
     pub(crate) fn lend_attachment(self: &Arc<Self>) -> Result<Loan, NoRandomness> {
+        self.lend_as(Principal::WorkerHost)
+    }
+
+    /// Lends a credential of this principal.
+    pub(crate) fn lend_as(self: &Arc<Self>, principal: Principal) -> Result<Loan, NoRandomness> {
         let loan = self.draw()?;
-        self.write().borrowers.insert(loan.credential.fingerprint(), Principal::WorkerHost);
+        self.write().borrowers.insert(loan.credential.fingerprint(), principal);
         Ok(loan)
     }
 

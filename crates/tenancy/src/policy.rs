@@ -84,6 +84,8 @@ pub enum Rule {
     Token(TokenId, Option<Grant>),
     /// A token in Attic's format; the pattern of it that decided, if one fits.
     AtticToken(Option<Pattern>),
+    /// A certificate; its name, and the grant that allows this, if there is one.
+    Certificate(String, Option<Grant>),
     /// The token of workers attaches workers, and nothing else.
     WorkerToken,
     /// What runs an action reads and writes the blobs of its instance, and nothing else.
@@ -107,6 +109,10 @@ impl fmt::Display for Rule {
                 return write!(f, "the pattern {:?} of the Attic token decides", pattern.as_str());
             }
             Self::AtticToken(None) => "no pattern of the Attic token fits",
+            Self::Certificate(name, Some(grant)) => return write!(f, "the certificate {name} grants {grant}"),
+            Self::Certificate(name, None) => {
+                return write!(f, "no [[tls.client]] grants it to the certificate {name}");
+            }
             Self::WorkerToken => "the token of workers grants attaching workers only",
             Self::Assignment => "the credential of an assignment grants the blobs of its instance only",
             Self::Server => "the server itself may do everything",
@@ -133,6 +139,11 @@ pub fn decide(policy: &Policy, principal: &Principal, permission: PermissionName
             let grant = token.grant(permission, tenant, name).cloned();
             Decision::new(grant.is_some(), Rule::Token(token.id().clone(), grant))
         }
+        Principal::Certificate(certified) => {
+            let (tenant, name) = thing.place();
+            let grant = certified.grant(permission, tenant, name).cloned();
+            Decision::new(grant.is_some(), Rule::Certificate(certified.to_string(), grant))
+        }
         Principal::Attic(token) => match thing {
             Thing::Cache { name, .. } => {
                 let rule = Rule::AtticToken(token.deciding_pattern(name).cloned());
@@ -155,6 +166,10 @@ pub fn decide_anywhere(policy: &Policy, principal: &Principal, permission: Permi
             let grant = token.grants().iter().find(|grant| grant.has(permission)).cloned();
             Decision::new(grant.is_some(), Rule::Token(token.id().clone(), grant))
         }
+        Principal::Certificate(certified) => {
+            let grant = certified.grants().iter().find(|grant| grant.has(permission)).cloned();
+            Decision::new(grant.is_some(), Rule::Certificate(certified.to_string(), grant))
+        }
         Principal::Attic(token) => Decision::new(token.grants_somewhere(permission), Rule::AtticToken(None)),
         fixed => fixed_grants(fixed, permission),
     }
@@ -172,7 +187,11 @@ fn for_everybody(
     if is_public && permission == PermissionName::NixPull {
         return Some(Rule::PublicCache);
     }
-    if !matches!(principal, Principal::Anonymous | Principal::Token(_) | Principal::Attic(_)) {
+    let is_caller = matches!(
+        principal,
+        Principal::Anonymous | Principal::Token(_) | Principal::Attic(_) | Principal::Certificate(_)
+    );
+    if !is_caller {
         return None;
     }
     if policy.open && !(permission == PermissionName::Work && policy.workers_restricted) {
@@ -193,6 +212,8 @@ fn fixed_grants(principal: &Principal, permission: PermissionName) -> Decision {
             let blobs = matches!(permission, PermissionName::CasRead | PermissionName::CasWrite);
             Decision::new(blobs, Rule::Assignment)
         }
-        Principal::Anonymous | Principal::Token(_) | Principal::Attic(_) => Decision::new(false, Rule::NoCredential),
+        Principal::Anonymous | Principal::Token(_) | Principal::Attic(_) | Principal::Certificate(_) => {
+            Decision::new(false, Rule::NoCredential)
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{AtticToken, LoanId, Token};
+use crate::{AtticToken, Certified, LoanId, Token};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Principal {
     Token(Arc<Token>),
     /// The holder of a token in Attic's format.
     Attic(Arc<AtticToken>),
+    /// The holder of a certificate that an authority of clients signed.
+    Certificate(Arc<Certified>),
     /// Whoever runs an assignment, for as long as it is lent its credential: the blobs of one instance and nothing else.
     Worker(LoanId),
     /// A machine that offers to run actions. It may attach, and touches no tenant by itself.
@@ -32,6 +34,7 @@ impl fmt::Display for Principal {
             Self::TokenHolder => f.write_str("static-token"),
             Self::Token(token) => write!(f, "token:{}", token.id()),
             Self::Attic(token) => write!(f, "attic:{}", token.subject()),
+            Self::Certificate(certified) => write!(f, "certificate:{certified}"),
             Self::Worker(loan) => write!(f, "assignment:{loan}"),
             Self::WorkerHost => f.write_str("worker"),
             Self::Server => f.write_str("server"),

@@ -41,5 +41,28 @@ pub const MIGRATIONS: Migrations = Migrations {
                 CREATE INDEX tenancy_audit_who ON tenancy_audit (who, number);",
             back: "DROP TABLE tenancy_audit;",
         },
+        Migration {
+            name: "exchanged tokens",
+            forward: "
+                CREATE TABLE tenancy_exchanged (
+                    id {text} PRIMARY KEY,
+                    issuer {text} NOT NULL,
+                    subject {text} NOT NULL,
+                    rules {text} NOT NULL,
+                    source {bytes} NOT NULL,
+                    ends_s BIGINT NOT NULL
+                );
+                CREATE INDEX tenancy_exchanged_subject ON tenancy_exchanged (issuer, subject);
+                CREATE INDEX tenancy_exchanged_source ON tenancy_exchanged (source);
+                CREATE INDEX tenancy_exchanged_end ON tenancy_exchanged (ends_s);
+                CREATE TABLE tenancy_cut_off (
+                    id {text} PRIMARY KEY,
+                    issuer {text},
+                    subject {text},
+                    rule {text},
+                    until_s BIGINT NOT NULL
+                );",
+            back: "DROP TABLE tenancy_cut_off; DROP TABLE tenancy_exchanged;",
+        },
     ],
 };

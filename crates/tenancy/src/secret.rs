@@ -44,8 +44,12 @@ impl Fingerprint {
     }
 
     pub(crate) fn of(secret: &str) -> Self {
+        Self::of_bytes(secret.as_bytes())
+    }
+
+    pub(crate) fn of_bytes(secret: &[u8]) -> Self {
         let mut bytes = [0; 32];
-        bytes.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, secret.as_bytes()).as_ref());
+        bytes.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, secret).as_ref());
         Self(bytes)
     }
 }

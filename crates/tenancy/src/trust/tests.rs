@@ -1,14 +1,16 @@
 //! An issuer whose keys change, and tokens of it that are right and wrong.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::jwt::tests::{encode, hs256};
 use crate::testing::Place;
+use crate::{Access, AccessConfig, Administer, Authorized, Exchanged, Principal, TenantConfig};
 
 const ISSUER: &str = "https://forge.example";
 const NOW_S: u64 = 4_000_000_000;
@@ -88,6 +90,8 @@ fn rule(name: &str, claims: &[(&str, &str)], grants: &[&str]) -> TrustRule {
         issuer: ISSUER.to_owned(),
         audience: "gf".to_owned(),
         claims: claims.iter().map(|(name, pattern)| ((*name).to_owned(), Pattern::new(pattern))).collect(),
+        tenant: TenantName::new("org-acme").unwrap(),
+        instance: InstanceName::new("org-acme").unwrap(),
         grants: grants.iter().map(|grant| grant.parse().unwrap()).collect(),
         lifetime: Duration::from_secs(900),
     }
@@ -107,7 +111,10 @@ struct Setting {
 
 impl Setting {
     async fn new() -> Self {
-        let place = Place::sqlite();
+        Self::at(Place::sqlite()).await
+    }
+
+    async fn at(place: Place) -> Self {
         let tokens = Arc::new(Tokens::open(place.open().await).await.unwrap());
         let key = new_key();
         let answer = Mutex::new(Answer::Keys(vec![("one", Arc::clone(&key))]));
@@ -121,8 +128,28 @@ impl Setting {
     }
 
     async fn present(&self, claims: &Value) -> Result<IssuedToken, TrustFault> {
-        self.exchange.exchange_at(&sign("one", &self.key, claims), NOW_S).await
+        self.exchange(&sign("one", &self.key, claims), NOW_S).await
     }
+
+    async fn exchange(&self, token: &str, now_s: u64) -> Result<IssuedToken, TrustFault> {
+        self.exchange.exchange_at(token, &Origin::default(), now_s).await.map(|admission| admission.issued)
+    }
+
+    fn tokens(&self) -> &Tokens {
+        &self.exchange.tokens
+    }
+
+    fn is_good(&self, issued: &IssuedToken) -> bool {
+        self.tokens().principal(issued.report.token.id()).is_some()
+    }
+}
+
+/// Who may revoke anything.
+fn admin() -> Authorized<Administer> {
+    let (name, instance) = (TenantName::new("default").unwrap(), InstanceName::new("").unwrap());
+    let tenants = vec![TenantConfig { name, instances: vec![instance.clone()] }];
+    let access = Access::new(AccessConfig { tenants, token: None, anonymous_read: false }).unwrap();
+    access.authorize(Principal::Server, &instance).unwrap()
 }
 
 fn grants(issued: &IssuedToken) -> String {
@@ -136,7 +163,7 @@ async fn rules_give_what_they_say() {
     assert_eq!(grants(&on_main), "operator@org-acme viewer@org-acme");
     assert_eq!(on_main.report.expires_s - on_main.report.issued_s, 900);
     assert_eq!(on_main.report.issued_by, "oidc:repo:acme/app");
-    assert!(setting.exchange.tokens.principal(on_main.report.token.id()).is_some());
+    assert!(setting.is_good(&on_main));
     let request = setting.present(&with(json!({"ref": "refs/pull/7/merge"}))).await.unwrap();
     assert_eq!(grants(&request), "viewer@org-acme");
     assert_eq!(setting.forge.asked.load(Ordering::Relaxed), 1, "keys are remembered");
@@ -146,29 +173,11 @@ async fn rules_give_what_they_say() {
     assert!(told.contains("closest is main, where repository is \"evil/acme\""), "{told}");
 }
 
-#[test]
-fn claims_of_every_kind() {
-    let check = |claim: (&str, &str), expected: bool| {
-        let text = claims().to_string();
-        let admitted = admit(&[rule("x", &[claim], &["viewer"])], ISSUER, text.as_bytes(), NOW_S);
-        assert_eq!(admitted.is_ok(), expected, "{claim:?}");
-    };
-    check(("ref_protected", "true"), true);
-    check(("ref_protected", "false"), false);
-    check(("run_attempt", "1"), true);
-    check(("groups", "builders"), true);
-    check(("groups", "admins"), false);
-    check(("/kubernetes.io/namespace", "ci"), true);
-    check(("/kubernetes.io/namespace/more", "*"), false);
-    check(("kubernetes.io", "*"), false);
-    check(("environment", "*"), false);
-}
-
 #[tokio::test]
 async fn what_is_wrong_is_refused() {
     let setting = Setting::new().await;
     let check = async |token: &str, expected: &str, denial: Denied| {
-        let fault = setting.exchange.exchange_at(token, NOW_S).await.unwrap_err();
+        let fault = setting.exchange(token, NOW_S).await.unwrap_err();
         assert!(format!("{fault:?}").starts_with(expected), "{fault:?}");
         assert_eq!(fault.denial(), denial);
     };
@@ -200,15 +209,15 @@ async fn new_keys_are_found_and_made_up_ones_ask_nobody() {
     setting.answer(Answer::Keys(vec![("two", Arc::clone(&second))]));
     let token = sign("two", &second, &claims());
     // Asked a moment ago: a while passes first.
-    assert!(setting.exchange.exchange_at(&token, NOW_S + 1).await.is_err());
-    assert!(setting.exchange.exchange_at(&token, NOW_S + 31).await.is_ok());
+    assert!(setting.exchange(&token, NOW_S + 1).await.is_err());
+    assert!(setting.exchange(&token, NOW_S + 31).await.is_ok());
     assert_eq!(setting.forge.asked.load(Ordering::Relaxed), 2);
     for _ in 0..10 {
-        assert!(setting.exchange.exchange_at(&sign("made-up", &second, &claims()), NOW_S + 32).await.is_err());
+        assert!(setting.exchange(&sign("made-up", &second, &claims()), NOW_S + 32).await.is_err());
     }
     assert_eq!(setting.forge.asked.load(Ordering::Relaxed), 2);
     // The first key is not published any more.
-    let old = setting.exchange.exchange_at(&sign("one", &setting.key, &claims()), NOW_S + 33).await.unwrap_err();
+    let old = setting.exchange(&sign("one", &setting.key, &claims()), NOW_S + 33).await.unwrap_err();
     assert!(matches!(old, TrustFault::Token(JwtFault::UnknownKey)), "{old:?}");
 }
 
@@ -242,11 +251,119 @@ async fn an_issuer_that_does_not_answer() {
         // It answers, and then no longer: what is known is believed until the next morning.
         setting.answer(working);
         let token = sign("one", &setting.key, &with(json!({"exp": NOW_S + 100_000})));
-        setting.exchange.exchange_at(&token, NOW_S + 60).await.unwrap();
+        setting.exchange(&token, NOW_S + 60).await.unwrap();
         setting.answer(answer);
         let late = NOW_S + 60 + 12 * 3600;
-        setting.exchange.exchange_at(&token, late - 1).await.unwrap();
-        let fault = setting.exchange.exchange_at(&token, late + 60).await.unwrap_err();
+        setting.exchange(&token, late - 1).await.unwrap();
+        let fault = setting.exchange(&token, late + 60).await.unwrap_err();
         assert!(matches!(fault, TrustFault::Keys { .. }), "{fault:?}");
     }
+}
+
+#[tokio::test]
+async fn what_was_revoked_is_not_exchanged_again() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let setting = Setting::at(place).await;
+        let (first, second) = (with(json!({"jti": "1"})), with(json!({"jti": "2"})));
+        let issued = setting.present(&first).await.unwrap();
+        // Within its life a job may exchange its identity again.
+        setting.present(&first).await.unwrap();
+        setting.tokens().revoke(&admin(), issued.report.token.id(), &Origin::default()).await.unwrap();
+        let replayed = setting.present(&first).await.unwrap_err();
+        assert!(matches!(replayed, TrustFault::Revoked { .. }), "{replayed:?}");
+        assert_eq!(replayed.denial(), Denied::BadCredential);
+        assert!(setting.present(&second).await.is_ok(), "another identity of the same job");
+    }
+}
+
+#[tokio::test]
+async fn all_that_came_from_somewhere_can_be_revoked() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let check = async |setting: &Setting, which: Exchanged, ended: usize, left: &[&str]| {
+            let of = |subject: &str, jti: u32| {
+                let reference = if subject == "other" { "refs/heads/x" } else { "refs/heads/main" };
+                with(json!({"sub": subject, "jti": jti, "ref": reference, "iat": now_s()}))
+            };
+            let mut issued = Vec::new();
+            for (jti, subject) in [(1, "one"), (2, "two"), (3, "two"), (4, "other")] {
+                issued.push((subject, setting.present(&of(subject, jti)).await.unwrap()));
+            }
+            let number = setting.tokens().revoke_exchanged(&admin(), &which, &Origin::default()).await.unwrap();
+            let good: Vec<&str> =
+                issued.iter().filter(|(_, issued)| setting.is_good(issued)).map(|(subject, _)| *subject).collect();
+            assert_eq!((number, good.as_slice()), (ended, left), "{which:?}");
+            for subject in ["one", "two", "other"] {
+                let again = setting.present(&of(subject, 9)).await;
+                assert_eq!(again.is_ok(), left.contains(&subject), "{which:?} {subject} {again:?}");
+            }
+            // What the issuer signs from now on counts again.
+            let later = with(json!({"sub": "two", "iat": now_s() + LEEWAY_S + 1}));
+            assert!(setting.present(&later).await.is_ok());
+        };
+        let setting = Setting::at(place).await;
+        let subject = Exchanged { subject: Some("two".to_owned()), ..Exchanged::default() };
+        check(&setting, subject, 2, &["one", "other"]).await;
+        for (which, left) in [
+            (Exchanged { rule: Some("main".to_owned()), ..Exchanged::default() }, vec!["other"]),
+            (
+                Exchanged { issuer: Some("https://other.example".to_owned()), ..Exchanged::default() },
+                vec!["one", "two", "two", "other"],
+            ),
+            (Exchanged { issuer: Some(ISSUER.to_owned()), ..Exchanged::default() }, vec![]),
+        ] {
+            let setting = Setting::new().await;
+            check(&setting, which, 4 - left.len(), &left).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_who_administers_everything_revokes_by_origin() {
+    let setting = Setting::new().await;
+    let grants = vec!["admin@org-acme".parse().unwrap()];
+    let new = crate::NewToken { name: "a".to_owned(), grants, lifetime: Duration::from_secs(60) };
+    let limited = setting.tokens().issue(&admin(), new, &Origin::default()).await.unwrap();
+    let name = TenantName::new("org-acme").unwrap();
+    let tenants = vec![TenantConfig { name, instances: vec![InstanceName::new("org-acme").unwrap()] }];
+    let access = Access::new(AccessConfig { tenants, token: None, anonymous_read: false }).unwrap();
+    let who = setting.tokens().principal(limited.report.token.id()).unwrap();
+    let limited = access.authorize::<Administer>(who, &InstanceName::new("org-acme").unwrap()).unwrap();
+    let refused = setting.tokens().revoke_exchanged(&limited, &Exchanged::default(), &Origin::default()).await;
+    assert!(matches!(refused, Err(TokenError::Exceeds(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn one_subject_does_not_fill_the_table() {
+    let setting = Setting::new().await;
+    setting.present(&claims()).await.unwrap();
+    let copies = |number: u64| {
+        gf_database::sql(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) \
+             INSERT INTO tenancy_token (id, fingerprint, name, grants, issued_by, issued_s, expires_s) \
+             SELECT 'copy-' || i, CAST('copy-' || i AS BLOB), name, grants, issued_by, issued_s, expires_s \
+             FROM tenancy_token, n",
+        )
+        .bind(i64::try_from(number).unwrap())
+    };
+    let database = setting.tokens().database();
+    database.execute(copies(998)).await.unwrap();
+    let origins = "INSERT INTO tenancy_exchanged (id, issuer, subject, rules, source, ends_s) \
+         SELECT token.id, issuer, subject, rules, source, ends_s FROM tenancy_exchanged, tenancy_token token \
+         WHERE token.id LIKE 'copy-%'";
+    database.execute(gf_database::sql(origins)).await.unwrap();
+    setting.present(&claims()).await.unwrap();
+    let more = setting.present(&claims()).await.unwrap_err();
+    assert!(matches!(more, TrustFault::TooMany { limit: 1000, .. }), "{more:?}");
+    assert!(!more.is_unavailable());
+    assert!(setting.present(&with(json!({"sub": "another"}))).await.is_ok(), "others have room");
+
+    // What has ended is forgotten, and leaves room.
+    let end = "UPDATE tenancy_exchanged SET ends_s = 1 WHERE id LIKE 'copy-%'";
+    database.execute(gf_database::sql(end)).await.unwrap();
+    for _ in 0..5 {
+        setting.present(&with(json!({"sub": "another"}))).await.unwrap();
+    }
+    let left = gf_database::sql("SELECT COUNT(*) AS number FROM tenancy_token WHERE id LIKE 'copy-%'");
+    assert_eq!(database.first(left).await.unwrap().unwrap().get::<i64>("number").unwrap(), 0);
+    setting.present(&claims()).await.unwrap();
 }

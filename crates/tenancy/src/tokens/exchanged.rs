@@ -1,0 +1,277 @@
+//! Tokens that identities of others were exchanged for: how many there may be, and revoking them by where they came from.
+//!
+//! What always holds: what was revoked is not had again with the identity that it was exchanged for. They leave room in
+//! the table for tokens of our own, one subject leaves room for the others, and the database forgets them when neither
+//! they nor what they were exchanged for can be good any more; the audit log does not.
+
+use std::time::Duration;
+
+use gf_database::{DatabaseError, Row, Transaction, places, sql, work};
+use gf_digest::InstanceName;
+
+use super::reach::may_hand_out;
+use super::rows::{fingerprint, insertion, seconds, stored};
+use super::{ID_BYTES, IssuedToken, MAX_NAME, NewToken, TokenError, Tokens, check, draw, random_text};
+use crate::access::now_s;
+use crate::audit::{self, Event, Origin, Outcome};
+use crate::secret::Fingerprint;
+use crate::trust::{LEEWAY_S, TrustFault};
+use crate::{Administer, Authorized, Grant, Principal, Role, TenantName};
+
+/// The most that one subject of an issuer holds at one time: more than jobs of one branch run at once.
+const MAX_OF_SUBJECT: u64 = 1000;
+/// The most that are remembered at one time.
+const MAX_EXCHANGED: u64 = 50_000;
+/// How many of those that ended are forgotten with each that is made.
+const FORGOTTEN_AT_ONCE: u32 = 200;
+/// Rows that are changed with one statement.
+const PAGE: usize = 500;
+/// For how long what was signed before a revocation is refused: longer than identities hold.
+const CUT_OFF: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// Whom rules of trust admitted, and with what. Times are in seconds since 1970.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    /// Whom the issuer named.
+    pub(crate) subject: String,
+    /// The issuer.
+    pub(crate) issuer: String,
+    /// Where the subject belongs.
+    pub(crate) tenant: TenantName,
+    /// What it is to use there.
+    pub(crate) instance: InstanceName,
+    /// The rules that fit.
+    pub(crate) rules: Vec<String>,
+    /// What they grant.
+    pub(crate) grants: Vec<Grant>,
+    /// For how long.
+    pub(crate) lifetime: Duration,
+    /// When the issuer signed it; 0 when it does not say.
+    pub(crate) signed_s: u64,
+    /// When it cannot be good any more.
+    pub(crate) ends_s: u64,
+}
+
+/// Which exchanged tokens are meant; what is left out does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exchanged {
+    /// Of this issuer.
+    pub issuer: Option<String>,
+    /// Of this subject (`sub`).
+    pub subject: Option<String>,
+    /// Of this rule.
+    pub rule: Option<String>,
+}
+
+impl Exchanged {
+    fn fits(&self, issuer: &str, subject: &str, rules: &str) -> bool {
+        let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        let has_rule = |wanted: &str| rules.split(' ').any(|rule| rule == wanted);
+        is(&self.issuer, issuer) && is(&self.subject, subject) && self.rule.as_deref().is_none_or(has_rule)
+    }
+
+    /// As a sentence has it.
+    fn show(&self) -> String {
+        let parts = [("issuer", &self.issuer), ("subject", &self.subject), ("rule", &self.rule)];
+        let given = parts.iter().filter_map(|(what, value)| Some(format!("{what} {}", value.as_ref()?)));
+        let shown = given.collect::<Vec<_>>().join(", ");
+        if shown.is_empty() { "everything exchanged".to_owned() } else { shown }
+    }
+}
+
+impl From<DatabaseError> for TrustFault {
+    fn from(error: DatabaseError) -> Self {
+        Self::Issue(error.into())
+    }
+}
+
+impl Tokens {
+    /// Makes a token for whom a rule of trust admitted, by the identity of this fingerprint.
+    pub(crate) async fn issue_exchanged(
+        &self,
+        admitted: Admitted,
+        source: Fingerprint,
+        origin: &Origin,
+    ) -> Result<IssuedToken, TrustFault> {
+        let name = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect::<String>();
+        let who = name(format!("oidc:{}", admitted.subject));
+        let rules = admitted.rules.join(" ");
+        let new = NewToken {
+            name: name(format!("{rules}: {} of {}", admitted.subject, admitted.issuer)),
+            grants: admitted.grants.clone(),
+            lifetime: admitted.lifetime,
+        };
+        check(&new)?;
+        self.check_room()?;
+        let (secret, report) = draw(new, who.clone()).map_err(TokenError::from)?;
+        let own = secret.fingerprint();
+        let event = Event::new(&Principal::Server, "token.exchange", report.token.id(), Outcome::Done).from(origin);
+        let event = Event { who, detail: report.describe(), ..event };
+        let (insert, event) = (&insertion(&report, &own), &event);
+        let (admitted, rules, id, now_s) = (&admitted, rules.as_str(), report.token.id().to_string(), report.issued_s);
+        let (id, ends_s) = (id.as_str(), report.expires_s.max(admitted.ends_s));
+        let made = self.database.write(|transaction| {
+            work(async move {
+                forget_ended(transaction, now_s).await?;
+                check_not_revoked(transaction, admitted, rules, source).await?;
+                check_number(transaction, admitted, now_s).await?;
+                transaction.execute(insert.clone()).await?;
+                let origin = sql("INSERT INTO tenancy_exchanged (id, issuer, subject, rules, source, ends_s) \
+                         VALUES ($1, $2, $3, $4, $5, $6)")
+                .bind_all([id, &admitted.issuer, &admitted.subject, rules])
+                .bind(source.bytes())
+                .bind(stored(ends_s));
+                transaction.execute(origin).await?;
+                audit::append(transaction, std::slice::from_ref(event)).await?;
+                Ok::<_, TrustFault>(())
+            })
+        });
+        made.await?;
+        self.keep(own, &report);
+        tracing::info!(token = %report.token.id, by = report.issued_by, rules, "an identity was exchanged");
+        Ok(IssuedToken { secret, report })
+    }
+
+    /// Revokes what was exchanged, and has what was signed until now exchanged no more. Says how many tokens ended.
+    ///
+    /// # Errors
+    /// [`TokenError::Exceeds`] for whoever does not administer all tenants; [`TokenError::Database`].
+    pub async fn revoke_exchanged(
+        &self,
+        admin: &Authorized<Administer>,
+        which: &Exchanged,
+        origin: &Origin,
+    ) -> Result<usize, TokenError> {
+        let everywhere = Grant::everywhere(Role::Admin);
+        if !may_hand_out(admin.principal(), &everywhere) {
+            return Err(TokenError::Exceeds(everywhere));
+        }
+        let (now_s, by, id) = (now_s(), admin.principal().to_string(), random_text::<ID_BYTES>()?);
+        let event = Event::new(admin.principal(), "token.revoke", which.show(), Outcome::Done).from(origin);
+        let (by, id, event) = (by.as_str(), id.as_str(), &event);
+        let ended = self.database.write(|transaction| {
+            work(async move {
+                let meant = find_good(transaction, which, now_s).await?;
+                for page in meant.chunks(PAGE) {
+                    let text = "UPDATE tenancy_token SET revoked_s = $1, revoked_by = $2 WHERE id IN";
+                    let statement = sql(format!("{text} ({})", places(3, page.len())));
+                    let statement = statement.bind(stored(now_s)).bind(by);
+                    transaction.execute(statement.bind_all(page.iter().map(|good| good.id.as_str()))).await?;
+                }
+                cut_off(transaction, which, id, now_s).await?;
+                let detail = format!("{} tokens ended", meant.len());
+                audit::append(transaction, &[Event { detail, ..event.clone() }]).await?;
+                Ok::<_, DatabaseError>(meant)
+            })
+        });
+        let ended = ended.await?;
+        let mut table = self.write();
+        for good in &ended {
+            table.revoke(good.fingerprint, good.expires_s);
+        }
+        drop(table);
+        tracing::info!(which = which.show(), by, tokens = ended.len(), "exchanged tokens were revoked");
+        Ok(ended.len())
+    }
+}
+
+/// Forgets some of those that ended, so that the table grows no further than with what is good.
+async fn forget_ended(transaction: &mut Transaction, now_s: u64) -> Result<(), DatabaseError> {
+    let ended = sql("SELECT id FROM tenancy_exchanged WHERE ends_s < $1 ORDER BY ends_s LIMIT $2");
+    let ended = transaction.all(ended.bind(stored(now_s)).bind(FORGOTTEN_AT_ONCE)).await?;
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let ids = ended.iter().map(|row| row.get("id")).collect::<Result<Vec<String>, _>>()?;
+    for table in ["tenancy_token", "tenancy_exchanged"] {
+        let statement = sql(format!("DELETE FROM {table} WHERE id IN ({})", places(1, ids.len())));
+        transaction.execute(statement.bind_all(ids.iter().map(String::as_str))).await?;
+    }
+    Ok(())
+}
+
+/// Refuses an identity that a revoked token was exchanged for, or that was signed before its kind was revoked.
+async fn check_not_revoked(
+    transaction: &mut Transaction,
+    admitted: &Admitted,
+    rules: &str,
+    source: Fingerprint,
+) -> Result<(), TrustFault> {
+    let revoked = sql("SELECT token.id AS id FROM tenancy_exchanged origin \
+             JOIN tenancy_token token ON token.id = origin.id \
+             WHERE origin.source = $1 AND token.revoked_s IS NOT NULL LIMIT 1");
+    if let Some(row) = transaction.first(revoked.bind(source.bytes())).await? {
+        return Err(TrustFault::Revoked { what: format!("the token {}", row.get::<String>("id")?) });
+    }
+    let cuts = sql("SELECT issuer, subject, rule FROM tenancy_cut_off WHERE until_s + $1 >= $2");
+    for row in transaction.all(cuts.bind(stored(LEEWAY_S)).bind(stored(admitted.signed_s))).await? {
+        let cut = Exchanged { issuer: row.get("issuer")?, subject: row.get("subject")?, rule: row.get("rule")? };
+        if cut.fits(&admitted.issuer, &admitted.subject, rules) {
+            return Err(TrustFault::Revoked { what: cut.show() });
+        }
+    }
+    Ok(())
+}
+
+async fn check_number(transaction: &mut Transaction, admitted: &Admitted, now_s: u64) -> Result<(), TrustFault> {
+    let all = sql("SELECT COUNT(*) AS number FROM tenancy_exchanged WHERE ends_s >= $1").bind(stored(now_s));
+    let own = sql("SELECT COUNT(*) AS number FROM tenancy_exchanged origin \
+             JOIN tenancy_token token ON token.id = origin.id \
+             WHERE origin.issuer = $1 AND origin.subject = $2 AND token.expires_s > $3 AND token.revoked_s IS NULL")
+    .bind_all([admitted.issuer.as_str(), &admitted.subject])
+    .bind(stored(now_s));
+    let holder = || format!("{} of {}", admitted.subject, admitted.issuer);
+    if count(transaction.first(own).await?)? >= MAX_OF_SUBJECT {
+        return Err(TrustFault::TooMany { holder: holder(), limit: MAX_OF_SUBJECT });
+    }
+    if count(transaction.first(all).await?)? >= MAX_EXCHANGED {
+        return Err(TrustFault::TooMany { holder: "everybody together".to_owned(), limit: MAX_EXCHANGED });
+    }
+    Ok(())
+}
+
+fn count(row: Option<Row>) -> Result<u64, DatabaseError> {
+    row.map_or(Ok(0), |row| row.get::<i64>("number").map(seconds))
+}
+
+/// One that was exchanged and is good.
+struct Good {
+    id: String,
+    fingerprint: Fingerprint,
+    expires_s: u64,
+}
+
+async fn find_good(transaction: &mut Transaction, which: &Exchanged, now_s: u64) -> Result<Vec<Good>, DatabaseError> {
+    let good = sql("SELECT token.id AS id, token.fingerprint AS fingerprint, token.expires_s AS expires_s, \
+             origin.issuer AS issuer, origin.subject AS subject, origin.rules AS rules \
+             FROM tenancy_exchanged origin JOIN tenancy_token token ON token.id = origin.id \
+             WHERE token.expires_s > $1 AND token.revoked_s IS NULL");
+    let mut meant = Vec::new();
+    for row in transaction.all(good.bind(stored(now_s))).await? {
+        let text = |column: &str| row.get::<String>(column);
+        if which.fits(&text("issuer")?, &text("subject")?, &text("rules")?) {
+            let expires_s = seconds(row.get("expires_s")?);
+            meant.push(Good { id: text("id")?, fingerprint: fingerprint(&row)?, expires_s });
+        }
+    }
+    Ok(meant)
+}
+
+/// Notes that what was signed until now counts no more.
+async fn cut_off(transaction: &mut Transaction, which: &Exchanged, id: &str, now_s: u64) -> Result<(), DatabaseError> {
+    let old = sql("DELETE FROM tenancy_cut_off WHERE until_s < $1");
+    transaction.execute(old.bind(stored(now_s.saturating_sub(CUT_OFF.as_secs())))).await?;
+    let cut = sql("INSERT INTO tenancy_cut_off (id, issuer, subject, rule, until_s) VALUES ($1, $2, $3, $4, $5)")
+        .bind(id)
+        .bind_all([which.issuer.as_deref(), which.subject.as_deref(), which.rule.as_deref()])
+        .bind(stored(now_s));
+    transaction.execute(cut).await.map(drop)
+}
+
+#[cfg(test)]
+impl Tokens {
+    /// For tests that look at rows, or put many there.
+    pub(crate) const fn database(&self) -> &gf_database::Database {
+        &self.database
+    }
+}
