@@ -25,6 +25,7 @@ const KNOWN_HOSTS: &[&str] = &[
     "gitlab.com",
     "jwt.attic.rs",
     "keepachangelog.com",
+    "kubernetes.default.svc.cluster.local",
     "localhost",
     "semver.org",
     "token.actions.githubusercontent.com",

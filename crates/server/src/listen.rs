@@ -5,17 +5,20 @@
 
 mod first_bytes;
 mod linger;
+mod peer_certificate;
 mod room;
 mod stalls;
 mod streams;
 mod tls;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Extensions;
+use gf_tenancy::Access;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustix::net::sockopt;
@@ -27,13 +30,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::edges::origin::PeerAddress;
 use first_bytes::FirstBytesDeadline;
 use linger::{Lingering, Unread};
 pub(crate) use room::take_for_answer;
 use room::{ConnectionRoom, ServerRoom};
 use stalls::WatchedService;
 use streams::StreamExecutor;
-pub use tls::{TlsConfig, TlsError};
+pub use peer_certificate::PeerCertificate;
+pub use tls::{ClientCertificates, Presence, TlsConfig, TlsError};
 
 /// At most so many connections at once; further ones wait in the backlog.
 const MAX_CONNECTIONS: usize = 8192;
@@ -70,6 +75,8 @@ pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
     tls: Option<TlsAcceptor>,
+    /// Who knows the holders of certificates.
+    access: Option<Arc<Access>>,
 }
 
 impl Listener {
@@ -88,7 +95,7 @@ impl Listener {
         socket.bind(address)?;
         let socket = socket.listen(BACKLOG)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address, tls: tls.map(TlsAcceptor::from) })
+        Ok(Self { socket, address, tls: tls.map(TlsAcceptor::from), access: None })
     }
 
     /// The address taken, with the real port where 0 was asked for.
@@ -97,13 +104,20 @@ impl Listener {
         self.address
     }
 
+    /// Has the holders of certificates known by this.
+    #[must_use]
+    pub fn knowing(self, access: Arc<Access>) -> Self {
+        Self { access: Some(access), ..self }
+    }
+
     /// Begins to answer.
     #[must_use]
     pub fn serve(self, router: Router) -> Connections {
         let tasks = TaskTracker::new();
         let streams = StreamExecutor::new(tasks.clone());
-        let builder = http_builder(streams.clone());
-        let http = Http { builder, streams, router, room: ServerRoom::default() };
+        let [over_network, on_machine] =
+            [Peer::OverNetwork, Peer::OnThisMachine].map(|peer| http_builder(&streams, peer));
+        let http = Http { over_network, on_machine, streams, router, room: ServerRoom::default() };
         let connections = Connections {
             tasks,
             draining: CancellationToken::new(),
@@ -126,10 +140,21 @@ pub struct Connections {
 
 /// What answers on a connection.
 struct Http {
-    builder: auto::Builder<StreamExecutor>,
+    over_network: auto::Builder<StreamExecutor>,
+    on_machine: auto::Builder<StreamExecutor>,
     streams: StreamExecutor,
     router: Router,
     room: ServerRoom,
+}
+
+/// Where the other end of a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    /// It may be gone without a word, so it is asked whether it lives.
+    OverNetwork,
+    /// The system says when it is gone. It is never asked: either side may stand still for as long as the machine or an
+    /// operator holds it, and an answer that waited all that time to be read would come too late.
+    OnThisMachine,
 }
 
 /// How a drain ended.
@@ -142,13 +167,13 @@ pub enum Drained {
 }
 
 impl Connections {
-    /// Serves a connection that is open already, as if it had been accepted. Must be called within a Tokio runtime.
+    /// Serves a connection within this machine that is open already. Must be called within a Tokio runtime.
     pub fn serve_stream<S>(&self, stream: S)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let group = self.clone();
-        self.spawn(async move { group.serve_http(stream).await });
+        self.spawn(async move { group.serve_http(stream, Peer::OnThisMachine, Extensions::new()).await });
     }
 
     /// Stops accepting, lets requests under way finish, and cuts what is left at the deadline.
@@ -174,22 +199,30 @@ impl Connections {
         });
     }
 
-    async fn serve_tcp(&self, stream: TcpStream, tls: Option<TlsAcceptor>) {
+    async fn serve_tcp(&self, stream: TcpStream, source: IpAddr, tls: Option<(TlsAcceptor, Option<Arc<Access>>)>) {
         // Without this, a small answer waits up to 44 ms for the client's delayed acknowledgement.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "the connection ended before it began");
             return;
         }
-        let Some(tls) = tls else { return self.serve_http(stream).await };
+        let mut marks = Extensions::new();
+        marks.insert(PeerAddress(source));
+        let Some((tls, access)) = tls else { return self.serve_http(stream, Peer::OverNetwork, marks).await };
         match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http(stream).await,
-            // A port scan or a client that speaks no TLS: nobody needs to look.
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!("a TLS handshake took too long"),
+            Ok(Ok(stream)) => {
+                let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let known = access.zip(certificate).and_then(|(access, own)| PeerCertificate::of(&access, own));
+                marks.extend(known.map_or_else(Extensions::new, mark));
+                self.serve_http(stream, Peer::OverNetwork, marks).await;
+            }
+            // A port scan, a client that speaks no TLS, or one without the certificate that it needs.
+            Ok(Err(error)) => tracing::debug!(%error, %source, "a TLS handshake failed"),
+            Err(_) => tracing::debug!(%source, "a TLS handshake took too long"),
         }
     }
 
-    async fn serve_http<S>(&self, stream: S)
+    /// `marks` are put on every request of the connection.
+    async fn serve_http<S>(&self, stream: S, peer: Peer, marks: Extensions)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -199,8 +232,8 @@ impl Connections {
         let stream = Lingering::new(stream, unread.clone());
         let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
         let room = ConnectionRoom::within(&self.http.room);
-        let service = WatchedService::new(self.http.router.clone(), unread, room);
-        let mut connection = std::pin::pin!(self.http.builder.serve_connection(io, service));
+        let service = WatchedService::new(self.http.router.clone(), unread, room, marks);
+        let mut connection = std::pin::pin!(self.http.builder(peer).serve_connection(io, service));
         let result = tokio::select! {
             result = connection.as_mut() => result,
             () = self.draining.cancelled() => {
@@ -214,6 +247,21 @@ impl Connections {
     }
 }
 
+impl Http {
+    const fn builder(&self, peer: Peer) -> &auto::Builder<StreamExecutor> {
+        match peer {
+            Peer::OverNetwork => &self.over_network,
+            Peer::OnThisMachine => &self.on_machine,
+        }
+    }
+}
+
+fn mark(certificate: PeerCertificate) -> Extensions {
+    let mut marks = Extensions::new();
+    marks.insert(certificate);
+    marks
+}
+
 async fn accept_all(listener: Listener, connections: Connections) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -223,10 +271,11 @@ async fn accept_all(listener: Listener, connections: Connections) {
         });
         let Some((place, accepted)) = accepted.await else { return };
         match accepted {
-            Ok((stream, _)) => {
-                let (group, tls) = (connections.clone(), listener.tls.clone());
+            Ok((stream, source)) => {
+                let tls = listener.tls.clone().map(|tls| (tls, listener.access.clone()));
+                let group = connections.clone();
                 connections.spawn(async move {
-                    group.serve_tcp(stream, tls).await;
+                    group.serve_tcp(stream, source.ip(), tls).await;
                     drop(place);
                 });
             }
@@ -240,8 +289,8 @@ async fn accept_all(listener: Listener, connections: Connections) {
     }
 }
 
-fn http_builder(streams: StreamExecutor) -> auto::Builder<StreamExecutor> {
-    let mut builder = auto::Builder::new(streams);
+fn http_builder(streams: &StreamExecutor, peer: Peer) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(streams.clone());
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -257,7 +306,37 @@ fn http_builder(streams: StreamExecutor) -> auto::Builder<StreamExecutor> {
         .max_send_buf_size(HTTP2_SEND_BUFFER_BYTES)
         .max_concurrent_streams(HTTP2_MAX_STREAMS)
         .max_header_list_size(HTTP2_MAX_HEADER_BYTES)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_interval((peer == Peer::OverNetwork).then_some(KEEP_ALIVE_INTERVAL))
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// The preface of HTTP/2 and an empty frame of settings; nothing is ever answered.
+    const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+    /// Whether a connection whose other end stands still outlives an hour.
+    async fn outlives_an_hour(peer: Peer) -> bool {
+        let connections = Listener::bind(([127, 0, 0, 1], 0).into(), None).unwrap().serve(Router::new());
+        let (mut client, server) = duplex(1 << 20);
+        let group = connections.clone();
+        connections.spawn(async move { group.serve_http(server, peer, Extensions::new()).await });
+        client.write_all(GREETING).await.unwrap();
+        let lives = timeout(Duration::from_secs(3600), async {
+            let mut scrap = [0; 1024];
+            while client.read(&mut scrap).await.unwrap_or(0) > 0 {}
+        });
+        lives.await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_may_have_vanished_has_to_answer() {
+        assert!(!outlives_an_hour(Peer::OverNetwork).await);
+        assert!(outlives_an_hour(Peer::OnThisMachine).await);
+    }
 }

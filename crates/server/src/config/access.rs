@@ -1,12 +1,13 @@
-//! `[access]`: the static token, and tokens in Attic's format. Secrets are in files or in the environment, never in
-//! the text of the configuration.
+//! `[access]`: the static token, tokens in Attic's format, and whose identities are trusted. Secrets are in files or in
+//! the environment, never in the text of the configuration.
 
 use std::fmt;
 use std::path::Path;
 
 use gf_tenancy::{AtticConfig, JwtKey, JwtKeyError, Secret};
 
-use super::reader::Section;
+use super::reader::{At, Section};
+use super::trust::{self, IssuerSettings, ReadRule};
 use super::{parse_path, read_text};
 
 /// What `[access]` says.
@@ -14,7 +15,10 @@ use super::{parse_path, read_text};
 pub(super) struct AccessSection {
     pub(super) token: Option<Secret>,
     pub(super) anonymous_read: bool,
+    pub(super) require_token: bool,
     pub(super) attic: AtticSection,
+    pub(super) rules: Vec<ReadRule>,
+    pub(super) issuers: Vec<At<IssuerSettings>>,
 }
 
 /// What `[access.attic]` says.
@@ -90,8 +94,11 @@ impl AtticSection {
 pub(super) fn read(access: &mut Section<'_, '_>, folder: &Path) -> AccessSection {
     let token = read_token_file(access, folder);
     let anonymous_read = access.flag("anonymous_read").unwrap_or(false);
+    let require_token = access.flag("require_token").unwrap_or(false);
     let attic = access.section("attic", |attic| read_attic(attic, folder));
-    AccessSection { token, anonymous_read, attic }
+    let rules = access.sections("trust", trust::read_rule);
+    let issuers = access.sections("issuer", |issuer, place| trust::read_issuer(issuer, place, folder));
+    AccessSection { token, anonymous_read, require_token, attic, rules, issuers }
 }
 
 fn read_attic(attic: &mut Section<'_, '_>, folder: &Path) -> AtticSection {

@@ -178,6 +178,31 @@ impl<'d, 't> Section<'d, 't> {
         (parsed.len() == all).then_some(At { value: parsed, place })
     }
 
+    /// Takes a table of short texts whose keys are not known beforehand, and parses each. Numbers and `true` or `false`
+    /// are taken as they read. Comes back only when all are right.
+    pub(super) fn entries<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str, &str) -> Result<T, String>,
+    ) -> Option<At<Vec<T>>> {
+        let value = self.remove(key)?;
+        let place = value.span();
+        let table = self.as_table(key, value)?;
+        let mut parsed = Vec::new();
+        let all = table.len();
+        for (name, item) in table {
+            let place = item.span();
+            let result = match item.get_ref() {
+                DeValue::String(text) => parse(name.get_ref(), text),
+                DeValue::Integer(number) => parse(name.get_ref(), number.as_str()),
+                DeValue::Boolean(flag) => parse(name.get_ref(), &flag.to_string()),
+                other => Err(format!("{}: expected text in quotes, found {}", name.get_ref(), describe(other))),
+            };
+            parsed.extend(self.keep(key, place, result).map(|at| at.value));
+        }
+        (parsed.len() == all).then_some(At { value: parsed, place })
+    }
+
     /// Reads a table below this one; without it, an empty one.
     pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'d, 't>) -> T) -> T {
         let table = match self.remove(key) {

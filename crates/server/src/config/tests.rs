@@ -239,6 +239,8 @@ fn what_the_example_leaves_out_is_right_too() {
     let files = [
         "tls.cert",
         "tls.key",
+        "tls.client_ca_file",
+        "tls.client_crl_file",
         "access.token_file",
         "access.attic.rs256_public_key_file",
         "access.attic.rs256_private_key_file",

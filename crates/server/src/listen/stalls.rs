@@ -22,7 +22,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Extensions, Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::Service;
@@ -175,11 +175,13 @@ pub(super) struct WatchedService {
     router: TowerToHyperService<Router>,
     unread: Unread,
     room: ConnectionRoom,
+    /// What every request on the connection carries.
+    marks: Extensions,
 }
 
 impl WatchedService {
-    pub(super) fn new(router: Router, unread: Unread, room: ConnectionRoom) -> Self {
-        Self { router: TowerToHyperService::new(router), unread, room }
+    pub(super) fn new(router: Router, unread: Unread, room: ConnectionRoom, marks: Extensions) -> Self {
+        Self { router: TowerToHyperService::new(router), unread, room, marks }
     }
 }
 
@@ -190,7 +192,8 @@ impl Service<Request<Incoming>> for WatchedService {
     type Error = Infallible;
     type Future = WatchedCall;
 
-    fn call(&self, request: Request<Incoming>) -> WatchedCall {
+    fn call(&self, mut request: Request<Incoming>) -> WatchedCall {
+        request.extensions_mut().extend(self.marks.clone());
         let held = Held::default();
         let call = self.router.call(NotedBody::note(request, &self.unread));
         WatchedCall { call: Box::pin(self.room.scope(held.clone(), call)), held }

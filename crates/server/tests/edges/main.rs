@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod exchange;
 mod execution;
 mod grpc;
 mod http_cache;
