@@ -1,4 +1,4 @@
-//! nginx over a folder: what serving the same bytes as files takes.
+//! nginx over a folder: what serving the same bytes as files takes, and what taking them in does.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,6 +15,9 @@ use crate::report::Absent;
 const START_LIMIT: Duration = Duration::from_secs(20);
 const PLACES: [&str; 3] = ["/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/bin/nginx"];
 
+/// Enough for every narinfo of a row, and beyond what is allowed without saying so.
+const OPEN_FILES: u32 = 262_144;
+
 /// A running nginx; it is killed when this is dropped.
 pub(super) struct Nginx {
     child: Child,
@@ -29,18 +32,21 @@ pub(super) fn find() -> Result<PathBuf, Absent> {
 }
 
 impl Nginx {
-    /// Serves `root`, with as many workers as there are cores, as its manual advises for static files.
+    /// Serves `root`, and writes there what is put, with as many workers as there are cores, as its manual advises. It
+    /// keeps the files open that it served.
     pub(super) async fn start(program: &Path, folder: &Path, root: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let port = free_port()?;
         let configuration = format!(
             "daemon off; pid {folder}/pid; error_log {folder}/errors; worker_processes auto; user root;\n\
+             worker_rlimit_nofile {OPEN_FILES};\n\
              events {{ worker_connections 256; }}\n\
              http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;\n\
              client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;\n\
              uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi; default_type application/octet-stream;\n\
              open_file_cache max=200000 inactive=1h; open_file_cache_valid 1h;\n\
-             server {{ listen 127.0.0.1:{port}; root {root}; }} }}\n",
+             server {{ listen 127.0.0.1:{port}; root {root};\n\
+             dav_methods PUT; create_full_put_path on; client_max_body_size 0; }} }}\n",
             folder = folder.display(),
             root = root.display(),
         );

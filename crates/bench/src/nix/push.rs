@@ -1,9 +1,11 @@
 //! A closure of a GiB, pushed by `nix copy` and by `gf nix push`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::CACHE;
 use super::closure::{Closure, place};
+use super::nginx::{self, Nginx};
 use crate::data::sha256_bytes_per_second;
 use crate::execution::Bench;
 use crate::load::{as_float, median};
@@ -23,6 +25,8 @@ struct Pushed {
     /// MB a second that a core hashed beside each round.
     sha256: Vec<f64>,
     folder: Vec<Duration>,
+    /// To nginx, which writes what is put to files; none where it is not here.
+    nginx: Vec<Duration>,
     nix: Vec<Duration>,
     own: Vec<Duration>,
 }
@@ -62,12 +66,17 @@ async fn rounds(bench: &Bench<'_>, place: &gf_tests::Place) -> anyhow::Result<Pu
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a size")]
     let bytes = (BYTES_A_PATH * bench.amount) as usize;
     let closure = tokio::task::block_in_place(|| Closure::make(place, PATHS, bytes))?;
-    let (mut folder, mut nix, mut own, mut sha256) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 0..bench.rounds.min(MOST_ROUNDS) {
+    let program = nginx::find().ok();
+    let (mut folder, mut nginx, mut nix, mut own) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut sha256 = Vec::new();
+    for round in 0..usize::from(bench.rounds).min(MOST_ROUNDS) {
         sha256.push(sha256_bytes_per_second() / 1e6);
         let plain = closure.empty_folder("plain")?;
         let plain = format!("file://{plain}?compression=none");
         folder.push(tokio::task::block_in_place(|| closure.copy_to(&plain))?);
+        if let Some(program) = &program {
+            nginx.push(copy_to_nginx(program, bench, &closure, round).await?);
+        }
         let server = Server::product(bench.gf, &bench.folder.join(format!("push-nix-{round}"))).await?;
         let store = format!("{}{CACHE}?compression=none", server.url);
         nix.push(tokio::task::block_in_place(|| closure.copy_to(&store))?);
@@ -77,7 +86,26 @@ async fn rounds(bench: &Bench<'_>, place: &gf_tests::Place) -> anyhow::Result<Pu
         own.push(tokio::task::block_in_place(|| closure.run(bench.gf, &arguments))?);
         server.stop().await?;
     }
-    Ok(Pushed { bytes: closure.bytes, sha256, folder, nix, own })
+    Ok(Pushed { bytes: closure.bytes, sha256, folder, nginx, nix, own })
+}
+
+/// What `nix copy` takes for a server that neither hashes nor checks, and that waits for no disk.
+async fn copy_to_nginx(
+    program: &Path,
+    bench: &Bench<'_>,
+    closure: &Closure<'_>,
+    round: usize,
+) -> anyhow::Result<Duration> {
+    let folder = bench.folder.join(format!("push-nginx-{round}"));
+    let files = folder.join("files");
+    std::fs::create_dir_all(&files)?;
+    std::fs::write(files.join("nix-cache-info"), "StoreDir: /nix/store\n")?;
+    let nginx = Nginx::start(program, &folder, &files).await?;
+    let store = format!("{}?compression=none", nginx.url);
+    let took = tokio::task::block_in_place(|| closure.copy_to(&store))?;
+    nginx.stop().await?;
+    std::fs::remove_dir_all(&folder)?;
+    Ok(took)
 }
 
 impl Pushed {
@@ -100,6 +128,10 @@ impl Pushed {
         let seconds = |times: &[Duration]| times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>();
         let (nix, folder) = (seconds(&self.nix), seconds(&self.folder));
         let ratio = Some(median(nix.iter().zip(&folder).map(|(nix, folder)| nix / folder)));
-        Outcome { figure: median(nix), floor: Some(median(folder)), ratio, ..Outcome::default() }
+        let note = match self.nginx.as_slice() {
+            [] => String::new(),
+            nginx => format!("to nginx, which only writes files: {:.2} s", median(seconds(nginx))),
+        };
+        Outcome { figure: median(nix), floor: Some(median(folder)), ratio, note, ..Outcome::default() }
     }
 }

@@ -1,6 +1,9 @@
 //! Versions of a closure, as updates make them: every path has a new name, and few files are other ones.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
+use tokio::time::{Instant, sleep};
 
 use super::CACHE;
 use super::archive::{Archive, path_hash};
@@ -20,6 +23,10 @@ const CHANGED: usize = 20;
 const WORDS: usize = 4000;
 /// What `zstd` and Nix choose.
 const LEVEL: i32 = 3;
+/// The store rests when nothing changed for so long.
+const REST: Duration = Duration::from_secs(10);
+const REST_LIMIT: Duration = Duration::from_secs(180);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What the store takes, as a share of all archives compressed one by one.
 pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Outcome> {
@@ -47,12 +54,17 @@ pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Outcome> {
             connection.put(&format!("{CACHE}/{hash}.narinfo"), archive.narinfo(&hash).as_bytes()).await?;
         }
     }
-    let stored = used_bytes(&mut connection).await? - before;
+    let at_once = used_bytes(&mut connection).await? - before;
+    let stored = used_at_rest(&mut connection).await? - before;
     server.stop().await?;
     ensure!(stored > 0, "nothing was stored");
     let megabytes = |bytes: u64| as_float(bytes) / 1e6;
     let (stored, compressed) = (megabytes(stored), megabytes(compressed as u64));
-    let note = format!("{:.0} MB of archives, which are {compressed:.0} MB in zstd", megabytes(plain as u64));
+    let note = format!(
+        "{:.0} MB of archives, which are {compressed:.0} MB in zstd; {:.0} MB before they rested",
+        megabytes(plain as u64),
+        megabytes(at_once),
+    );
     Ok(Outcome {
         figure: stored,
         floor: Some(compressed),
@@ -60,6 +72,21 @@ pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Outcome> {
         note,
         ..Outcome::default()
     })
+}
+
+/// What is used once that has not changed for a while: the store compresses what rests.
+async fn used_at_rest(connection: &mut Connection) -> anyhow::Result<u64> {
+    let (begun, mut since) = (Instant::now(), Instant::now());
+    let mut used = used_bytes(connection).await?;
+    while since.elapsed() < REST {
+        ensure!(begun.elapsed() < REST_LIMIT, "the store does not come to rest");
+        sleep(LOOK_EVERY).await;
+        let now = used_bytes(connection).await?;
+        if now != used {
+            (used, since) = (now, Instant::now());
+        }
+    }
+    Ok(used)
 }
 
 async fn used_bytes(connection: &mut Connection) -> anyhow::Result<u64> {
