@@ -54,7 +54,7 @@ pub(crate) fn run(once: bool) -> Result<()> {
             let bazel = workspace.bazel("remote");
             let remote = remote::run(&mut steps, &binary, &server, data.path(), &place, &bazel)?;
             let closures = match nix::why_not() {
-                None => Some(nix::run(&mut steps, &binary, &server, data.path(), &place, &workspace.glue)?),
+                None => Some(nix::run(&mut steps, &binary, &server, data.path(), &workspace, &bazel)?),
                 Some(reason) => {
                     println!("==> {reason}");
                     None

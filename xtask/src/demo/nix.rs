@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use gf_tests::{Bazel, GfServer, Glue, Metrics, Nix, Place, copy_tree, http_get, source_folder};
 
-use super::{BUILD_LIMIT, MEBIBYTE, remote};
+use super::{BUILD_LIMIT, MEBIBYTE, Workspace, mebibytes, remote};
 use crate::{cargo, packages, steps::Steps, tools};
 
 /// A C and C++ compiler that runs from any folder.
@@ -27,6 +27,8 @@ const OPTIONS: [&str; 5] = [
 ];
 /// A compiler of 400 MB is added, packed and pushed.
 const PUSH_LIMIT: Duration = Duration::from_secs(300);
+/// What may be new of a path that is made of Bazel's outputs, as a share: folders, and what Bazel itself wrote.
+const MOST_NEW: f64 = 0.1;
 
 /// What Nix did, to be shown.
 pub(super) struct Closures {
@@ -35,6 +37,13 @@ pub(super) struct Closures {
     compiler: String,
     runs: BTreeMap<String, usize>,
     pushed_bytes: f64,
+    shared: Shared,
+}
+
+/// What Bazel made and Nix pushed again.
+struct Shared {
+    pushed_mebibytes: f64,
+    stored_mebibytes: f64,
 }
 
 /// Why this part cannot be shown here, if so: each machine of Nix has a `/nix` of its own, which takes root.
@@ -43,15 +52,16 @@ pub(super) fn why_not() -> Option<&'static str> {
     (!is_root).then_some("the part with Nix takes root: every one of its machines has a /nix of its own")
 }
 
-/// Pushes and substitutes a closure, then builds with a compiler that is in the cache alone.
+/// Pushes and substitutes a closure, then what `bazel` has built, then builds with a compiler that is in the cache alone.
 pub(super) fn run(
     steps: &mut Steps,
     binary: &Path,
     server: &GfServer,
     data: &Path,
-    place: &Place,
-    glue: &Glue,
+    workspace: &Workspace<'_>,
+    bazel: &Bazel<'_>,
 ) -> Result<Closures> {
+    let Workspace { place, glue, .. } = workspace;
     if let Place::Host(_) = place {
         packages::install(&["nix-bin"])?;
     }
@@ -67,6 +77,8 @@ pub(super) fn run(
     let paths = steps.run("another machine substitutes it, and checks the signatures", || {
         substitute(server, &cache, place, &builder, &top)
     })?;
+    let shared =
+        steps.run("push what Bazel built with Nix, too", || push_outputs(server, &cache, place, &builder, bazel))?;
     let zig = steps.run("fetch a compiler, and push it as a store path", || {
         let compiler = zig(place)?;
         let path = compiler.display().to_string();
@@ -83,7 +95,7 @@ pub(super) fn run(
         let ended = worker.stop()?;
         if ended.success() { Ok(runs) } else { bail!("the worker ended with {ended}") }
     })?;
-    Ok(Closures { version, paths, compiler: zig, runs, pushed_bytes })
+    Ok(Closures { version, paths, compiler: zig, runs, pushed_bytes, shared })
 }
 
 /// What came to another machine, all of it signed.
@@ -103,6 +115,37 @@ fn substitute(server: &GfServer, cache: &str, place: &Place, builder: &Nix<'_>, 
         }
     }
     Ok(closure.len())
+}
+
+/// Pushes the files that Bazel made as one store path, and says by how much the store grew: it has them already.
+fn push_outputs(server: &GfServer, cache: &str, place: &Place, nix: &Nix<'_>, bazel: &Bazel<'_>) -> Result<Shared> {
+    let made = place.on_host(Path::new(bazel.run(&["info", "bazel-bin"], BUILD_LIMIT)?.stdout.trim()));
+    let outputs = place.work().join("outputs");
+    let copied_bytes = copy_files(&made, &place.on_host(&outputs))?;
+    let path = nix.output("nix", &["store", "add-path", "--name", "outputs", &outputs.display().to_string()])?;
+    let before = stored_bytes(server)?;
+    nix.output("nix", &["copy", "--to", &format!("{cache}?compression=none"), &path])?;
+    let (pushed_mebibytes, stored_mebibytes) = (mebibytes(copied_bytes), (stored_bytes(server)? - before) / MEBIBYTE);
+    if stored_mebibytes >= pushed_mebibytes * MOST_NEW {
+        bail!("the store grew by {stored_mebibytes:.2} MiB for {pushed_mebibytes:.2} MiB that it has already");
+    }
+    Ok(Shared { pushed_mebibytes, stored_mebibytes })
+}
+
+/// Copies the files below a folder that are no links, and says how many bytes they have.
+fn copy_files(from: &Path, to: &Path) -> Result<u64> {
+    fs::create_dir_all(to)?;
+    let mut bytes = 0;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, target) = (entry.file_type()?, to.join(entry.file_name()));
+        if kind.is_dir() {
+            bytes += copy_files(&entry.path(), &target)?;
+        } else if kind.is_file() {
+            bytes += fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(bytes)
 }
 
 /// The folder of the compiler, as clients of the place see it.
@@ -132,15 +175,23 @@ fn fill_in(file: &Path, name: &str, value: &str) -> Result<()> {
     Ok(fs::write(file, text.replace(name, value))?)
 }
 
+fn stored_bytes(server: &GfServer) -> Result<f64> {
+    Ok(Metrics::read(server.address())?.sum("gf_store_used_bytes", &[]))
+}
+
 fn received_bytes(server: &GfServer) -> Result<f64> {
     Ok(Metrics::read(server.address())?.sum("gf_received_bytes_total", &[]))
 }
 
 impl Closures {
     pub(super) fn print(&self) {
-        let Self { version, paths, compiler, runs, pushed_bytes } = self;
+        let Self { version, paths, compiler, runs, pushed_bytes, shared } = self;
         println!(
             "nix          {version}: {paths} paths pushed, substituted elsewhere and verified by their signatures"
+        );
+        println!(
+            "shared       {:.2} MiB that Bazel had built, pushed by Nix: the store grew by {:.2} MiB",
+            shared.pushed_mebibytes, shared.stored_mebibytes
         );
         println!("compiler     {compiler}, which is on no worker; {:.1} MiB pushed with it", pushed_bytes / MEBIBYTE);
         let runs: Vec<_> = runs.iter().map(|(name, count)| format!("{count} {name}")).collect();
