@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use gf_blobstore::{BlobStore, DiskBlobStore, Encoding, EntryKey, EntryTable, NewBlob, OwnerId};
 use gf_digest::{Digest, DigestFunction, InstanceName};
 
-/// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for what must come, some of it from threads that run when no other wants to.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A blob of these bytes, by SHA-256.
 #[must_use]

@@ -24,6 +24,7 @@ mod checkpoint;
 mod chunks;
 mod clock;
 mod collect;
+mod compression;
 mod core;
 mod decoding;
 mod durability;

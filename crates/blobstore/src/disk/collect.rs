@@ -392,12 +392,12 @@ impl Core {
     fn copy(&self, record: Scanned, reservation: &mut Reservation) -> io::Result<(u32, Slot)> {
         let Scanned { offset, mut header, payload } = record;
         let mut payload = payload.unwrap_or_default();
-        if header.kind == RecordKind::Blob && header.encoding == Encoding::Identity {
-            let compressed = zstandard::compress(&payload)?;
-            if compressed.len() < payload.len() / 8 * 7 {
-                payload = compressed;
-                header.encoding = Encoding::Zstd;
-            }
+        if header.kind == RecordKind::Blob
+            && header.encoding == Encoding::Identity
+            && let Some(compressed) = zstandard::compress_if_smaller(&payload)?
+        {
+            payload = compressed;
+            header.encoding = Encoding::Zstd;
         }
         let (key, kind, encoding, owner) = (header.index_key(), header.kind, header.encoding, header.owner);
         let size_bytes = header.slot_size(&payload);

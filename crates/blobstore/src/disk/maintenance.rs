@@ -1,7 +1,7 @@
 //! The store's own work: making writes durable within the window, checkpoints, and what can wait for a quiet moment.
 //!
 //! Three threads. The first syncs; it must keep its time. The second, at the lowest priority, loads and mends the index,
-//! takes stock, keeps some space free, and looks for shared parts. The third, as low, is the [`scrub`].
+//! takes stock, keeps some space free, looks for shared parts and compresses. The third, as low, is the [`scrub`].
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::compression::Compression;
 use super::core::Core;
 use super::scrub;
 use super::segments::lock;
@@ -128,6 +129,7 @@ fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
     }
     let mut nothing_to_free_until = Instant::now();
     let mut stock_due = Instant::now();
+    let mut compression = Compression::new();
     while !signal.wait(LOOK_EVERY) {
         let limit = core.capacity.limit_bytes();
         if core.capacity.used_bytes() > limit - limit / 20 && Instant::now() >= nothing_to_free_until {
@@ -144,6 +146,7 @@ fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
         if !lock(&core.to_chunk).is_empty() {
             runtime.block_on(core.deduplicate_waiting());
         }
+        compression.go_on(core);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Walking the records of a segment, from its first byte to where it stops making sense.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -78,6 +79,25 @@ pub(crate) fn records_as(
     unreadable: Unreadable,
     mut visit: impl FnMut(Scanned) -> io::Result<()>,
 ) -> io::Result<()> {
+    walk(segments, segment, from, unreadable, |record| visit(record).map(ControlFlow::Continue))
+}
+
+/// Calls `visit` for the records from the beginning of a segment, until it has seen enough.
+pub(crate) fn first_records(
+    segments: &Segments,
+    segment: u32,
+    visit: impl FnMut(Scanned) -> io::Result<ControlFlow<()>>,
+) -> io::Result<()> {
+    walk(segments, segment, 0, Unreadable::Fails, visit)
+}
+
+fn walk(
+    segments: &Segments,
+    segment: u32,
+    from: u64,
+    unreadable: Unreadable,
+    mut visit: impl FnMut(Scanned) -> io::Result<ControlFlow<()>>,
+) -> io::Result<()> {
     let Some(file) = &segments.file(segment)? else { return Ok(()) };
     // What lies behind is the rest of an append that failed, and was refused.
     let end = file.size()?.min(segments.size_of(segment));
@@ -87,7 +107,9 @@ pub(crate) fn records_as(
         match walk.record_at(at)? {
             Some(record) => {
                 let next = at + record.header.record_bytes();
-                visit(record)?;
+                if visit(record)?.is_break() {
+                    break;
+                }
                 at = next;
             }
             None => match walk.next_header(at + 1)? {

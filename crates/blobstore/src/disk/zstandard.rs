@@ -14,6 +14,12 @@ pub(crate) fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
     zstd::bulk::compress(bytes, LEVEL)
 }
 
+/// As [`compress`], if that saves an eighth: less is not worth decoding for.
+pub(crate) fn compress_if_smaller(bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let compressed = compress(bytes)?;
+    Ok((compressed.len() < bytes.len() / 8 * 7).then_some(compressed))
+}
+
 /// Decodes all frames in `bytes`. Fails when they are not whole, or when more than `size` bytes come out; fewer are
 /// returned as they are.
 pub(crate) fn decompress(bytes: &[u8], size: u64) -> Result<Vec<u8>, DecodeError> {
