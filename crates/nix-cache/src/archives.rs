@@ -23,9 +23,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gf_blobstore::BlobStore;
-use tokio::sync::Semaphore;
 
-use ingest::SpoolMemory;
+use ingest::{SpoolMemory, Turns};
 use layout::Layouts;
 
 pub use ingest::{Expected, IngestError, Ingested};
@@ -41,7 +40,8 @@ pub struct Archives {
     layouts: Layouts,
     spool_memory: SpoolMemory,
     spool_files: SpoolMemory,
-    ingests: Arc<Semaphore>,
+    names_memory: SpoolMemory,
+    turns: Turns,
 }
 
 impl Archives {
@@ -50,9 +50,10 @@ impl Archives {
     #[must_use]
     pub fn new(store: Arc<dyn BlobStore>, scratch: PathBuf, limits: ArchiveLimits) -> Self {
         let layouts = Layouts::new(limits.layout_cache_bytes);
-        let ingests = Arc::new(Semaphore::new(limits.concurrent_ingests.max(1)));
+        let turns = Turns::new(&limits);
         let spool_memory = SpoolMemory::new(limits.spool_bytes);
         let spool_files = SpoolMemory::of_files(limits.scratch_bytes);
-        Self { store, scratch, limits, layouts, spool_memory, spool_files, ingests }
+        let names_memory = SpoolMemory::new(limits.names_bytes);
+        Self { store, scratch, limits, layouts, spool_memory, spool_files, names_memory, turns }
     }
 }

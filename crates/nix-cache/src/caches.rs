@@ -5,6 +5,7 @@
 mod administration;
 mod closure;
 mod collect;
+mod coming;
 mod documents;
 mod intake;
 mod keep;
@@ -17,7 +18,7 @@ mod verify;
 mod why;
 mod withdraw;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use gf_blobstore::{BlobStore, OwnerId, TimeSource};
 use gf_database::Database;
@@ -26,16 +27,16 @@ use tokio::sync::Semaphore;
 pub use administration::{CacheReport, NewCache, NewKey, UpstreamReport};
 pub use closure::{Closure, ClosurePath};
 pub use collect::{Collection, Removal, WhyRemoved};
+pub use coming::ComingArchive;
 pub use documents::Kept;
-pub use intake::{Accepted, ArchiveFacts, ArchiveFile};
+pub use intake::{Accepted, ArchiveFacts, ArchiveFile, FoundArchive};
 pub use logs::{Log, MAX_LOG_BYTES};
-pub use lookup::{ArchiveName, Lookup, OpenedArchive};
+pub use lookup::{ArchiveName, Lookup, OpenedArchive, Reading};
 pub use pins::Pin;
 pub use publish::{MAX_ASKED_PATHS, Order, Publication, Uploaded, UploadedPath};
 pub use verify::{Problem, Verification};
 pub use why::{Explanation, Keeper, Link};
 
-use crate::announced::Announced;
 use crate::archives::Archives;
 use crate::cache::Registry;
 use crate::condemned::Condemned;
@@ -73,9 +74,10 @@ struct Shared {
     uses: Uses,
     uploads: Flights<(OwnerId, ArchiveFile)>,
     upstreams: Upstreams,
-    announced: Announced,
     condemned: Condemned,
     promises: Promises,
+    /// The path that was looked at last among those that wait: its cache and its hash.
+    looked_at: Mutex<(i64, String)>,
     /// Turns to make a listing.
     listings: Semaphore,
 }
@@ -96,9 +98,9 @@ impl NixCaches {
                 uses: Uses::default(),
                 uploads: Flights::new(intake::UPLOADS_OF_ONE_FILE),
                 upstreams: Upstreams::default(),
-                announced: Announced::default(),
                 condemned: Condemned::default(),
                 promises: Promises::default(),
+                looked_at: Mutex::new((i64::MIN, String::new())),
                 listings: Semaphore::new(lookup::LISTINGS),
             }),
         }

@@ -66,6 +66,9 @@ pub enum CacheError {
     /// An archive that should be here cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// What several wait for failed.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Self>),
     /// A folder that is exported to or imported from failed.
     #[error("{path}: {source}")]
     Folder {
@@ -90,6 +93,7 @@ impl CacheError {
             | Self::TooLarge { .. } => ErrorKind::Invalid,
             Self::Store(error) => error.kind(),
             Self::Read(error) => error.kind(),
+            Self::Shared(error) => error.kind(),
             Self::NoRandomness(_)
             | Self::Upstream { .. }
             | Self::Database(_)

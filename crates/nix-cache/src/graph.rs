@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use gf_nix_formats::StorePathHash;
 
 /// Paths and what they refer to, themselves left out.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Graph {
     references: BTreeMap<StorePathHash, Vec<StorePathHash>>,
 }
 
 impl Graph {
-    pub(crate) fn insert(&mut self, path: StorePathHash, references: impl IntoIterator<Item = StorePathHash>) {
-        let others = references.into_iter().filter(|reference| *reference != path);
+    pub(crate) fn insert(&mut self, path: StorePathHash, references: &[StorePathHash]) {
+        let others = references.iter().copied().filter(|reference| *reference != path);
         self.references.insert(path, others.collect());
     }
 

@@ -24,7 +24,6 @@ const GIVEN_UP_S: u64 = 7 * 24 * 60 * 60;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Observed {
     pub(crate) path: StorePath,
-    pub(crate) references: BTreeSet<StorePath>,
     pub(crate) nar_hash: NarHash,
     /// Bytes of its archive; 0 while only an upstream has it.
     pub(crate) stored_bytes: u64,
@@ -70,12 +69,13 @@ pub struct Removal {
     pub used_s: u64,
 }
 
-/// Plans what goes.
-pub(crate) fn plan(observed: &[Observed], pinned: &BTreeSet<StorePathHash>, rules: &Rules) -> Vec<Removal> {
-    let mut graph = Graph::default();
-    for path in observed {
-        graph.insert(path.path.hash(), path.references.iter().map(StorePath::hash));
-    }
+/// Plans what goes. `graph` says what the observed paths refer to.
+pub(crate) fn plan(
+    observed: &[Observed],
+    graph: &Graph,
+    pinned: &BTreeSet<StorePathHash>,
+    rules: &Rules,
+) -> Vec<Removal> {
     let by_hash: BTreeMap<StorePathHash, &Observed> = observed.iter().map(|path| (path.path.hash(), path)).collect();
     let hashes = |choose: &dyn Fn(&Observed) -> bool| {
         observed.iter().filter(|path| choose(path)).map(|path| path.path.hash()).collect::<Vec<_>>()
@@ -89,10 +89,10 @@ pub(crate) fn plan(observed: &[Observed], pinned: &BTreeSet<StorePathHash>, rule
     for path in observed.iter().filter(|path| !stays.contains(&path.path.hash())) {
         removals.push(path.removal(rules.why(path)));
     }
-    for hash in over_quota(&by_hash, &graph, &stays, &untouchable, rules) {
+    for hash in over_quota(&by_hash, graph, &stays, &untouchable, rules) {
         removals.extend(by_hash.get(&hash).map(|path| path.removal(WhyRemoved::OverQuota)));
     }
-    in_order(removals, &graph)
+    in_order(removals, graph)
 }
 
 impl Rules {

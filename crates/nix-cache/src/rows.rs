@@ -20,6 +20,8 @@ pub(crate) struct ArchiveRow {
     pub(crate) root: Root,
     /// The blob that lists its blobs.
     pub(crate) blobs: Digest,
+    /// Which upload it came in, a random number.
+    pub(crate) upload: i64,
 }
 
 /// A path of a cache.
@@ -68,6 +70,7 @@ impl ArchiveRow {
             nar_size: unsigned(row, "nar_size")?,
             root: RootText::parse(&row.get::<String>("root")?)?,
             blobs: digest(&row.get::<String>("blobs")?)?,
+            upload: row.get("upload")?,
         })
     }
 }
@@ -106,6 +109,13 @@ impl PathRow {
 
     pub(crate) const fn is_visible(&self) -> bool {
         self.waiting == 0
+    }
+
+    /// Whether both say the same of the same bytes.
+    pub(crate) fn has_content_of(&self, other: &Self) -> bool {
+        (self.nar_hash, self.nar_size) == (other.nar_hash, other.nar_size)
+            && self.path == other.path
+            && self.references == other.references
     }
 
     /// The narinfo as this server serves it: the archive uncompressed, under a URL that says its hash.

@@ -3,8 +3,13 @@
 use gf_database::{Migration, Migrations};
 
 /// What the database must be opened with.
-pub const MIGRATIONS: Migrations =
-    Migrations { service: "nix", steps: &[Migration { name: "caches, archives, paths", forward: CREATE, back: DROP }] };
+pub const MIGRATIONS: Migrations = Migrations {
+    service: "nix",
+    steps: &[
+        Migration { name: "caches, archives, paths", forward: CREATE, back: DROP },
+        Migration { name: "announced paths, blobs to be let go, uploads", forward: ADD_FACTS, back: REMOVE_FACTS },
+    ],
+};
 
 const CREATE: &str = "
 -- A cache. `owner` is the number of its tenant in the store.
@@ -120,4 +125,34 @@ DROP TABLE nix_paths;
 DROP TABLE nix_archive_files;
 DROP TABLE nix_archives;
 DROP TABLE nix_caches;
+";
+
+const ADD_FACTS: &str = "
+-- Paths that clients asked for, were told are missing, and so are about to upload. Believed until `until_s`.
+CREATE TABLE nix_announced (
+    cache BIGINT NOT NULL REFERENCES nix_caches (id) ON DELETE CASCADE,
+    path {text} NOT NULL,
+    until_s BIGINT NOT NULL,
+    PRIMARY KEY (cache, path)
+);
+CREATE INDEX nix_announced_by_end ON nix_announced (until_s);
+
+-- Lists of blobs of archives that are gone: what nobody else needs of them is still to be let go.
+CREATE TABLE nix_let_go (
+    owner BIGINT NOT NULL,
+    blobs {text} NOT NULL,
+    PRIMARY KEY (owner, blobs)
+);
+
+-- A random number of the upload: what was found of one says nothing of the next.
+ALTER TABLE nix_archives ADD COLUMN upload BIGINT NOT NULL DEFAULT 0;
+
+CREATE INDEX nix_paths_waiting ON nix_paths (cache, hash) WHERE waiting > 0;
+";
+
+const REMOVE_FACTS: &str = "
+DROP INDEX nix_paths_waiting;
+ALTER TABLE nix_archives DROP COLUMN upload;
+DROP TABLE nix_let_go;
+DROP TABLE nix_announced;
 ";

@@ -47,6 +47,9 @@ pub struct Settings {
     /// Names of keys of caches that every client of this one has too, declared without saying where they are, as Attic
     /// does. Its client leaves out what they signed, so a reference that no client announced counts as theirs.
     pub upstream_key_names: Vec<KeyName>,
+    /// Whether actions of the tenant may name paths of it as their tools: whoever may push here then decides what other
+    /// people's builds run.
+    pub gives_toolchains: bool,
 }
 
 impl Settings {
@@ -68,6 +71,7 @@ impl Default for Settings {
             grace_s: 30 * DAY_S,
             upstreams: Vec::new(),
             upstream_key_names: Vec::new(),
+            gives_toolchains: false,
         }
     }
 }
@@ -84,6 +88,8 @@ pub struct SettingsChange {
     pub upstreams: Option<Vec<UpstreamSettings>>,
     /// All names of keys.
     pub upstream_key_names: Option<Vec<KeyName>>,
+    /// Whether it gives toolchains. Turning this on takes the right to configure every cache of the tenant that does.
+    pub gives_toolchains: Option<bool>,
 }
 
 impl SettingsChange {
@@ -98,6 +104,7 @@ impl SettingsChange {
         set(&mut settings.priority, self.priority);
         set(&mut settings.upstreams, self.upstreams);
         set(&mut settings.upstream_key_names, self.upstream_key_names);
+        set(&mut settings.gives_toolchains, self.gives_toolchains);
     }
 }
 
@@ -113,6 +120,12 @@ pub struct RetentionChange {
 }
 
 impl RetentionChange {
+    /// Whether it changes nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     pub(crate) fn apply(self, settings: &mut Settings) {
         set(&mut settings.retention, self.retention);
         set(&mut settings.quota_bytes, self.quota_bytes);

@@ -9,13 +9,14 @@ mod source;
 mod spool;
 mod storing;
 mod tree;
+mod turns;
 
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::Stream;
 use gf_blobstore::{ErrorKind, OwnerId, StoreError};
 use gf_digest::Digest;
 use gf_nix_formats::nar::NarError;
@@ -32,6 +33,7 @@ use source::{Portion, Source};
 use spool::Room;
 pub(super) use spool::SpoolMemory;
 use storing::{store_all, store_one};
+pub(super) use turns::Turns;
 
 /// What an archive was announced to be. What is `None` is not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,6 +108,12 @@ pub enum IngestError {
         /// What it should be.
         expected: String,
     },
+    /// It came so slowly that it held up others.
+    #[error("the archive came so slowly that it held up others: send it again")]
+    TooSlow,
+    /// There is no memory now for what is not contents of files, beside that of other archives.
+    #[error("too much of other archives is in memory now: send it again later")]
+    Busy,
     /// The store failed, or has no space.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -121,7 +129,7 @@ impl IngestError {
         match self {
             Self::Store(error) => error.kind(),
             Self::Scratch(error) if error.kind() == io::ErrorKind::StorageFull => ErrorKind::Exhausted,
-            Self::Scratch(_) => ErrorKind::Unavailable,
+            Self::Scratch(_) | Self::TooSlow | Self::Busy => ErrorKind::Unavailable,
             _ => ErrorKind::Invalid,
         }
     }
@@ -144,11 +152,29 @@ impl Archives {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        self.ingest_copied(owner, compression, body, expected, None).await
+    }
+
+    /// As [`Self::ingest`]; the archive, uncompressed and not checked yet, also goes to `copy`, for as long as that has room.
+    ///
+    /// # Errors
+    /// As [`Self::ingest`].
+    pub(crate) async fn ingest_copied<S, E>(
+        &self,
+        owner: OwnerId,
+        compression: Compression,
+        body: S,
+        expected: Expected,
+        copy: Option<mpsc::Sender<Bytes>>,
+    ) -> Result<Ingested, IngestError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         if !decoder::is_supported(compression) {
             return Err(IngestError::Unsupported(compression));
         }
-        // The semaphore is never closed.
-        let permit = Arc::clone(&self.ingests).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let permit = self.turns.enter(decoder::memory_bytes(compression)).await?;
         let (portions, receiver) = mpsc::channel(PORTIONS);
         let (jobs, queue) = mpsc::channel(1);
         let source = Source::new(receiver, expected.file_size.unwrap_or(self.limits.size_bytes));
@@ -161,8 +187,10 @@ impl Archives {
                 files: self.spool_files.clone(),
                 folder: self.scratch.clone(),
             },
+            names: self.names_memory.clone(),
             jobs,
             runtime: Handle::current(),
+            copy,
         };
         let mut storing = JoinSet::new();
         storing.spawn(store_all(Arc::clone(&self.store), owner, queue));
@@ -171,7 +199,7 @@ impl Archives {
             let _permit = permit;
             Dismantling::new(to, limits).run(Decoder::new(compression, source)?)
         });
-        let fed = feed(body, portions).await;
+        let fed = feed(body, portions, &self.turns).await;
         let dismantled = dismantling.await.map_err(failed)?;
         let stored = storing.join_next().await.unwrap_or(Ok(Ok(()))).map_err(failed)?;
         // The cause first: whatever ends ends the others.
@@ -213,8 +241,8 @@ const PORTIONS: usize = 2;
 const PORTION_BYTES: usize = 256 << 10;
 const PORTION_PIECES: usize = 1024;
 
-/// Reads the body for as long as somebody takes it.
-async fn feed<S, E>(body: S, portions: mpsc::Sender<Portion>) -> Result<(), IngestError>
+/// Reads the body for as long as somebody takes it. One that comes slowly is given up when others wait for its turn.
+async fn feed<S, E>(body: S, portions: mpsc::Sender<Portion>, turns: &Turns) -> Result<(), IngestError>
 where
     S: Stream<Item = Result<Bytes, E>> + Send,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -222,8 +250,10 @@ where
     let mut body = std::pin::pin!(body);
     let mut pieces = Vec::new();
     let mut bytes = 0;
-    while let Some(piece) = body.next().await {
+    let mut pace = turns.pace();
+    while let Some(piece) = pace.next(&mut body).await? {
         let piece = piece.map_err(|error| IngestError::Body(error.into()))?;
+        pace.came(piece.len());
         bytes += piece.len();
         pieces.push(piece);
         if bytes >= PORTION_BYTES || pieces.len() >= PORTION_PIECES {

@@ -18,6 +18,8 @@ pub(crate) struct SettingsRow {
     grace_s: u64,
     upstreams: Vec<UpstreamRow>,
     upstream_key_names: Vec<String>,
+    /// What was written before there was this choice could give them.
+    gives_toolchains: Option<bool>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -55,13 +57,14 @@ impl SettingsRow {
             grace_s: self.grace_s,
             upstreams: self.upstreams.into_iter().map(upstream).collect::<Result<_, String>>()?,
             upstream_key_names: parsed(self.upstream_key_names, KeyName::new)?,
+            gives_toolchains: self.gives_toolchains.unwrap_or(true),
         })
     }
 }
 
 impl Default for SettingsRow {
     fn default() -> Self {
-        Self::from(&Settings::default())
+        Self { gives_toolchains: None, ..Self::from(&Settings::default()) }
     }
 }
 
@@ -83,6 +86,7 @@ impl From<&Settings> for SettingsRow {
             grace_s: settings.grace_s,
             upstreams: settings.upstreams.iter().map(upstream).collect(),
             upstream_key_names: settings.upstream_key_names.iter().map(ToString::to_string).collect(),
+            gives_toolchains: Some(settings.gives_toolchains),
         }
     }
 }
@@ -103,6 +107,7 @@ mod tests {
             grace_s: 1,
             upstreams: vec![UpstreamSettings { url: "https://cache.example".into(), keys: vec![key] }],
             upstream_key_names: vec![KeyName::new("cache.nixos.org-1").unwrap()],
+            gives_toolchains: true,
         };
         for settings in [all, Settings::default()] {
             assert_eq!(SettingsRow::parse(&SettingsRow::format(&settings)).unwrap(), settings);
@@ -112,7 +117,7 @@ mod tests {
     #[test]
     fn what_is_not_there_has_the_default_and_what_is_unknown_is_passed_over() {
         let settings = SettingsRow::parse(r#"{"priority":3,"from_the_future":[1]}"#).unwrap();
-        assert_eq!(settings, Settings { priority: 3, ..Settings::default() });
+        assert_eq!(settings, Settings { priority: 3, gives_toolchains: true, ..Settings::default() });
         for bad in ["", "7", r#"{"store_dir":"nowhere"}"#, r#"{"upstream_key_names":["a:b"]}"#] {
             assert!(SettingsRow::parse(bad).is_err(), "{bad}");
         }

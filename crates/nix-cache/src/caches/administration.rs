@@ -7,7 +7,7 @@ use gf_database::{sql, work};
 use gf_nix_formats::{KeyName, SecretKey};
 use gf_tenancy::{
     Authorized, NixConfigureCache, NixConfigureRetention, NixCreateCache, NixDestroyCache, NixPermission, NixPull,
-    NoRandomness, Tenant, Visibility,
+    NoRandomness, Tenant, TenantName, Visibility,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -68,7 +68,7 @@ pub struct UpstreamReport {
 }
 
 impl NixCaches {
-    /// Makes the public cache `main`, unless there is any cache already.
+    /// Makes the public cache `main`, which gives toolchains, unless there is any cache already.
     ///
     /// # Errors
     /// [`CacheError::Database`], or [`CacheError::NoRandomness`].
@@ -76,7 +76,7 @@ impl NixCaches {
         if self.shared.database.first(sql("SELECT id FROM nix_caches LIMIT 1")).await?.is_some() {
             return Ok(());
         }
-        let settings = Settings { visibility: Visibility::Public, ..Settings::default() };
+        let settings = Settings { visibility: Visibility::Public, gives_toolchains: true, ..Settings::default() };
         match self.insert(tenant, MAIN, NewCache { key: NewKey::Generate, settings }).await {
             // Another server on the same database was quicker.
             Err(CacheError::Exists(_)) => Ok(()),
@@ -194,7 +194,17 @@ impl NixCaches {
         }
     }
 
-    pub(super) async fn caches_of(&self, tenant: &str) -> Result<Vec<Arc<Cache>>, CacheError> {
+    /// The caches of a tenant whose paths its actions may name as tools.
+    ///
+    /// # Errors
+    /// [`CacheError::Database`].
+    pub async fn giving_toolchains(&self, tenant: &TenantName) -> Result<Vec<Arc<Cache>>, CacheError> {
+        let mut caches = self.caches_of(tenant.as_str()).await?;
+        caches.retain(|cache| cache.settings.gives_toolchains);
+        Ok(caches)
+    }
+
+    async fn caches_of(&self, tenant: &str) -> Result<Vec<Arc<Cache>>, CacheError> {
         let statement = sql("SELECT * FROM nix_caches WHERE tenant = $1 ORDER BY name").bind(tenant);
         let rows = self.shared.database.all(statement).await?;
         rows.iter().map(|row| Cache::read(row).map(Arc::new)).collect()
@@ -264,7 +274,7 @@ fn make_key(cache: &str, key: NewKey) -> Result<SecretKey, CacheError> {
     }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], NoRandomness> {
     let mut bytes = [0; N];
     SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(bytes)

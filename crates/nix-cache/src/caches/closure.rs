@@ -1,4 +1,7 @@
 //! The closure of store paths, for actions that name them as their tools.
+//!
+//! Only caches that give toolchains are looked into. What one of them cannot say another may: a closure is unknown only
+//! when nobody has a path of it and somebody may.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -36,7 +39,7 @@ pub struct Closure {
 }
 
 impl NixCaches {
-    /// The closure of these paths over all caches of the tenant. What only an upstream has is fetched.
+    /// The closure of these paths over the caches of the tenant that give toolchains. What only an upstream has is fetched.
     ///
     /// # Errors
     /// [`CacheError`] when it cannot be known; [`CacheError::TooLarge`] beyond a hundred thousand paths.
@@ -45,7 +48,7 @@ impl NixCaches {
         grant: &Authorized<P>,
         paths: &[StorePath],
     ) -> Result<Closure, CacheError> {
-        let mut caches = self.caches_of(grant.tenant().name().as_str()).await?;
+        let mut caches = self.giving_toolchains(grant.tenant().name()).await?;
         caches.sort_by_key(|cache| cache.settings.priority);
         let mut found: BTreeMap<StorePath, Root> = BTreeMap::new();
         let mut missing = BTreeSet::new();
@@ -56,11 +59,11 @@ impl NixCaches {
                 return Err(CacheError::TooLarge { what: "a closure", limit: MAX_PATHS, unit: "paths" });
             }
             let asked = std::mem::take(&mut next);
-            let mut rows = self.visible_in(&caches, &asked).await?;
+            let mut here = self.visible_in(&caches, &asked).await?;
             for path in asked {
-                let known = match rows.remove(&path) {
+                let known = match here.known.remove(&path) {
                     Some(known) => Some(known),
-                    None => self.in_upstreams(&caches, &path).await?,
+                    None => self.in_upstreams(&caches, &path, here.unknown.remove(&path)).await?,
                 };
                 match known {
                     Some(known) => {
@@ -77,13 +80,9 @@ impl NixCaches {
         Ok(Closure { paths, missing: missing.into_iter().collect() })
     }
 
-    /// The visible ones among some paths, each in the first of the caches that has it.
-    async fn visible_in(
-        &self,
-        caches: &[Arc<Cache>],
-        paths: &[StorePath],
-    ) -> Result<BTreeMap<StorePath, Known>, CacheError> {
-        let mut found = BTreeMap::new();
+    /// The visible ones among some paths, each in the first of the caches that can give it.
+    async fn visible_in(&self, caches: &[Arc<Cache>], paths: &[StorePath]) -> Result<Here, CacheError> {
+        let mut here = Here::default();
         let questions = caches.iter().flat_map(|cache| paths.chunks(MAX_ASKED).map(move |some| (cache, some)));
         // As a list: an iterator that borrows for longer than one question makes no future that another trait can ask for.
         for (cache, some) in questions.collect::<Vec<_>>() {
@@ -96,35 +95,59 @@ impl NixCaches {
             let asked = sql(text).bind(cache.id.0).bind(cache.owner.0).bind_all(hashes);
             for row in self.shared.database.all(asked).await? {
                 let path = PathRow::read(&row)?;
-                if found.contains_key(&path.path) {
+                if here.known.contains_key(&path.path) {
                     continue;
                 }
                 let root = match row.get::<Option<String>>("root")? {
-                    Some(text) => Some(RootText::parse(&text)?),
-                    None => self.fetch(cache, &path).await?.map(|archive| archive.root),
+                    Some(text) => Ok(Some(RootText::parse(&text)?)),
+                    None => self.fetch(cache, &path).await.map(|archive| archive.map(|archive| archive.root)),
                 };
-                if let Some(root) = root {
-                    // What actions use is used, though no client reads it from here.
-                    self.shared.uses.archive_read(cache.id, path.nar_hash);
-                    found.insert(path.path, Known { references: path.references, root });
+                match root {
+                    Ok(Some(root)) => {
+                        // What actions use is used, though no client reads it from here.
+                        self.shared.uses.archive_read(cache.id, path.nar_hash);
+                        here.known.insert(path.path, Known { references: path.references, root });
+                    }
+                    Ok(None) => {}
+                    Err(error) => drop(here.unknown.insert(path.path, error)),
                 }
             }
         }
-        Ok(found)
+        Ok(here)
     }
 
-    async fn in_upstreams(&self, caches: &[Arc<Cache>], path: &StorePath) -> Result<Option<Known>, CacheError> {
+    /// A path that an upstream of one of the caches has; the first thing that could not be known, when none has it.
+    async fn in_upstreams(
+        &self,
+        caches: &[Arc<Cache>],
+        path: &StorePath,
+        mut unknown: Option<CacheError>,
+    ) -> Result<Option<Known>, CacheError> {
         for cache in caches {
-            let Some(row) = self.find_upstream(cache, path.hash()).await?.filter(|row| row.path == *path) else {
-                continue;
-            };
-            if let Some(archive) = self.fetch(cache, &row).await? {
-                self.shared.uses.archive_read(cache.id, row.nar_hash);
-                return Ok(Some(Known { references: row.references, root: archive.root }));
+            match self.in_upstreams_of(cache, path).await {
+                Ok(None) => {}
+                Ok(Some(known)) => return Ok(Some(known)),
+                Err(error) => drop(unknown.get_or_insert(error)),
             }
         }
-        Ok(None)
+        unknown.map_or(Ok(None), Err)
     }
+
+    async fn in_upstreams_of(&self, cache: &Arc<Cache>, path: &StorePath) -> Result<Option<Known>, CacheError> {
+        let found = self.find_upstream(cache, path.hash()).await?;
+        let Some(row) = found.filter(|row| row.path == *path) else { return Ok(None) };
+        let Some(archive) = self.fetch(cache, &row).await? else { return Ok(None) };
+        self.shared.uses.archive_read(cache.id, row.nar_hash);
+        Ok(Some(Known { references: row.references, root: archive.root }))
+    }
+}
+
+/// What the caches themselves say of some paths.
+#[derive(Default)]
+struct Here {
+    known: BTreeMap<StorePath, Known>,
+    /// What is visible, and whose archive cannot be had now.
+    unknown: BTreeMap<StorePath, CacheError>,
 }
 
 struct Known {

@@ -3,10 +3,11 @@
 //! What always holds: when an upload is answered, the blobs of the archive are durable and promised by the store, and so
 //! is the note which archive came in which file. A narinfo that follows finds it, after a restart too.
 
+use std::error::Error;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use gf_blobstore::{OwnerId, StoreError};
 use gf_database::{sql, work};
 use gf_digest::Digest;
@@ -14,6 +15,7 @@ use gf_nix_formats::{Compression, NarHash};
 use gf_tenancy::{Authorized, NixPush};
 
 use super::NixCaches;
+use super::administration::random;
 use crate::archives::{Expected, Ingested, ReadError};
 use crate::promises::Promising;
 use crate::rows::{ArchiveRow, RootText, digest_text, file_hash, signed, unsigned};
@@ -55,6 +57,15 @@ pub struct ArchiveFacts {
     pub nar_size: u64,
 }
 
+/// An archive that is here, and how who asks for it by this name expects it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundArchive {
+    /// The archive.
+    pub facts: ArchiveFacts,
+    /// How the file of this name is compressed.
+    pub compression: Compression,
+}
+
 /// What became of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
@@ -86,12 +97,14 @@ impl NixCaches {
     {
         let owner = self.cache(grant).await?.owner;
         if let Some(known) = self.find_file_for_push(owner, file).await? {
-            return Ok(Accepted::AlreadyHere(known));
+            return Ok(Accepted::AlreadyHere(known.facts));
         }
         let _turn = self.shared.uploads.enter((owner, file)).await;
         if let Some(known) = self.find_file_for_push(owner, file).await? {
-            return Ok(Accepted::AlreadyHere(known));
+            return Ok(Accepted::AlreadyHere(known.facts));
         }
+        let (compression, body) = with_compression(file.compression, body).await;
+        let file = ArchiveFile { compression, ..file };
         let expected = Expected { file_hash: Some(file.hash), file_size: size_bytes, ..Expected::default() };
         let ingested = self.shared.archives.ingest(owner, file.compression, body, expected).await?;
         self.note_archive(owner, &ingested, Some(file)).await?;
@@ -106,16 +119,16 @@ impl NixCaches {
         &self,
         grant: &Authorized<NixPush>,
         file: ArchiveFile,
-    ) -> Result<Option<ArchiveFacts>, CacheError> {
+    ) -> Result<Option<FoundArchive>, CacheError> {
         let owner = self.cache(grant).await?.owner;
         self.find_file_for_push(owner, file).await
     }
 
     /// The archive that came in this file. Who is told of it publishes a path of it next, so its time as one without a
     /// path begins anew.
-    async fn find_file_for_push(&self, owner: OwnerId, file: ArchiveFile) -> Result<Option<ArchiveFacts>, CacheError> {
-        let Some(facts) = self.find_file(owner, file).await? else { return Ok(None) };
-        self.renew_orphan(owner, &facts.nar_hash).await.map(|is_here| is_here.then_some(facts))
+    async fn find_file_for_push(&self, owner: OwnerId, file: ArchiveFile) -> Result<Option<FoundArchive>, CacheError> {
+        let Some(found) = self.find_file(owner, file).await? else { return Ok(None) };
+        self.renew_orphan(owner, &found.facts.nar_hash).await.map(|is_here| is_here.then_some(found))
     }
 
     /// Begins the time of an archive without a path anew; whether it is still here.
@@ -150,9 +163,10 @@ impl NixCaches {
             self.promise(&promising, owner, &ingested.blobs, until_s).await?;
         }
         self.shared.store.make_durable().await?;
-        let archive = "INSERT INTO nix_archives (owner, nar_hash, nar_size, root, blobs, created_s, kept_until_s) \
-                       VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (owner, nar_hash) DO UPDATE SET root = excluded.root, \
-                       blobs = excluded.blobs, created_s = excluded.created_s, kept_until_s = excluded.kept_until_s";
+        let archive = "INSERT INTO nix_archives (owner, nar_hash, nar_size, root, blobs, created_s, kept_until_s, upload) \
+                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (owner, nar_hash) DO UPDATE SET \
+                       root = excluded.root, blobs = excluded.blobs, created_s = excluded.created_s, \
+                       kept_until_s = excluded.kept_until_s, upload = excluded.upload";
         let archive = sql(archive)
             .bind(owner.0)
             .bind(ingested.nar_hash.base32())
@@ -160,7 +174,8 @@ impl NixCaches {
             .bind(RootText::format(&ingested.root))
             .bind(digest_text(&ingested.blobs))
             .bind(signed(now_s))
-            .bind(signed(until_s));
+            .bind(signed(until_s))
+            .bind(i64::from_le_bytes(random()?));
         let named = file.map(|file| {
             sql("INSERT INTO nix_archive_files (owner, file_hash, compression, nar_hash) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT DO NOTHING")
@@ -205,21 +220,32 @@ impl NixCaches {
         Ok(())
     }
 
-    /// The archive that came in this file.
+    /// The archive that came in this file. One that is named as if it were not compressed may be, in one of the ways that
+    /// have no suffix.
     pub(super) async fn find_file(
         &self,
         owner: OwnerId,
         file: ArchiveFile,
-    ) -> Result<Option<ArchiveFacts>, CacheError> {
-        let named = "SELECT a.* FROM nix_archive_files f JOIN nix_archives a ON a.owner = f.owner AND a.nar_hash = f.nar_hash \
-                     WHERE f.owner = $1 AND f.file_hash = $2 AND f.compression = $3";
-        let named = sql(named).bind(owner.0).bind(file_hash(&file.hash)).bind(file.compression.name());
-        let mut row = self.shared.database.first(named).await?;
-        if row.is_none() && file.compression == Compression::None {
-            // The archive itself, which may have come in another file.
-            return Ok(self.find_archive(owner, &NarHash::new(file.hash)).await?.map(|archive| archive.facts()));
+    ) -> Result<Option<FoundArchive>, CacheError> {
+        let named = "SELECT a.*, f.compression FROM nix_archive_files f JOIN nix_archives a ON a.owner = f.owner \
+                     AND a.nar_hash = f.nar_hash WHERE f.owner = $1 AND f.file_hash = $2 AND f.compression IN ($3, $4, $5)";
+        let [first, second, third] = match file.compression {
+            Compression::None => [Compression::None, Compression::Gzip, Compression::Lzma],
+            one => [one; 3],
+        };
+        let named = sql(named).bind(owner.0).bind(file_hash(&file.hash));
+        let named = named.bind(first.name()).bind(second.name()).bind(third.name());
+        if let Some(row) = self.shared.database.first(named).await? {
+            let compression = Compression::from_name(&row.get::<String>("compression")?);
+            let compression = compression.ok_or_else(|| CacheError::row("the file of an archive", "no compression"))?;
+            return Ok(Some(FoundArchive { facts: ArchiveRow::read(&row)?.facts(), compression }));
         }
-        row.take().map(|row| ArchiveRow::read(&row).map(|archive| archive.facts())).transpose()
+        if file.compression != Compression::None {
+            return Ok(None);
+        }
+        // The archive itself, which may have come in another file.
+        let archive = self.find_archive(owner, &NarHash::new(file.hash)).await?;
+        Ok(archive.map(|archive| FoundArchive { facts: archive.facts(), compression: Compression::None }))
     }
 
     /// The archive with this hash.
@@ -234,6 +260,30 @@ impl NixCaches {
         let row = self.shared.database.first(statement.bind(owner.0).bind(hash.base32())).await?;
         row.map(|row| unsigned(&row, "kept_until_s")).transpose()
     }
+}
+
+/// How a file is compressed that says it is not: some ways have no suffix, and so come under the same name. Its beginning
+/// tells them apart; the body is as it was.
+async fn with_compression<S, E>(
+    said: Compression,
+    body: S,
+) -> (Compression, impl Stream<Item = Result<Bytes, Box<dyn Error + Send + Sync>>> + Send)
+where
+    S: Stream<Item = Result<Bytes, E>> + Send,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    let mut body = Box::pin(body.map(|piece| piece.map_err(Into::into)));
+    let mut first = None;
+    let mut compression = said;
+    if said == Compression::None {
+        first = body.next().await;
+        compression = match &first {
+            Some(Ok(piece)) if piece.starts_with(&[0x1f, 0x8b]) => Compression::Gzip,
+            Some(Ok(piece)) if piece.starts_with(&[0x5d, 0, 0]) => Compression::Lzma,
+            _ => said,
+        };
+    }
+    (compression, futures::stream::iter(first).chain(body))
 }
 
 impl ArchiveRow {

@@ -2,6 +2,7 @@
 //! day what nobody needs is collected. Each step is bounded, and may be cut off anywhere.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use gf_blobstore::{ErrorKind, OwnerId};
@@ -13,6 +14,7 @@ use super::NixCaches;
 use super::intake::{PROMISE_S, RENEWED_S};
 use super::publish::{Order, release};
 use crate::CacheError;
+use crate::announced::forget_ended;
 use crate::cache::Cache;
 use crate::rows::{ArchiveRow, PathRow, digest, signed};
 
@@ -42,6 +44,7 @@ impl NixCaches {
                 tracing::warn!(%error, "the Nix caches could not be tended; it is tried again");
             }
             if is_stopped {
+                self.shared.upstreams.stop().await;
                 return;
             }
             let now_s = self.shared.time.now_s();
@@ -68,7 +71,8 @@ impl NixCaches {
         };
         let logs = logs.await;
         let looked = self.look_again().await;
-        renewed.and(written.map_err(CacheError::from)).and(logs).and(looked)
+        let forgotten = forget_ended(&self.shared.database, self.shared.time.now_s()).await;
+        renewed.and(written.and(forgotten).map_err(CacheError::from)).and(logs).and(looked)
     }
 
     /// Renews promises that end soon, of archives that a path names. One that cannot be renewed now keeps no other from
@@ -136,24 +140,45 @@ impl NixCaches {
         Ok(i64::try_from(due.len()).unwrap_or(BATCH))
     }
 
-    /// Looks again for what paths wait for: an upstream may have it now, or nobody announced it any more.
+    /// Looks again for what paths wait for: an upstream may have it now. A few in each round, and the next ones in the
+    /// next, so that none waits for others.
     async fn look_again(&self) -> Result<(), CacheError> {
-        let before_s = self.shared.time.now_s().saturating_sub(LOOKED_AT_S);
-        let waiting = "SELECT p.*, c.name AS cache_name FROM nix_paths p JOIN nix_caches c ON c.id = p.cache \
-                       WHERE p.waiting > 0 AND p.created_s <= $1 ORDER BY p.used_s DESC LIMIT $2";
-        // `name` is the column of both tables: the path's own comes first, and is what is read below.
-        let waiting = self.shared.database.all(sql(waiting).bind(signed(before_s)).bind(BATCH)).await?;
+        let waiting = self.next_waiting().await?;
+        let mut outcome = Ok(());
         for row in &waiting {
             let name: String = row.get("cache_name")?;
             let name = crate::CacheName::new(&name).map_err(|error| CacheError::row("a cache", error))?;
             let Some(cache) = self.resolve(&name).await? else { continue };
-            self.look_for_references(&cache, &PathRow::read(row)?).await?;
+            if cache.settings.upstreams.is_empty() {
+                continue;
+            }
+            let looked = async { self.look_for_references(&cache, &PathRow::read(row)?).await };
+            outcome = looked.await.and(outcome);
         }
-        Ok(())
+        outcome
+    }
+
+    /// The paths whose turn it is.
+    async fn next_waiting(&self) -> Result<Vec<Row>, CacheError> {
+        let after = self.shared.looked_at.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let before_s = self.shared.time.now_s().saturating_sub(LOOKED_AT_S);
+        let waiting = "SELECT p.*, c.name AS cache_name FROM nix_paths p JOIN nix_caches c ON c.id = p.cache \
+                       WHERE p.waiting > 0 AND p.created_s <= $1 AND (p.cache, p.hash) > ($2, $3) \
+                       ORDER BY p.cache, p.hash LIMIT $4";
+        // `name` is the column of both tables: the path's own comes first, and is what is read below.
+        let waiting = sql(waiting).bind(signed(before_s)).bind(after.0).bind(after.1.as_str()).bind(BATCH);
+        let waiting = self.shared.database.all(waiting).await?;
+        let next = match waiting.last() {
+            Some(last) if i64::try_from(waiting.len()) == Ok(BATCH) => (last.get("cache")?, last.get("hash")?),
+            _ => (i64::MIN, String::new()),
+        };
+        *self.shared.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(waiting)
     }
 
     async fn look_for_references(&self, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
-        let elsewhere = self.references_elsewhere(cache, row, Order::Any).await?;
+        let missing = self.missing_references(cache, row).await?;
+        let elsewhere = self.in_declared_upstreams(cache, missing, Order::Any).await?;
         if elsewhere.is_empty() {
             return Ok(());
         }

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use gf_blobstore::{ErrorKind, StoreError};
 use gf_database::sql;
-use gf_nix_formats::{NarHash, StorePathHash};
+use gf_nix_formats::{Compression, NarHash, StorePathHash};
 use gf_tenancy::{Authorized, NixPull};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Memory;
 
 use super::NixCaches;
-use super::intake::{ArchiveFacts, ArchiveFile};
+use super::coming::ComingArchive;
+use super::intake::{ArchiveFacts, ArchiveFile, FoundArchive};
 use crate::CacheError;
 use crate::archives::{Archive, Root};
 use crate::cache::{Cache, CacheId};
@@ -48,12 +49,22 @@ pub enum ArchiveName {
     Path(StorePathHash),
 }
 
+/// An archive that is read by a client.
+pub enum Reading {
+    /// It is here.
+    Here(OpenedArchive),
+    /// It comes from an upstream, and goes on to the client meanwhile.
+    Coming(ComingArchive),
+}
+
 /// An archive that can be read.
 pub struct OpenedArchive {
     /// Its hash and its size: what an `ETag` and a `Content-Length` are made of.
     pub facts: ArchiveFacts,
     /// Its bytes, uncompressed.
     pub archive: Archive,
+    /// How who asked for it by this name expects it.
+    pub compression: Compression,
 }
 
 impl NixCaches {
@@ -91,10 +102,11 @@ impl NixCaches {
         &self,
         grant: &Authorized<NixPull>,
         archive: ArchiveName,
-    ) -> Result<Option<ArchiveFacts>, CacheError> {
+    ) -> Result<Option<FoundArchive>, CacheError> {
         let cache = self.cache(grant).await?;
-        let Some(row) = self.path_of(&cache, archive).await? else { return Ok(None) };
-        Ok(Some(ArchiveFacts { nar_hash: row.nar_hash, nar_size: row.nar_size }))
+        let Some((row, compression)) = self.path_of(&cache, archive).await? else { return Ok(None) };
+        let facts = ArchiveFacts { nar_hash: row.nar_hash, nar_size: row.nar_size };
+        Ok(Some(FoundArchive { facts, compression }))
     }
 
     /// Opens an archive that a path of this cache names; `None` when there is none. What an upstream has is fetched
@@ -108,10 +120,10 @@ impl NixCaches {
         archive: ArchiveName,
     ) -> Result<Option<OpenedArchive>, CacheError> {
         let cache = self.cache(grant).await?;
-        let Some(path) = self.path_of(&cache, archive).await? else { return Ok(None) };
+        let Some((path, compression)) = self.path_of(&cache, archive).await? else { return Ok(None) };
         let Some((row, archive)) = self.open_path(&cache, &path).await? else { return Ok(None) };
         self.shared.uses.archive_read(cache.id, row.nar_hash);
-        Ok(Some(OpenedArchive { facts: row.facts(), archive }))
+        Ok(Some(OpenedArchive { facts: row.facts(), archive, compression }))
     }
 
     /// The `.ls` of a path; `None` when there is no such path, or none of it can be made: its names are not UTF-8, which JSON
@@ -125,7 +137,8 @@ impl NixCaches {
         path: StorePathHash,
     ) -> Result<Option<String>, CacheError> {
         let cache = self.cache(grant).await?;
-        let Some(path) = self.path_of(&cache, ArchiveName::Path(path)).await? else { return Ok(None) };
+        let path = self.find_path(&cache, path).await?.filter(PathRow::is_visible);
+        let Some(path) = path else { return Ok(None) };
         let Some((row, _)) = self.open_path(&cache, &path).await? else { return Ok(None) };
         if matches!(row.root, Root::Opaque(_)) {
             return Ok(None);
@@ -135,37 +148,87 @@ impl NixCaches {
         Ok(listing.to_json().ok())
     }
 
-    /// The archive of a path, from the store or else its upstream. A path whose blobs the store lost for certain is
-    /// withdrawn with all that refer to it.
+    /// As [`Self::open_archive`], for a client that takes the whole archive: what an upstream has goes on to it while it comes.
+    ///
+    /// # Errors
+    /// As [`Self::open_archive`].
+    pub async fn read_archive(
+        &self,
+        grant: &Authorized<NixPull>,
+        archive: ArchiveName,
+    ) -> Result<Option<Reading>, CacheError> {
+        let cache = self.cache(grant).await?;
+        let Some((path, compression)) = self.path_of(&cache, archive).await? else { return Ok(None) };
+        self.shared.uses.archive_read(cache.id, path.nar_hash);
+        let here = |(row, archive): (ArchiveRow, Archive)| {
+            Reading::Here(OpenedArchive { facts: row.facts(), archive, compression })
+        };
+        if let Some(stored) = self.open_stored(&cache, &path).await? {
+            return Ok(Some(here(stored)));
+        }
+        let Some((mut fetch, pieces)) = self.begin_fetch(&cache, &path) else { return Ok(None) };
+        let facts = ArchiveFacts { nar_hash: path.nar_hash, nar_size: path.nar_size };
+        if let (Some(pieces), Compression::None) = (pieces, compression)
+            && fetch.is_coming().await
+        {
+            let coming = ComingArchive::new(self.clone(), cache.owner, facts, pieces, fetch);
+            return Ok(Some(Reading::Coming(coming)));
+        }
+        if !fetch.end().await? {
+            return Ok(None);
+        }
+        Ok(self.open_stored(&cache, &path).await?.map(here))
+    }
+
+    /// The archive of a path, from the store or else its upstream.
     pub(super) async fn open_path(
         &self,
         cache: &Cache,
         path: &PathRow,
     ) -> Result<Option<(ArchiveRow, Archive)>, CacheError> {
-        if let Some(row) = self.find_archive(cache.owner, &path.nar_hash).await? {
-            match self.shared.archives.open(cache.owner, &row.root, row.nar_size).await {
-                Ok(archive) => return Ok(Some((row, archive))),
-                Err(error) if error.kind() == ErrorKind::NotFound => self.lose_archive(cache.owner, &row).await?,
-                Err(error) => return Err(error.into()),
-            }
+        if let Some(stored) = self.open_stored(cache, path).await? {
+            return Ok(Some(stored));
         }
         let Some(row) = self.fetch(cache, path).await? else { return Ok(None) };
         let archive = self.shared.archives.open(cache.owner, &row.root, row.nar_size).await?;
         Ok(Some((row, archive)))
     }
 
-    /// A visible path of the cache that names this archive.
-    async fn path_of(&self, cache: &Cache, archive: ArchiveName) -> Result<Option<PathRow>, CacheError> {
-        let nar_hash = match archive {
-            ArchiveName::Path(hash) => {
-                return Ok(self.find_path(cache, hash).await?.filter(PathRow::is_visible));
+    /// The archive of a path, if the store has it. A path whose blobs the store lost for certain is withdrawn with all that
+    /// refer to it.
+    async fn open_stored(&self, cache: &Cache, path: &PathRow) -> Result<Option<(ArchiveRow, Archive)>, CacheError> {
+        let Some(row) = self.find_archive(cache.owner, &path.nar_hash).await? else { return Ok(None) };
+        match self.shared.archives.open(cache.owner, &row.root, row.nar_size).await {
+            Ok(archive) => Ok(Some((row, archive))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.lose_archive(cache.owner, &row).await?;
+                Ok(None)
             }
-            ArchiveName::Nar(hash) => hash,
-            ArchiveName::File(file) => match self.find_file(cache.owner, file).await? {
-                Some(facts) => facts.nar_hash,
-                None => return Ok(None),
-            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A visible path of the cache that names this archive, and how the file of this name is compressed.
+    async fn path_of(&self, cache: &Cache, archive: ArchiveName) -> Result<Option<(PathRow, Compression)>, CacheError> {
+        let file = match archive {
+            ArchiveName::Path(hash) => {
+                let path = self.find_path(cache, hash).await?.filter(PathRow::is_visible);
+                return Ok(path.map(|path| (path, Compression::None)));
+            }
+            ArchiveName::Nar(hash) => {
+                if let Some(path) = self.path_with(cache, &hash).await? {
+                    return Ok(Some((path, Compression::None)));
+                }
+                ArchiveFile { hash: *hash.as_bytes(), compression: Compression::None }
+            }
+            ArchiveName::File(file) => file,
         };
+        let Some(found) = self.find_file(cache.owner, file).await? else { return Ok(None) };
+        let path = self.path_with(cache, &found.facts.nar_hash).await?;
+        Ok(path.map(|path| (path, found.compression)))
+    }
+
+    async fn path_with(&self, cache: &Cache, nar_hash: &NarHash) -> Result<Option<PathRow>, CacheError> {
         // By the archive alone: few caches share one, and an index over both would be as large as the table.
         let statement = "SELECT * FROM nix_paths WHERE nar_hash = $1 AND cache = $2 AND waiting = 0 LIMIT 1";
         let row = self.shared.database.first(sql(statement).bind(nar_hash.base32()).bind(cache.id.0)).await?;

@@ -1,8 +1,10 @@
 //! Paths that become visible.
 //!
 //! What always holds:
-//! - a path is visible only while its archive and all that it refers to are here, or in a declared upstream;
-//! - the first writer of a path wins; later ones add signatures of the same content, and change nothing else;
+//! - a path is visible only while its archive and all that it refers to are here, or in a declared upstream, as durable
+//!   facts say;
+//! - the first writer of a path that clients see wins; later ones add signatures of the same content, and change nothing
+//!   else. Who wrote what nobody ever saw has won nothing yet: a path that is complete takes its place;
 //! - what is answered is durable.
 
 mod check;
@@ -19,8 +21,9 @@ use gf_nix_formats::{Compression, ContentAddress, NarHash, NarInfo, Signatures, 
 use gf_tenancy::{Authorized, NixPush};
 
 use super::{ArchiveFile, NixCaches};
+use crate::announced::{ANNOUNCED_S, announce, fulfil};
 use crate::archives::Expected;
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheId};
 use crate::retention::RECENT_S;
 use crate::rows::{Origin, PathRow, Use, lines, signed};
 use crate::{CacheError, PublishError};
@@ -162,17 +165,37 @@ impl NixCaches {
         let cache = self.cache(grant).await?;
         let mut seen = BTreeSet::new();
         let distinct: Vec<StorePathHash> = paths.iter().copied().filter(|path| seen.insert(*path)).collect();
+        let now_s = self.shared.time.now_s();
+        if cache.settings.upstream_key_names.is_empty() {
+            let present = self.present(cache.id, &distinct, 0).await?;
+            return Ok(distinct.into_iter().filter(|path| !present.contains(&path.to_string())).collect());
+        }
+        // What has waited for longer than a push takes may wait for what its next client leaves out.
+        let present = self.present(cache.id, &distinct, now_s.saturating_sub(ANNOUNCED_S)).await?;
+        let missing: Vec<_> = distinct.into_iter().filter(|path| !present.contains(&path.to_string())).collect();
+        announce(&self.shared.database, cache.id, &missing, now_s).await?;
+        Ok(missing)
+    }
+
+    /// Which of these paths are here, visible or waiting since `since_s` or later.
+    async fn present(
+        &self,
+        cache: CacheId,
+        paths: &[StorePathHash],
+        since_s: u64,
+    ) -> Result<BTreeSet<String>, CacheError> {
         let mut present = BTreeSet::new();
-        for some in distinct.chunks(MAX_ASKED) {
-            let text = format!("SELECT hash FROM nix_paths WHERE cache = $1 AND hash IN ({})", places(2, some.len()));
-            let asked = sql(text).bind(cache.id.0).bind_all(some.iter().map(ToString::to_string));
+        for some in paths.chunks(MAX_ASKED) {
+            let text = format!(
+                "SELECT hash FROM nix_paths WHERE cache = $1 AND (waiting = 0 OR created_s >= $2) AND hash IN ({})",
+                places(3, some.len())
+            );
+            let asked = sql(text).bind(cache.0).bind(signed(since_s)).bind_all(some.iter().map(ToString::to_string));
             for row in self.shared.database.all(asked).await? {
                 present.insert(row.get::<String>("hash")?);
             }
         }
-        let missing: Vec<_> = distinct.into_iter().filter(|path| !present.contains(&path.to_string())).collect();
-        self.shared.announced.add(cache.id, &missing, self.shared.time.now_s());
-        Ok(missing)
+        Ok(present)
     }
 
     /// Publishes a path whose archive is here.
@@ -199,7 +222,7 @@ impl NixCaches {
             .database
             .write(|transaction| work(async move { publish_in(transaction, cache, row, elsewhere, order).await }))
             .await?;
-        // What refers to it may have become visible, and none of that was rendered before; signatures were.
+        // What became visible was not rendered before; what has more signatures was.
         if publication == Publication::Signed {
             self.shared.rendered.forget(cache.id, row.path.hash());
         }
@@ -221,14 +244,7 @@ impl NixCaches {
         let row = &row;
         self.shared
             .database
-            .write(|transaction| {
-                work(async move {
-                    if insert(transaction, cache, row).await? {
-                        waiting::release(transaction, cache.id, row.path.hash()).await?;
-                    }
-                    Ok(())
-                })
-            })
+            .write(|transaction| work(async move { Ok(take_from_upstream(transaction, cache, row).await?) }))
             .await
     }
 }
@@ -241,10 +257,9 @@ async fn publish_in(
     elsewhere: &BTreeSet<StorePath>,
     order: Order,
 ) -> Result<Publication, PublishError> {
-    let existing = sql("SELECT * FROM nix_paths WHERE cache = $1 AND hash = $2");
-    let existing = existing.bind(cache.id.0).bind(row.path.hash().to_string());
-    if let Some(existing) = transaction.first(existing).await? {
-        return add_signatures(transaction, cache, &PathRow::read(&existing)?, row).await;
+    let existing = existing(transaction, cache, row).await?;
+    if let Some(existing) = existing.as_ref().filter(|existing| existing.is_visible()) {
+        return add_signatures(transaction, cache, existing, row).await;
     }
     // Seen before, but a collection may have been quicker.
     let archive = sql("SELECT nar_size FROM nix_archives WHERE owner = $1 AND nar_hash = $2");
@@ -256,15 +271,47 @@ async fn publish_in(
     if let (Order::ReferencesFirst, Some(missing)) = (order, missing.first()) {
         return Err(PublishError::MissingReference { path: row.path.clone(), missing: missing.clone() });
     }
-    use_references(transaction, cache, row).await?;
-    let row = PathRow { waiting: missing.len() as u64, ..row.clone() };
-    insert(transaction, cache, &row).await?;
-    waiting::wait_for(transaction, cache.id, row.path.hash(), &missing).await?;
+    let mut row = PathRow { waiting: missing.len() as u64, ..row.clone() };
+    match existing {
+        Some(first) if first.has_content_of(&row) => drop(row.signatures.merge(&first.signatures)?),
+        // Nobody saw either of them yet, so the first stays.
+        Some(first) if !missing.is_empty() => return Ok(Publication::KeptFirst(first.nar_hash)),
+        Some(_) | None => {}
+    }
+    use_references(transaction, cache, &row).await?;
+    replace_hidden(transaction, cache, &row).await?;
+    if !cache.settings.upstream_key_names.is_empty() {
+        transaction.execute(fulfil(cache.id, row.path.hash())).await?;
+    }
     if missing.is_empty() {
         waiting::release(transaction, cache.id, row.path.hash()).await?;
         return Ok(Publication::New);
     }
+    let awaited = missing.iter().map(StorePath::hash).collect();
+    waiting::wait_for(transaction, cache.id, row.path.hash(), &awaited).await?;
     Ok(Publication::Waiting(missing))
+}
+
+/// Notes a path that an upstream has. What waits here under its name waits no longer: it is complete there. With other
+/// content it goes, for nobody ever saw it.
+async fn take_from_upstream(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), PublishError> {
+    let mut row = row.clone();
+    match existing(transaction, cache, &row).await? {
+        Some(existing) if existing.is_visible() => return Ok(()),
+        Some(first) if first.has_content_of(&row) => {
+            row.signatures.merge(&first.signatures)?;
+            row = PathRow { signatures: row.signatures, waiting: 0, ..first };
+        }
+        Some(_) | None => {}
+    }
+    replace_hidden(transaction, cache, &row).await?;
+    Ok(waiting::release(transaction, cache.id, row.path.hash()).await?)
+}
+
+async fn existing(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<Option<PathRow>, CacheError> {
+    let existing = sql("SELECT * FROM nix_paths WHERE cache = $1 AND hash = $2");
+    let existing = existing.bind(cache.id.0).bind(row.path.hash().to_string());
+    transaction.first(existing).await?.map(|row| PathRow::read(&row)).transpose()
 }
 
 /// A path that is referred to is used: a collection that planned to remove it finds that out. What was used in the last
@@ -282,11 +329,14 @@ async fn use_references(transaction: &mut Transaction, cache: &Cache, row: &Path
     Ok(())
 }
 
-/// Inserts a path, unless there is one; whether it did.
-async fn insert(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<bool, CacheError> {
+/// Puts a path where there is none, or one that is hidden, with what that waits for.
+async fn replace_hidden(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
+    let hidden = sql("DELETE FROM nix_paths WHERE cache = $1 AND hash = $2 AND waiting > 0");
+    transaction.execute(hidden.bind(cache.id.0).bind(row.path.hash().to_string())).await?;
     let values: Vec<Value> = row.values();
-    let text = format!("INSERT INTO nix_paths VALUES ($1, {}) ON CONFLICT DO NOTHING", places(2, values.len()));
-    Ok(transaction.execute(sql(text).bind(cache.id.0).bind_all(values)).await? > 0)
+    let insert = format!("INSERT INTO nix_paths VALUES ($1, {})", places(2, values.len()));
+    transaction.execute(sql(insert).bind(cache.id.0).bind_all(values)).await?;
+    Ok(())
 }
 
 async fn add_signatures(
@@ -295,10 +345,7 @@ async fn add_signatures(
     existing: &PathRow,
     new: &PathRow,
 ) -> Result<Publication, PublishError> {
-    let is_same = (existing.nar_hash, existing.nar_size) == (new.nar_hash, new.nar_size)
-        && existing.path == new.path
-        && existing.references == new.references;
-    if !is_same {
+    if !existing.has_content_of(new) {
         return Ok(Publication::KeptFirst(existing.nar_hash));
     }
     let mut signatures = existing.signatures.clone();

@@ -4,19 +4,27 @@
 //! checked as every upload is, and stays. One asker at a time goes out for the same thing, and what is not there is not
 //! asked for again for a minute. What an upstream cannot say is unknown here too.
 
+mod body;
+mod fetches;
+mod health;
+mod wanted;
+
 use std::sync::Arc;
 
-use gf_blobstore::OwnerId;
-use gf_fetch::{Client, Reach};
-use gf_nix_formats::{ContentAddress, FileMethod, Hash, NarHash, NarInfo, StoreDir, StorePathHash};
+use bytes::Bytes;
+use gf_nix_formats::{ContentAddress, FileMethod, Hash, NarInfo, StoreDir, StorePathHash};
 use quick_cache::sync::Cache as Memory;
+use tokio::sync::mpsc;
 
 use super::NixCaches;
-use crate::archives::{Expected, IngestError};
 use crate::cache::{Cache, CacheId};
 use crate::flights::Flights;
-use crate::rows::{ArchiveRow, Origin, PathRow};
+use crate::rows::{ArchiveRow, PathRow};
 use crate::{CacheError, UpstreamSettings};
+pub(super) use fetches::Fetch;
+use fetches::Fetches;
+use health::Health;
+use wanted::Wanted;
 
 /// How long it is believed that an upstream does not have a path.
 const ABSENT_S: u64 = 60;
@@ -24,23 +32,33 @@ const ABSENT_S: u64 = 60;
 /// The most absences that are remembered.
 const MAX_ABSENCES: usize = 200_000;
 
+/// Pieces of an archive, of a quarter of a mebibyte, by which a client may be behind what comes of it.
+const PIECES_BEHIND: usize = 16;
+
 pub(super) struct Upstreams {
-    client: Client,
+    health: Health,
     /// Since when a cache knows that a path is not there, or not as that cache could take it: which keys it trusts is its
     /// own affair.
     absent: Memory<(CacheId, Arc<str>, StorePathHash), u64>,
     narinfos: Flights<(String, StorePathHash)>,
-    archives: Flights<(OwnerId, NarHash)>,
+    fetches: Fetches,
 }
 
 impl Default for Upstreams {
     fn default() -> Self {
         Self {
-            client: Client::new(Reach::Anywhere),
+            health: Health::default(),
             absent: Memory::new(MAX_ABSENCES),
             narinfos: Flights::new(1),
-            archives: Flights::new(1),
+            fetches: Fetches::default(),
         }
+    }
+}
+
+impl Upstreams {
+    /// Ends what is being fetched.
+    pub(super) async fn stop(&self) {
+        self.fetches.stop().await;
     }
 }
 
@@ -80,10 +98,12 @@ impl NixCaches {
         if self.find_path(cache, path).await?.is_some_and(|row| row.is_visible()) {
             return Ok(true);
         }
-        let url = format!("{}/{path}.narinfo", upstream.url.trim_end_matches('/'));
-        let text = upstreams.client.get_small(&url, NarInfo::MAX_BYTES).await;
+        let at = upstreams.health.of(&upstream.url);
+        let (url, time) = (narinfo_url(upstream, path), &self.shared.time);
+        let text = at.ask(|| time.now_s(), at.client.get_small(&url, NarInfo::MAX_BYTES)).await;
         let text = text.map_err(|reason| CacheError::Upstream { url: upstream.url.clone(), reason })?;
-        let Some(narinfo) = text.and_then(|text| trusted(cache, upstream, path, &text)) else {
+        let store = &cache.settings.store_dir;
+        let Some(narinfo) = text.and_then(|text| trusted(store, upstream, path, &text)) else {
             upstreams.absent.insert(key, now_s);
             return Ok(false);
         };
@@ -91,45 +111,39 @@ impl NixCaches {
         Ok(true)
     }
 
-    /// Fetches the archive of a path from where the path came from; `None` when it did not come from anywhere, or is gone
-    /// there.
+    /// Fetches the archive of a path from where the path came from, and waits until it is here; `None` when it did not come
+    /// from anywhere, or is gone there.
     pub(super) async fn fetch(&self, cache: &Cache, path: &PathRow) -> Result<Option<ArchiveRow>, CacheError> {
-        let Some(origin) = &path.upstream else { return Ok(None) };
-        let _turn = self.shared.upstreams.archives.enter((cache.owner, path.nar_hash)).await;
-        if let Some(archive) = self.find_archive(cache.owner, &path.nar_hash).await? {
-            return Ok(Some(archive));
+        let Some((mut fetch, _)) = self.begin_fetch(cache, path) else { return Ok(None) };
+        if !fetch.end().await? {
+            return Ok(None);
         }
-        let failed = |reason: String| CacheError::Upstream { url: origin.upstream.clone(), reason };
-        let body = self.shared.upstreams.client.get(&archive_url(origin)).await.map_err(failed)?;
-        let Some(body) = body else { return Ok(None) };
-        let expected = Expected { nar_hash: Some(path.nar_hash), nar_size: Some(path.nar_size), ..Expected::default() };
-        let ingested = self.shared.archives.ingest(cache.owner, origin.compression, body, expected).await;
-        let ingested = ingested.map_err(|error| match error {
-            IngestError::Store(error) => CacheError::Store(error),
-            other => failed(format!("its archive of {} is not right: {other}", path.path)),
-        })?;
-        self.note_archive(cache.owner, &ingested, None).await?;
-        tracing::debug!(cache = %cache.name, path = %path.path, upstream = origin.upstream, "fetched");
         self.find_archive(cache.owner, &path.nar_hash).await
+    }
+
+    /// Begins to fetch the archive of a path, or joins who does. Who began it gets the archive piece by piece as it comes,
+    /// unchecked; the pieces end early when they are not taken.
+    pub(super) fn begin_fetch(&self, cache: &Cache, path: &PathRow) -> Option<(Fetch, Option<mpsc::Receiver<Bytes>>)> {
+        path.upstream.as_ref()?;
+        let (copy, pieces) = mpsc::channel(PIECES_BEHIND);
+        let (fetch, is_new) = self.shared.upstreams.fetches.join((cache.owner, path.nar_hash), |progress| {
+            let (wanted, caches) = (Wanted::new(cache, path), self.clone());
+            async move { wanted.fetch(caches, copy, &progress).await }
+        });
+        Some((fetch, is_new.then_some(pieces)))
     }
 }
 
-/// Relative to the upstream, as Nix takes it.
-fn archive_url(origin: &Origin) -> String {
-    let is_absolute = origin.url.starts_with("http://") || origin.url.starts_with("https://");
-    if is_absolute {
-        return origin.url.clone();
-    }
-    format!("{}/{}", origin.upstream.trim_end_matches('/'), origin.url.trim_start_matches('/'))
+fn narinfo_url(upstream: &UpstreamSettings, path: StorePathHash) -> String {
+    format!("{}/{path}.narinfo", upstream.url.trim_end_matches('/'))
 }
 
 /// A narinfo that is about this path and signed by a key of the upstream, or of which the content names the path. Anything
 /// else counts as not there: nobody could use it.
-fn trusted(cache: &Cache, upstream: &UpstreamSettings, path: StorePathHash, text: &[u8]) -> Option<NarInfo> {
+fn trusted(store: &StoreDir, upstream: &UpstreamSettings, path: StorePathHash, text: &[u8]) -> Option<NarInfo> {
     let refuse = |reason: &str| {
-        tracing::warn!(cache = %cache.name, upstream = upstream.url, %path, reason, "an upstream's narinfo is not taken");
+        tracing::warn!(upstream = upstream.url, %path, reason, "an upstream's narinfo is not taken");
     };
-    let store = &cache.settings.store_dir;
     let narinfo = NarInfo::parse(store, text).inspect_err(|error| refuse(&error.to_string())).ok()?;
     if narinfo.store_path.hash() != path {
         refuse("it is about another path");

@@ -1,16 +1,18 @@
-//! Proving that a cache is what it says: every archive is read and hashed, every signature and reference checked.
+//! Proving that a cache is what it says: every archive is read and hashed, every signature and reference checked. What is
+//! proved to be lost is withdrawn, so that a push brings it back.
 
 use futures::TryStreamExt;
 use gf_blobstore::{ByteRange, ErrorKind};
 use gf_database::sql;
-use gf_digest::{DigestFunction, Hasher};
+use gf_digest::{Digest, DigestFunction, Hasher};
 use gf_nix_formats::StorePath;
 use gf_tenancy::{Authorized, NixPull};
 
 use super::NixCaches;
 use crate::CacheError;
+use crate::archives::ReadError;
 use crate::cache::Cache;
-use crate::rows::PathRow;
+use crate::rows::{ArchiveRow, PathRow};
 
 /// Paths that are read from the database at once.
 const PAGE: i64 = 500;
@@ -43,7 +45,8 @@ pub struct Problem {
 }
 
 impl NixCaches {
-    /// Checks everything that is visible in a cache. Takes as long as reading all of it does, and changes nothing.
+    /// Checks everything that is visible in a cache. Takes as long as reading all of it does. Paths whose archive is lost, or
+    /// is another one than was uploaded, are withdrawn: pushed again, they are whole.
     ///
     /// # Errors
     /// [`CacheError`] when the database cannot be asked. What the store says of an archive is a problem of that path.
@@ -100,28 +103,28 @@ impl NixCaches {
             let is_upstream = row.upstream.is_some();
             return Ok(if is_upstream { Ok(None) } else { Err("its archive is not here".to_owned()) });
         };
-        let opened = match self.shared.archives.open(cache.owner, &archive.root, archive.nar_size).await {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Err(format!("blobs are missing: {error}"))),
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        let mut hasher = Hasher::new(DigestFunction::Sha256);
-        let mut pieces = match opened.read(ByteRange::ALL) {
-            Ok(pieces) => pieces,
-            Err(error) => return Ok(Err(error.to_string())),
-        };
-        loop {
-            match pieces.try_next().await {
-                Ok(Some(piece)) => hasher.update(&piece),
-                Ok(None) => break,
-                Err(error) => return Ok(Err(error.to_string())),
+        let problem = match self.hash_stored(cache, &archive).await {
+            Ok(digest) if digest.hash() == row.nar_hash.as_bytes() && digest.size_bytes() == row.nar_size => {
+                return Ok(Ok(Some(row.nar_size)));
             }
+            Ok(digest) => format!("its archive is {digest}, not {} with {} bytes", row.nar_hash, row.nar_size),
+            Err(error) if error.kind() == ErrorKind::NotFound => format!("blobs are missing: {error}"),
+            Err(error @ (ReadError::Malformed(_) | ReadError::Size { .. })) => error.to_string(),
+            // It may be whole: the store cannot say now.
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        self.lose_archive(cache.owner, &archive).await?;
+        Ok(Err(format!("{problem}; it was withdrawn: push it again")))
+    }
+
+    async fn hash_stored(&self, cache: &Cache, archive: &ArchiveRow) -> Result<Digest, ReadError> {
+        let opened = self.shared.archives.open(cache.owner, &archive.root, archive.nar_size).await?;
+        let mut hasher = Hasher::new(DigestFunction::Sha256);
+        let mut pieces = opened.read(ByteRange::ALL)?;
+        while let Some(piece) = pieces.try_next().await? {
+            hasher.update(&piece);
         }
-        let digest = hasher.finish();
-        if digest.hash() == row.nar_hash.as_bytes() && digest.size_bytes() == row.nar_size {
-            return Ok(Ok(Some(row.nar_size)));
-        }
-        Ok(Err(format!("its archive is {digest}, not {} with {} bytes", row.nar_hash, row.nar_size)))
+        Ok(hasher.finish())
     }
 }
 

@@ -8,6 +8,7 @@ use gf_nix_formats::{StorePath, StorePathHash};
 use gf_tenancy::{Authorized, NixPull};
 
 use super::NixCaches;
+use super::withdraw::{add_to_graph, graph_page, path_hash};
 use crate::CacheError;
 use crate::cache::Cache;
 use crate::graph::Graph;
@@ -139,8 +140,8 @@ impl NixCaches {
         };
         let upstream = row.upstream.as_ref().map(|origin| origin.upstream.clone());
         explanation.links.push(Link::Published { at_s: row.used.created_s, upstream });
-        let (rows, graph) = self.graph_of(&cache).await?;
-        explanation.kept_by = self.kept_by(&cache, &row, &rows, &graph).await?;
+        let graph = self.graph_of(&cache).await?;
+        explanation.kept_by = self.kept_by(&cache, &row, &graph).await?;
         let is_complete = self.explain_closure(&cache, &row, &graph, &mut explanation.links).await?;
         if is_complete {
             explanation.links.push(signed_by(&cache, &row)?);
@@ -150,16 +151,16 @@ impl NixCaches {
         Ok(explanation)
     }
 
-    /// All paths of a cache, and what refers to what.
-    pub(super) async fn graph_of(&self, cache: &Cache) -> Result<(Vec<PathRow>, Graph), CacheError> {
-        let mut graph = Graph::default();
-        let mut rows = Vec::new();
-        for row in self.shared.database.all(sql("SELECT * FROM nix_paths WHERE cache = $1").bind(cache.id.0)).await? {
-            let row = PathRow::read(&row)?;
-            graph.insert(row.path.hash(), row.references.iter().map(StorePath::hash));
-            rows.push(row);
+    /// What refers to what in a cache.
+    async fn graph_of(&self, cache: &Cache) -> Result<Graph, CacheError> {
+        let (mut graph, mut after) = (Graph::default(), String::new());
+        loop {
+            let page = self.shared.database.all(graph_page(cache.id, &after)).await?;
+            if page.is_empty() {
+                return Ok(graph);
+            }
+            add_to_graph(&mut graph, &page, &mut after)?;
         }
-        Ok((rows, graph))
     }
 
     /// Whether the closure is complete; says what it waits for otherwise.
@@ -179,9 +180,8 @@ impl NixCaches {
         let awaited = sql("SELECT path, reference FROM nix_awaited WHERE cache = $1").bind(cache.id.0);
         let mut wanted = BTreeSet::new();
         for awaited in self.shared.database.all(awaited).await? {
-            let (path, reference): (String, String) = (awaited.get("path")?, awaited.get("reference")?);
-            if closure.iter().any(|hash| hash.to_string() == path) {
-                wanted.insert(reference);
+            if closure.contains(&path_hash(&awaited.get::<String>("path")?)?) {
+                wanted.insert(awaited.get::<String>("reference")?);
             }
         }
         for path in &closure {
@@ -204,7 +204,8 @@ impl NixCaches {
         if let Some(archive) = self.find_archive(cache.owner, &row.nar_hash).await? {
             match self.shared.archives.open(cache.owner, &archive.root, archive.nar_size).await {
                 Ok(_) => return Ok(Link::ArchiveHere { nar_bytes: archive.nar_size }),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                // Withdrawn, so that pushing it again is what helps.
+                Err(error) if error.kind() == ErrorKind::NotFound => self.lose_archive(cache.owner, &archive).await?,
                 Err(error) => return Ok(Link::ArchiveUnknown { reason: error.to_string() }),
             }
         }
@@ -212,24 +213,20 @@ impl NixCaches {
         Ok(upstream.map_or(Link::ArchiveMissing, |upstream| Link::ArchiveUpstream { upstream }))
     }
 
-    async fn kept_by(
-        &self,
-        cache: &Cache,
-        row: &PathRow,
-        rows: &[PathRow],
-        graph: &Graph,
-    ) -> Result<Vec<Keeper>, CacheError> {
+    async fn kept_by(&self, cache: &Cache, row: &PathRow, graph: &Graph) -> Result<Vec<Keeper>, CacheError> {
         let hash = row.path.hash();
         let above = graph.referrers([hash]);
         let now_s = self.shared.time.now_s();
         let pins = self.pins_of(cache.id).await?;
         let holding = pins.into_iter().filter(|pin| pin.holds_at(now_s) && above.contains(&pin.path.hash()));
         let mut keepers: Vec<Keeper> = holding.map(|pin| Keeper::Pin(pin.name)).take(MAX_NAMED).collect();
-        let refers = |other: &&PathRow| other.path != row.path && other.references.contains(&row.path);
-        let referrers: Vec<StorePath> = rows.iter().filter(refers).map(|other| other.path.clone()).collect();
-        if !referrers.is_empty() {
-            let more = referrers.len().saturating_sub(MAX_NAMED);
-            keepers.push(Keeper::Referrers(referrers.into_iter().take(MAX_NAMED).collect(), more));
+        let referrers = graph.turned().remove(&hash).unwrap_or_default();
+        let mut named = Vec::new();
+        for referrer in referrers.iter().take(MAX_NAMED) {
+            named.extend(self.find_path(cache, *referrer).await?.map(|referrer| referrer.path));
+        }
+        if !named.is_empty() {
+            keepers.push(Keeper::Referrers(named, referrers.len().saturating_sub(MAX_NAMED)));
         }
         keepers.push(Keeper::Used(row.used.used_s));
         if row.used.served_s > 0 {

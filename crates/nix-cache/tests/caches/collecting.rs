@@ -177,3 +177,43 @@ async fn a_full_store_is_collected_while_it_refuses_writes() {
     assert_eq!(gone(&collect(&fixture).await), [&old.path]);
     assert_eq!(fixture.store.promised_until(owner(&fixture), contents("old")), None);
 }
+
+/// What a collection did not come to do is done by the next one, although the archive is gone from the database.
+#[tokio::test]
+async fn a_collection_that_fails_loses_no_work() {
+    let fixture = Fixture::sqlite().await;
+    fixture.upload(&Sample::new("orphan", &[]), Compression::None).await.unwrap();
+    let owner = owner(&fixture);
+    fixture.time.advance(3 * DAY_S);
+    fixture.store.set_failing(true);
+    assert_eq!(collect(&fixture).await, Collection::default());
+    fixture.store.set_failing(false);
+    let archives = gf_database::sql("SELECT nar_hash FROM nix_archives");
+    assert!(fixture.database.all(archives).await.unwrap().is_empty());
+    assert!(fixture.store.promised_until(owner, contents("orphan")).is_some());
+    collect(&fixture).await;
+    assert_eq!(fixture.store.promised_until(owner, contents("orphan")), None);
+}
+
+#[tokio::test]
+async fn one_bad_list_stops_no_other() {
+    let fixture = Fixture::sqlite().await;
+    let owner = owner(&fixture);
+    let (bad, orphan, kept) = (Sample::new("bad", &[]), Sample::new("orphan", &[]), Sample::new("kept", &[]));
+    fixture.upload(&bad, Compression::None).await.unwrap();
+    fixture.upload(&orphan, Compression::None).await.unwrap();
+    fixture.push(&kept).await;
+    // Lists that are none: the contents of files.
+    for sample in [(&bad, "bad"), (&kept, "kept")] {
+        let file = contents(sample.1);
+        let change = gf_database::sql("UPDATE nix_archives SET blobs = $1 WHERE nar_hash = $2");
+        let text = format!("{}/{}", file.hash_hex().as_str(), file.size_bytes());
+        fixture.database.execute(change.bind(text).bind(sample.0.nar_hash().base32())).await.unwrap();
+    }
+    fixture.time.advance(3 * DAY_S);
+    collect(&fixture).await;
+    assert_eq!(fixture.store.promised_until(owner, contents("orphan")), None);
+    // What it needs was found by a walk through it.
+    assert!(fixture.store.promised_until(owner, contents("kept")).is_some());
+    assert!(fixture.is_visible(&kept.path).await);
+}

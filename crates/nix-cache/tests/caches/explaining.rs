@@ -1,5 +1,4 @@
-use gf_nix_cache::{ArchiveName, Keeper, Link};
-use gf_nix_formats::Compression;
+use gf_nix_cache::{Keeper, Link};
 
 use crate::fixture::{Fixture, Sample};
 
@@ -24,8 +23,12 @@ async fn the_first_broken_link_is_named() {
     let contents = gf_digest::Digest::of(gf_digest::DigestFunction::Sha256, b"the contents of a\n");
     fixture.store.evict(contents);
     assert_eq!(why(&a).await.broken(), Some(&Link::ArchiveMissing));
-    assert_eq!(fixture.read(ArchiveName::Path(a.path.hash())).await, None);
+    // It said so, so pushing it again helps: a client that asks is told that it is missing.
     assert_eq!(why(&b).await.broken(), Some(&Link::WaitsFor(vec![a.path.clone()])));
+    let asked = [a.path.hash(), b.path.hash()];
+    assert_eq!(fixture.caches.missing_paths(&fixture.grant("main"), &asked).await.unwrap(), asked[..1]);
+    fixture.push(&a).await;
+    assert!(why(&a).await.broken().is_none() && why(&b).await.broken().is_none());
 }
 
 #[tokio::test]
@@ -41,7 +44,10 @@ async fn a_cache_is_proved_and_what_is_wrong_is_named() {
     fixture.store.evict(gf_digest::Digest::of(gf_digest::DigestFunction::Sha256, b"the contents of b\n"));
     let broken = fixture.caches.verify(&pull).await.unwrap();
     assert_eq!((broken.problem_count, &broken.problems[0].path), (1, &b.path));
-    assert!(fixture.caches.show(&pull).await.unwrap().paths == 2);
-    assert!(fixture.upload(&b, Compression::Zstd).await.is_ok());
-    assert_eq!(fixture.caches.verify(&pull).await.unwrap().problems, []);
+    // It is withdrawn, so pushing it again brings it back.
+    assert_eq!(fixture.caches.show(&pull).await.unwrap().paths, 1);
+    assert!(!fixture.is_visible(&b.path).await);
+    fixture.push(&b).await;
+    let whole = fixture.caches.verify(&pull).await.unwrap();
+    assert_eq!((whole.paths, whole.problems), (2, Vec::new()));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use gf_digest::InstanceName;
 use gf_nix_cache::archives::{ArchiveLimits, Archives};
 use gf_nix_cache::{
     Accepted, ArchiveFile, ArchiveName, Lookup, MIGRATIONS, NewCache, NewKey, NixCaches, Order, Parts, Publication,
-    PublishError, Settings,
+    PublishError, Settings, UploadedPath,
 };
 use gf_nix_formats::nar::{NarEvent, NarLimits, NarWriter};
 use gf_nix_formats::{Compression, NarHash, NarInfo, NarUrl, Signatures, StoreDir, StorePath, StorePathHash};
@@ -199,9 +200,28 @@ impl Sample {
         let bytes = match compression {
             Compression::None => self.nar.clone(),
             Compression::Zstd => zstd::bulk::compress(&self.nar, 3).unwrap(),
+            Compression::Gzip => {
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(&self.nar).unwrap();
+                encoder.finish().unwrap()
+            }
             other => panic!("no test has {}", other.name()),
         };
         SampleFile { name: ArchiveFile { hash: *NarHash::of(&bytes).as_bytes(), compression }, bytes }
+    }
+
+    /// As Attic's client sends it.
+    pub(crate) fn uploaded(&self) -> UploadedPath {
+        UploadedPath {
+            path: self.path.clone(),
+            nar_hash: self.nar_hash(),
+            nar_size: self.nar.len() as u64,
+            references: self.references.clone(),
+            deriver: None,
+            system: None,
+            content_address: None,
+            signatures: Signatures::default(),
+        }
     }
 
     /// As `nix copy` sends it.

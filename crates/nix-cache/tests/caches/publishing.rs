@@ -1,13 +1,13 @@
 use gf_blobstore::ErrorKind;
 use gf_nix_cache::{
-    Accepted, ArchiveName, CacheError, Lookup, Order, Publication, PublishError, Settings, SettingsChange, UploadedPath,
+    Accepted, ArchiveFile, ArchiveName, CacheError, Lookup, Order, Publication, PublishError, Settings, SettingsChange,
 };
 use gf_nix_formats::{
     Compression, ContentAddress, Hash, KeyName, NarHash, NarInfo, SecretKey, Signature, StoreDir, StorePath,
 };
 use gf_tenancy::{NixConfigureCache, NixPull, NixPush};
 
-use crate::fixture::{Fixture, OURS, Sample, body};
+use crate::fixture::{DAY_S, Fixture, OURS, Sample, body};
 
 #[tokio::test]
 async fn what_is_pushed_is_served_signed_and_whole() {
@@ -164,22 +164,9 @@ async fn the_first_writer_wins_and_signatures_add_up() {
     }
 }
 
-fn uploaded(sample: &Sample) -> UploadedPath {
-    UploadedPath {
-        path: sample.path.clone(),
-        nar_hash: sample.nar_hash(),
-        nar_size: sample.nar.len() as u64,
-        references: sample.references.clone(),
-        deriver: None,
-        system: None,
-        content_address: None,
-        signatures: Default::default(),
-    }
-}
-
 async fn upload_path(fixture: &Fixture, cache: &str, sample: &Sample) -> (Publication, bool) {
     let push = fixture.grant::<NixPush>(cache);
-    let done = fixture.caches.upload_path(&push, uploaded(sample), body(&sample.nar)).await.unwrap();
+    let done = fixture.caches.upload_path(&push, sample.uploaded(), body(&sample.nar)).await.unwrap();
     (done.publication, done.is_deduplicated)
 }
 
@@ -224,14 +211,77 @@ async fn what_no_client_announced_is_taken_to_be_in_an_upstream_known_by_its_key
     assert_eq!(upload_path(&fixture, "attic", &tool).await.0, Publication::New);
     let pull = fixture.grant::<NixPull>("attic");
     assert!(matches!(fixture.caches.lookup(&pull, program.path.hash()).await.unwrap(), Lookup::Present(_)));
+}
 
-    // One that gave up does not hold up others for ever.
-    let (never, waits) = (Sample::new("never", &[]), Sample::new("waits", &[&Sample::new("never", &[])]));
-    fixture.caches.missing_paths(&push, &[never.path.hash()]).await.unwrap();
-    assert_eq!(upload_path(&fixture, "attic", &waits).await.0, Publication::Waiting([never.path].into()));
-    fixture.time.advance(2 * 60 * 60);
-    fixture.caches.tend().await.unwrap();
-    assert!(matches!(fixture.caches.lookup(&pull, waits.path.hash()).await.unwrap(), Lookup::Present(_)));
+/// A push that is cut off, and whatever time or restarts come after, never make visible what is not complete.
+#[tokio::test]
+async fn what_was_announced_and_never_came_keeps_its_referrers_hidden() {
+    let mut fixture = Fixture::sqlite().await;
+    let upstream_key_names = vec![KeyName::new("cache.nixos.org-1").unwrap()];
+    fixture.create(OURS, "attic", Settings { upstream_key_names, ..Settings::default() }).await;
+    let (push, pull) = (fixture.grant::<NixPush>("attic"), fixture.grant::<NixPull>("attic"));
+    let tool = Sample::new("tool", &[]);
+    let (early, late) = (Sample::new("early", &[&tool]), Sample::new("late", &[&tool]));
+    let asked = [tool.path.hash(), early.path.hash(), late.path.hash()];
+    assert_eq!(fixture.caches.missing_paths(&push, &asked).await.unwrap(), asked);
+    let waits = Publication::Waiting([tool.path.clone()].into());
+    assert_eq!(upload_path(&fixture, "attic", &early).await.0, waits);
+    fixture.restart().await;
+    assert_eq!(upload_path(&fixture, "attic", &late).await.0, waits);
+    for _ in 0..4 {
+        fixture.time.advance(DAY_S);
+        fixture.caches.tend().await.unwrap();
+        for hidden in [&early, &late] {
+            assert_eq!(fixture.caches.lookup(&pull, hidden.path.hash()).await.unwrap(), Lookup::Absent);
+        }
+    }
+    // Nobody said that an upstream has it: who did not ask declared nothing.
+    let unasked = Sample::new("unasked", &[&tool]);
+    assert_eq!(upload_path(&fixture, "attic", &unasked).await.0, waits);
+    // The next client has it from an upstream, and leaves it out; it is asked for what waits.
+    let asked = [early.path.hash(), late.path.hash()];
+    assert_eq!(fixture.caches.missing_paths(&push, &asked).await.unwrap(), asked);
+    assert_eq!(upload_path(&fixture, "attic", &early).await, (Publication::New, true));
+    assert!(matches!(fixture.caches.lookup(&pull, early.path.hash()).await.unwrap(), Lookup::Present(_)));
+    assert_eq!(upload_path(&fixture, "attic", &tool).await.0, Publication::New);
+    for visible in [&late, &unasked] {
+        assert!(matches!(fixture.caches.lookup(&pull, visible.path.hash()).await.unwrap(), Lookup::Present(_)));
+    }
+}
+
+#[tokio::test]
+async fn who_wrote_what_nobody_saw_blocks_nobody() {
+    for fixture in [Fixture::sqlite().await, Fixture::postgres().await] {
+        let never = Sample::new("never", &[]);
+        let wrong = Sample::with_contents("path", b"what refers to nothing that comes", &[&never]);
+        let right = Sample::with_contents("path", b"what is complete", &[]);
+        let above = Sample::new("above", &[&right]);
+        assert!(matches!(upload_path(&fixture, "main", &wrong).await.0, Publication::Waiting(_)));
+        assert!(matches!(upload_path(&fixture, "main", &above).await.0, Publication::Waiting(_)));
+        // Of two that wait, the first stays.
+        let other = Sample::with_contents("path", b"another one", &[&never]);
+        assert_eq!(upload_path(&fixture, "main", &other).await.0, Publication::KeptFirst(wrong.nar_hash()));
+        fixture.push(&right).await;
+        assert_eq!(fixture.narinfo(&right.path).await.unwrap().nar_hash, right.nar_hash());
+        assert!(fixture.is_visible(&above.path).await);
+        assert_eq!(upload_path(&fixture, "main", &wrong).await.0, Publication::KeptFirst(right.nar_hash()));
+    }
+}
+
+#[tokio::test]
+async fn archives_that_have_no_suffix_for_their_compression_are_known_by_their_beginning() {
+    let fixture = Fixture::sqlite().await;
+    let sample = Sample::new("a", &[]);
+    let file = sample.file(Compression::Gzip);
+    let named = ArchiveFile { compression: Compression::None, ..file.name };
+    let push = fixture.grant::<NixPush>("main");
+    fixture.caches.accept_archive(&push, named, None, body(&file.bytes)).await.unwrap();
+    let found = fixture.caches.has_archive(&push, named).await.unwrap().unwrap();
+    assert_eq!((found.facts.nar_hash, found.compression), (sample.nar_hash(), Compression::Gzip));
+    assert_eq!(fixture.publish_info(sample.narinfo(Compression::Gzip)).await.unwrap(), Publication::New);
+    let name = ArchiveName::Nar(NarHash::new(file.name.hash));
+    let opened = fixture.caches.open_archive(&fixture.grant("main"), name).await.unwrap().unwrap();
+    assert_eq!((opened.facts.nar_hash, opened.compression), (sample.nar_hash(), Compression::Gzip));
 }
 
 #[tokio::test]

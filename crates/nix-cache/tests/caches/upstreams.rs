@@ -4,15 +4,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::StatusCode;
+use axum::http::{Response, StatusCode};
+use bytes::Bytes;
+use futures::StreamExt;
 use futures::future::join_all;
 use gf_blobstore::ErrorKind;
-use gf_nix_cache::{ArchiveName, Link, Lookup, Publication, SettingsChange, UpstreamSettings};
+use gf_nix_cache::{ArchiveName, Link, Lookup, Publication, Reading, Settings, SettingsChange, UpstreamSettings};
 use gf_nix_formats::{Compression, KeyName, NarInfo, SecretKey, StoreDir};
 use gf_tenancy::{NixConfigureCache, NixPull};
+use gf_testkit::blob_store_suite::noise;
+use tokio::sync::Notify;
 
-use crate::fixture::{Fixture, Sample};
+use crate::fixture::{Fixture, OURS, Sample, body};
 
 /// A binary cache that is a folder, behind HTTP.
 #[derive(Clone)]
@@ -20,8 +25,19 @@ struct Folder {
     files: Arc<Mutex<HashMap<String, Vec<u8>>>>,
     asked: Arc<AtomicUsize>,
     is_down: Arc<AtomicBool>,
+    /// A file of which the first answer ends after so many bytes, once it is told to.
+    cut: Arc<Mutex<Option<Cut>>>,
+    gives_parts: Arc<AtomicBool>,
+    /// Parts that were given.
+    parts: Arc<AtomicUsize>,
     key: Arc<SecretKey>,
     address: SocketAddr,
+}
+
+struct Cut {
+    file: String,
+    after: usize,
+    gate: Arc<Notify>,
 }
 
 impl Folder {
@@ -32,22 +48,59 @@ impl Folder {
             files: Arc::default(),
             asked: Arc::default(),
             is_down: Arc::default(),
+            cut: Arc::default(),
+            gives_parts: Arc::default(),
+            parts: Arc::default(),
             key: Arc::new(key),
             address: listener.local_addr().unwrap(),
         };
         let served = folder.clone();
-        let router = Router::new().fallback(async move |request: Request| served.answer(request.uri().path()));
+        let router = Router::new().fallback(async move |request: Request| {
+            let range = request.headers().get("range").map(|range| range.to_str().unwrap().to_owned());
+            served.answer(request.uri().path(), range.as_deref())
+        });
         tokio::spawn(async move { axum::serve(listener, router).await });
         folder
     }
 
-    fn answer(&self, path: &str) -> (StatusCode, Vec<u8>) {
+    fn answer(&self, path: &str, range: Option<&str>) -> Response<Body> {
         self.asked.fetch_add(1, Ordering::SeqCst);
+        let status = |status: StatusCode, body: Body| Response::builder().status(status).body(body).unwrap();
         if self.is_down.load(Ordering::SeqCst) {
-            return (StatusCode::SERVICE_UNAVAILABLE, Vec::new());
+            return status(StatusCode::SERVICE_UNAVAILABLE, Body::empty());
         }
-        let file = self.files.lock().unwrap().get(path.trim_start_matches('/')).cloned();
-        file.map_or((StatusCode::NOT_FOUND, Vec::new()), |file| (StatusCode::OK, file))
+        let path = path.trim_start_matches('/');
+        let Some(file) = self.files.lock().unwrap().get(path).cloned() else {
+            return status(StatusCode::NOT_FOUND, Body::empty());
+        };
+        let mut cut = self.cut.lock().unwrap();
+        if let Some(Cut { after, gate, .. }) = cut.take_if(|cut| cut.file == path) {
+            let first = Bytes::from(file[..after].to_vec());
+            let rest = async move {
+                gate.notified().await;
+                Err(std::io::Error::other("cut"))
+            };
+            let body = futures::stream::iter([Ok(first)]).chain(futures::stream::once(rest));
+            return Response::builder().header("content-length", file.len()).body(Body::from_stream(body)).unwrap();
+        }
+        let first = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        match first.filter(|_| self.gives_parts.load(Ordering::SeqCst)) {
+            Some(first) => {
+                self.parts.fetch_add(1, Ordering::SeqCst);
+                let range = format!("bytes {first}-{}/{}", file.len() - 1, file.len());
+                let answer = Response::builder().status(StatusCode::PARTIAL_CONTENT).header("content-range", range);
+                answer.body(Body::from(file[first..].to_vec())).unwrap()
+            }
+            None => status(StatusCode::OK, Body::from(file)),
+        }
+    }
+
+    /// Has the next answer with a file end early, when the gate is opened.
+    fn cut(&self, file: &str, after: usize, gives_parts: bool) -> Arc<Notify> {
+        let gate = Arc::new(Notify::new());
+        *self.cut.lock().unwrap() = Some(Cut { file: file.to_owned(), after, gate: Arc::clone(&gate) });
+        self.gives_parts.store(gives_parts, Ordering::SeqCst);
+        gate
     }
 
     fn put(&self, narinfo: &NarInfo, sample: &Sample) {
@@ -166,4 +219,168 @@ async fn references_may_be_in_an_upstream() {
     assert_eq!(fixture.publish(&program).await.unwrap(), Publication::New);
     let closure = fixture.caches.closure(&fixture.execute(), std::slice::from_ref(&program.path)).await.unwrap();
     assert_eq!((closure.paths.len(), closure.is_complete()), (2, true));
+}
+
+/// A second upstream, asked after the first.
+async fn with_two_upstreams() -> (Fixture, Folder, Folder) {
+    let (fixture, first, second) = (Fixture::sqlite().await, Folder::start().await, Folder::start().await);
+    let settings = |folder: &Folder| UpstreamSettings {
+        url: format!("http://{}/", folder.address),
+        keys: vec![folder.key.public()],
+    };
+    let change = SettingsChange { upstreams: Some(vec![settings(&first), settings(&second)]), ..Default::default() };
+    fixture.caches.configure(&fixture.grant::<NixConfigureCache>("main"), change, None).await.unwrap();
+    (fixture, first, second)
+}
+
+#[tokio::test]
+async fn a_failing_upstream_is_left_alone_and_holds_up_no_other() {
+    let (fixture, dead, other) = with_two_upstreams().await;
+    dead.is_down.store(true, Ordering::SeqCst);
+    let samples: Vec<Sample> = (0..50).map(|number| Sample::new(&format!("s{number}"), &[])).collect();
+    for sample in &samples {
+        other.add(sample);
+        assert!(fixture.is_visible(&sample.path).await);
+    }
+    assert_eq!(dead.asked(), 1, "it was asked again and again");
+    // Once it is back, it is found out.
+    dead.is_down.store(false, Ordering::SeqCst);
+    fixture.time.advance(60);
+    let late = Sample::new("late", &[]);
+    dead.add(&late);
+    assert!(fixture.is_visible(&late.path).await);
+}
+
+#[tokio::test]
+async fn what_one_upstream_fails_to_give_another_gives() {
+    let (fixture, first, second) = with_two_upstreams().await;
+    let library = Sample::new("library", &[]);
+    let program = Sample::new("program", &[&library]);
+    for sample in [&library, &program] {
+        first.add(sample);
+        second.add(sample);
+    }
+    assert!(fixture.is_visible(&program.path).await);
+    // Its archive is still only there, where it came from.
+    first.is_down.store(true, Ordering::SeqCst);
+    let closure = fixture.caches.closure(&fixture.execute(), std::slice::from_ref(&program.path)).await.unwrap();
+    assert_eq!((closure.paths.len(), closure.is_complete()), (2, true));
+    // What nobody has and somebody may is unknown, not missing.
+    let nowhere = Sample::new("nowhere", &[]).path;
+    let error = fixture.caches.closure(&fixture.execute(), &[nowhere]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn what_waits_here_is_complete_when_an_upstream_has_it() {
+    let (fixture, folder) = with_upstream().await;
+    let (missing, base) = (Sample::new("missing", &[]), Sample::new("base", &[]));
+    let hidden = Sample::new("hidden", &[&missing]);
+    let above = Sample::new("above", &[&hidden, &base]);
+    fixture.push(&base).await;
+    for sample in [&hidden, &above] {
+        let uploaded = fixture.caches.upload_path(&fixture.grant("main"), sample.uploaded(), body(&sample.nar)).await;
+        assert!(matches!(uploaded.unwrap().publication, Publication::Waiting(_)));
+    }
+    fixture.time.advance(120);
+    folder.add(&hidden);
+    fixture.caches.tend().await.unwrap();
+    assert!(fixture.is_visible(&hidden.path).await && fixture.is_visible(&above.path).await);
+    assert_eq!(fixture.read(ArchiveName::Path(hidden.path.hash())).await.as_ref(), Some(&hidden.nar));
+}
+
+/// However many wait in front of it, each has its turn.
+#[tokio::test]
+async fn every_path_that_waits_is_looked_for() {
+    let (fixture, folder) = with_upstream().await;
+    let upload = async |sample: &Sample| {
+        let uploaded = fixture.caches.upload_path(&fixture.grant("main"), sample.uploaded(), body(&sample.nar)).await;
+        assert!(matches!(uploaded.unwrap().publication, Publication::Waiting(_)));
+    };
+    let (never, comes) = (Sample::new("never", &[]), Sample::new("comes", &[]));
+    let late = Sample::new("late", &[&comes]);
+    upload(&late).await;
+    for number in 0..150 {
+        upload(&Sample::new(&format!("stuck-{number}"), &[&never])).await;
+    }
+    folder.add(&comes);
+    fixture.time.advance(120);
+    for _ in 0..3 {
+        fixture.caches.tend().await.unwrap();
+    }
+    assert!(fixture.is_visible(&late.path).await);
+}
+
+#[tokio::test]
+async fn only_caches_that_give_toolchains_are_looked_into() {
+    let fixture = Fixture::sqlite().await;
+    fixture.create(OURS, "others", Settings::default()).await;
+    let sample = Sample::new("tool", &[]);
+    let push = fixture.grant("others");
+    fixture.caches.upload_path(&push, sample.uploaded(), body(&sample.nar)).await.unwrap();
+    let asked = std::slice::from_ref(&sample.path);
+    let closure = fixture.caches.closure(&fixture.execute(), asked).await.unwrap();
+    assert_eq!(closure.missing, asked);
+    let change = SettingsChange { gives_toolchains: Some(true), ..SettingsChange::default() };
+    fixture.caches.configure(&fixture.grant::<NixConfigureCache>("others"), change, None).await.unwrap();
+    assert!(fixture.caches.closure(&fixture.execute(), asked).await.unwrap().is_complete());
+}
+
+#[tokio::test]
+async fn an_archive_goes_on_to_its_reader_while_it_comes_and_after_a_cut() {
+    for gives_parts in [true, false] {
+        let (fixture, folder) = with_upstream().await;
+        let sample = Sample::with_contents("large", &noise(7, 3 << 20), &[]);
+        let mut narinfo = sample.narinfo(Compression::None);
+        narinfo.sign(&StoreDir::default(), &folder.key).unwrap();
+        folder.put(&narinfo, &sample);
+        assert!(fixture.is_visible(&sample.path).await);
+        let gate = folder.cut(narinfo.url.as_str(), 2 << 20, gives_parts);
+        let pull = fixture.grant::<NixPull>("main");
+        let name = ArchiveName::Nar(sample.nar_hash());
+        let Some(Reading::Coming(coming)) = fixture.caches.read_archive(&pull, name).await.unwrap() else {
+            panic!("it does not come");
+        };
+        let mut pieces = Box::pin(coming.into_stream());
+        // The upstream holds back the rest, and the first pieces are here.
+        let mut read = pieces.next().await.unwrap().unwrap().to_vec();
+        assert!(sample.nar.starts_with(&read));
+        gate.notify_one();
+        while let Some(piece) = pieces.next().await {
+            read.extend_from_slice(&piece.unwrap());
+        }
+        assert!(read == sample.nar, "{} of {} bytes", read.len(), sample.nar.len());
+        assert_eq!(folder.parts.load(Ordering::SeqCst), usize::from(gives_parts));
+        assert!(fixture.read(name).await.is_some());
+    }
+}
+
+/// What is not what its narinfo says never comes to its end.
+#[tokio::test]
+async fn a_wrong_archive_is_cut_off_before_its_end() {
+    let (fixture, folder) = with_upstream().await;
+    let sample = Sample::with_contents("large", &noise(8, 1 << 20), &[]);
+    let mut narinfo = sample.narinfo(Compression::None);
+    narinfo.sign(&StoreDir::default(), &folder.key).unwrap();
+    folder.put(&narinfo, &sample);
+    assert!(fixture.is_visible(&sample.path).await);
+    let mut contents = noise(8, 1 << 20);
+    *contents.last_mut().unwrap() ^= 1;
+    let wrong = Sample::with_contents("large", &contents, &[]);
+    folder.files.lock().unwrap().insert(narinfo.url.as_str().to_owned(), wrong.nar);
+    let name = ArchiveName::Nar(sample.nar_hash());
+    let reading = fixture.caches.read_archive(&fixture.grant("main"), name).await;
+    let mut length = 0;
+    if let Ok(Some(Reading::Coming(coming))) = reading {
+        let mut pieces = Box::pin(coming.into_stream());
+        let error = loop {
+            match pieces.next().await {
+                Some(Ok(piece)) => length += piece.len(),
+                Some(Err(error)) => break error,
+                None => panic!("it came to its end"),
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+    assert!(length < sample.nar.len());
 }

@@ -21,7 +21,7 @@ use super::{Halt, IngestError};
 const PIECE_BYTES: usize = 256 << 10;
 
 /// What the xz family may use: its highest presets need 65 MiB.
-const LZMA_MEMORY_BYTES: u64 = 256 << 20;
+const LZMA_MEMORY_BYTES: u64 = 96 << 20;
 
 /// The largest window of zstd, as a power of two: 128 MiB, which is what `--ultra --long` asks for.
 const ZSTD_WINDOW_LOG: u32 = 27;
@@ -48,6 +48,18 @@ enum Format {
 pub(super) const fn is_supported(compression: Compression) -> bool {
     use Compression::{Br, Bzip2, Gzip, Lzip, Lzma, None, Xz, Zstd};
     matches!(compression, None | Xz | Lzma | Lzip | Zstd | Bzip2 | Br | Gzip)
+}
+
+/// The most that a decoder, and the pieces on their way through it, use of memory.
+pub(super) const fn memory_bytes(compression: Compression) -> u64 {
+    const PIECES_BYTES: u64 = 8 << 20;
+    match compression {
+        Compression::Xz | Compression::Lzma | Compression::Lzip => LZMA_MEMORY_BYTES + PIECES_BYTES,
+        Compression::Zstd => (1 << ZSTD_WINDOW_LOG) + PIECES_BYTES,
+        // The window that brotli has without its extension for large ones.
+        Compression::Br => (16 << 20) + PIECES_BYTES,
+        _ => PIECES_BYTES,
+    }
 }
 
 impl Decoder {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use gf_blobstore::{BlobStore, Encoding, NewBlob, OwnerId};
 use gf_digest::{Digest, DigestFunction, Hasher};
 use gf_nix_formats::NarHash;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::contents::{Contents, Gathered};
 use super::decoder::Decoder;
 use super::opaque::Opaque;
-use super::spool::Room;
+use super::spool::{Claim, Room, SpoolMemory};
 use super::storing::Job;
 use super::tree::Tree;
 use super::{Halt, IngestError};
@@ -26,6 +27,12 @@ use crate::archives::{ArchiveLimits, Root};
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_COUNT: usize = 256;
 const BATCH_SPAN_BYTES: u64 = 4 << 20;
+
+/// What is remembered of each blob: its digest in a list and in a table.
+const BLOB_BYTES: usize = 160;
+
+/// What every archive may hold without claiming it.
+const FREE_BYTES: usize = 1 << 20;
 
 /// What is found out about an archive.
 pub(super) struct Dismantled {
@@ -44,9 +51,13 @@ pub(super) struct Destination {
     pub(super) owner: OwnerId,
     /// Where large files wait.
     pub(super) room: Room,
+    /// The memory for all else of all archives.
+    pub(super) names: SpoolMemory,
     pub(super) jobs: mpsc::Sender<Job>,
     /// To wait for the store where a thread may.
     pub(super) runtime: Handle,
+    /// Who reads the archive meanwhile.
+    pub(super) copy: Option<mpsc::Sender<Bytes>>,
 }
 
 /// An archive under way.
@@ -66,6 +77,7 @@ pub(super) struct Dismantling {
     batch_began: u64,
     listed: HashSet<Digest>,
     blobs: Vec<Digest>,
+    names_claim: Claim,
 }
 
 /// What becomes of the archive.
@@ -89,6 +101,7 @@ impl Dismantling {
             batch_began: 0,
             listed: HashSet::new(),
             blobs: Vec::new(),
+            names_claim: Claim::default(),
         }
     }
 
@@ -96,10 +109,12 @@ impl Dismantling {
     pub(super) fn run(mut self, mut decoder: Decoder) -> Result<Dismantled, Halt> {
         while let Some(mut piece) = decoder.next()? {
             self.nar_hasher.update(&piece);
+            let whole = piece.clone();
             while let Some(event) = self.parser.next(&mut piece).map_err(IngestError::from)? {
                 self.take(event)?;
             }
             self.check_framing()?;
+            self.copy(whole);
         }
         let nar_size = self.parser.finish().map_err(IngestError::from)?;
         let (file_size, file_hash) = decoder.finish()?.finish();
@@ -221,10 +236,24 @@ impl Dismantling {
         }
     }
 
-    fn check_framing(&self) -> Result<(), Halt> {
+    /// Hands on what came, to who keeps up.
+    fn copy(&mut self, piece: Bytes) {
+        if self.to.copy.as_ref().is_some_and(|copy| copy.try_send(piece).is_err()) {
+            self.to.copy = None;
+        }
+    }
+
+    fn check_framing(&mut self) -> Result<(), Halt> {
         let limit_bytes = self.limits.framing_bytes;
-        if self.parser.position() - self.contents_bytes > limit_bytes {
+        let framing_bytes = self.parser.position() - self.contents_bytes;
+        if framing_bytes > limit_bytes {
             return Err(IngestError::TooManyNames { limit_bytes }.into());
+        }
+        // The framing is all that the tree and its messages are made of.
+        let held_bytes =
+            usize::try_from(framing_bytes).unwrap_or(usize::MAX).saturating_add(self.blobs.len() * BLOB_BYTES);
+        if held_bytes > FREE_BYTES && !self.names_claim.grow(&self.to.names, held_bytes) {
+            return Err(IngestError::Busy.into());
         }
         Ok(())
     }

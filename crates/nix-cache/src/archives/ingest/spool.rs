@@ -47,7 +47,7 @@ pub(super) struct Claim {
 
 impl Claim {
     /// Claims enough for `bytes`; whether there was enough.
-    fn grow(&mut self, memory: &SpoolMemory, bytes: usize) -> bool {
+    pub(super) fn grow(&mut self, memory: &SpoolMemory, bytes: usize) -> bool {
         while self.bytes < bytes {
             let is_too_much = self.bytes / CLAIM_BYTES >= memory.claims_of_one;
             let Ok(permit) = Arc::clone(&memory.claims).try_acquire_owned() else { return false };

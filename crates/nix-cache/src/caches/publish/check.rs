@@ -13,8 +13,8 @@ use crate::{CacheError, PublishError};
 pub(super) async fn uploaded_file(caches: &NixCaches, cache: &Cache, narinfo: &NarInfo) -> Result<(), PublishError> {
     let Some(file) = named_file(&narinfo.url, narinfo) else { return Ok(()) };
     match caches.find_file(cache.owner, file).await? {
-        Some(facts) if facts.nar_hash != narinfo.nar_hash => {
-            Err(PublishError::OtherArchive { announced: narinfo.nar_hash, actual: facts.nar_hash })
+        Some(found) if found.facts.nar_hash != narinfo.nar_hash => {
+            Err(PublishError::OtherArchive { announced: narinfo.nar_hash, actual: found.facts.nar_hash })
         }
         _ => Ok(()),
     }

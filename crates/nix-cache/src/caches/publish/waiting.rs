@@ -7,6 +7,7 @@ use gf_database::{Row, Statement, Transaction, places, sql};
 use gf_nix_formats::{StorePath, StorePathHash};
 
 use super::{MAX_ASKED, Order};
+use crate::announced::announced;
 use crate::cache::{Cache, CacheId};
 use crate::caches::NixCaches;
 use crate::rows::PathRow;
@@ -54,11 +55,11 @@ pub(in crate::caches) async fn wait_for(
     transaction: &mut Transaction,
     cache: CacheId,
     path: StorePathHash,
-    awaited: &BTreeSet<StorePath>,
+    awaited: &BTreeSet<StorePathHash>,
 ) -> Result<(), CacheError> {
     for reference in awaited {
         let insert = sql("INSERT INTO nix_awaited (cache, reference, path) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
-        let insert = insert.bind(cache.0).bind(reference.hash().to_string()).bind(path.to_string());
+        let insert = insert.bind(cache.0).bind(reference.to_string()).bind(path.to_string());
         transaction.execute(insert).await?;
     }
     Ok(())
@@ -90,40 +91,79 @@ pub(in crate::caches) async fn release(
 }
 
 impl NixCaches {
-    /// What a path refers to that is not here and need not be: an upstream has it, or is taken to have it.
-    pub(in crate::caches) async fn references_elsewhere(
+    /// What a path refers to that is not here and need not be: an upstream has it, or its client declares that one has.
+    pub(super) async fn references_elsewhere(
         &self,
         cache: &Cache,
         row: &PathRow,
         order: Order,
     ) -> Result<BTreeSet<StorePath>, PublishError> {
-        let mut elsewhere = BTreeSet::new();
-        if cache.settings.upstreams.is_empty() && cache.settings.upstream_key_names.is_empty() {
-            return Ok(elsewhere);
-        }
+        let mut missing = self.missing_references(cache, row).await?;
+        let mut elsewhere = match order {
+            Order::Any => self.left_out(cache, row, &missing).await?,
+            Order::ReferencesFirst => BTreeSet::new(),
+        };
+        missing.retain(|path| !elsewhere.contains(path));
+        elsewhere.extend(self.in_declared_upstreams(cache, missing, order).await?);
+        Ok(elsewhere)
+    }
+
+    /// What a path refers to and no client sees here.
+    pub(in crate::caches) async fn missing_references(
+        &self,
+        cache: &Cache,
+        row: &PathRow,
+    ) -> Result<BTreeSet<StorePath>, CacheError> {
         let mut missing = others(row);
         for question in questions(cache.id, &missing) {
             strike_out(&mut missing, &self.shared.database.all(question).await?)?;
         }
-        for path in missing {
-            if self.is_elsewhere(cache, &path, order).await? {
-                elsewhere.insert(path);
-            }
-        }
-        Ok(elsewhere)
+        Ok(missing)
     }
 
-    /// Asks the upstreams. One that cannot say makes a path wait, where paths may.
-    async fn is_elsewhere(&self, cache: &Cache, path: &StorePath, order: Order) -> Result<bool, CacheError> {
-        let now_s = self.shared.time.now_s();
-        let is_announced = || self.shared.announced.has(cache.id, path.hash(), now_s);
-        if order == Order::Any && !cache.settings.upstream_key_names.is_empty() && !is_announced() {
-            return Ok(true);
+    /// What the client of this path left out, as one that knows the upstreams by their keys does: it announced the path, and
+    /// nobody announced these or brought them.
+    async fn left_out(
+        &self,
+        cache: &Cache,
+        row: &PathRow,
+        missing: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<StorePath>, CacheError> {
+        if cache.settings.upstream_key_names.is_empty() || missing.is_empty() {
+            return Ok(BTreeSet::new());
         }
-        match self.find_upstream(cache, path.hash()).await {
-            Ok(found) => Ok(found.is_some_and(|found| found.path == *path)),
-            Err(error) if order == Order::Any && error.kind() == ErrorKind::Unavailable => Ok(false),
-            Err(error) => Err(error),
+        let (database, now_s) = (&self.shared.database, self.shared.time.now_s());
+        let mut asked: BTreeSet<StorePathHash> = missing.iter().map(StorePath::hash).collect();
+        asked.insert(row.path.hash());
+        let announced = announced(database, cache.id, &asked, now_s).await?;
+        if !announced.contains(&row.path.hash()) {
+            return Ok(BTreeSet::new());
         }
+        let hidden = self.present(cache.id, &asked.into_iter().collect::<Vec<_>>(), 0).await?;
+        let is_left_out =
+            |path: &&StorePath| !announced.contains(&path.hash()) && !hidden.contains(&path.hash().to_string());
+        Ok(missing.iter().filter(is_left_out).cloned().collect())
+    }
+
+    /// Asks the upstreams for these. One that cannot say makes a path wait, where paths may.
+    pub(in crate::caches) async fn in_declared_upstreams(
+        &self,
+        cache: &Cache,
+        missing: BTreeSet<StorePath>,
+        order: Order,
+    ) -> Result<BTreeSet<StorePath>, CacheError> {
+        let mut there = BTreeSet::new();
+        if cache.settings.upstreams.is_empty() {
+            return Ok(there);
+        }
+        for path in missing {
+            match self.find_upstream(cache, path.hash()).await {
+                Ok(Some(found)) if found.path == path => drop(there.insert(path)),
+                Ok(_) => {}
+                Err(error) if order == Order::Any && error.kind() == ErrorKind::Unavailable => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(there)
     }
 }

@@ -83,15 +83,14 @@ async fn change(
     InJson(change): InJson<NixCacheChange>,
 ) -> Answer<NixCacheReport> {
     let name = cache_name(&name)?;
-    let door = Door::find(&edge, &name, visitor).await?;
-    let grant = door.authorize::<NixConfigureCache>()?;
+    let door = Door::find(&edge, &name, visitor.clone()).await?;
     let visibility = |is_public| if is_public { Visibility::Public } else { Visibility::Private };
     let settings = SettingsChange {
         visibility: change.is_public.map(visibility),
         priority: change.priority,
         upstreams: change.upstreams.map(|upstreams| upstreams.into_iter().map(upstream).collect()).transpose()?,
         upstream_key_names: None,
-        gives_toolchains: None,
+        gives_toolchains: change.gives_toolchains,
     };
     let retention = |period_s| if period_s == 0 { Retention::Forever } else { Retention::Unused { period_s } };
     let stays = RetentionChange {
@@ -99,14 +98,34 @@ async fn change(
         quota_bytes: change.quota_bytes.map(|bytes| (bytes > 0).then_some(bytes)),
         grace_s: change.grace_seconds,
     };
-    let mut cache = door.caches().configure(&grant, settings, None).await.map_err(Problem::from)?;
-    door.record(&grant, "cache.configure", visibility_sentence(change.is_public)).await;
-    if stays.retention.is_some() || stays.quota_bytes.is_some() || stays.grace_s.is_some() {
-        let grant = door.authorize::<NixConfigureRetention>()?;
-        cache = door.caches().configure_retention(&grant, stays).await.map_err(Problem::from)?;
+    // Every right that it takes, before any of it is done; and no other.
+    let keeps = if stays.is_empty() { None } else { Some(door.authorize::<NixConfigureRetention>()?) };
+    let configures = match settings.is_empty() && keeps.is_some() {
+        true => None,
+        false => Some(door.authorize::<NixConfigureCache>()?),
+    };
+    if settings.gives_toolchains == Some(true) {
+        may_give_toolchains(&edge, &door, &visitor).await?;
+    }
+    let mut cache = None;
+    if let Some(grant) = configures {
+        cache = Some(door.caches().configure(&grant, settings, None).await.map_err(Problem::from)?);
+        door.record(&grant, "cache.configure", visibility_sentence(change.is_public)).await;
+    }
+    if let Some(grant) = keeps {
+        cache = Some(door.caches().configure_retention(&grant, stays).await.map_err(Problem::from)?);
         door.record(&grant, "cache.retention", "").await;
     }
-    Ok(Json(report(&cache)))
+    let cache = cache.as_deref().map_or_else(|| door.cache().map(report), |cache| Ok(report(cache)))?;
+    Ok(Json(cache))
+}
+
+/// What actions run with comes from caches that give toolchains, so one more of them is for who may configure all of them.
+async fn may_give_toolchains(edge: &NixEdge, door: &Door<'_>, visitor: &Visitor) -> Result<(), Problem> {
+    for cache in door.caches().giving_toolchains(door.cache()?.tenant()).await? {
+        Door::find(edge, cache.name(), visitor.clone()).await?.authorize::<NixConfigureCache>()?;
+    }
+    Ok(())
 }
 
 /// What of a change concerns everybody.
@@ -123,11 +142,7 @@ fn upstream(setting: NixUpstreamSetting) -> Result<UpstreamSettings, Problem> {
     Ok(UpstreamSettings { url: setting.url, keys: keys.map_err(|error| invalid(&error))? })
 }
 
-async fn why(
-    State(edge): Edge,
-    Path((name, hash)): Path<(String, String)>,
-    visitor: Visitor,
-) -> Answer<NixPathReport> {
+async fn why(State(edge): Edge, Path((name, hash)): Path<(String, String)>, visitor: Visitor) -> Answer<NixPathReport> {
     let name = cache_name(&name)?;
     let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixPull>()?;
@@ -255,6 +270,7 @@ fn report(cache: &Cache) -> NixCacheReport {
         grace_seconds: settings.grace_s,
         quota_bytes: settings.quota_bytes,
         upstreams: settings.upstreams.iter().map(upstream_setting).collect(),
+        gives_toolchains: settings.gives_toolchains,
         contents: None,
     }
 }

@@ -1,14 +1,16 @@
 //! `nar/…`: archives, up and down.
 //!
 //! The archive itself is sent with its length, in any part, and under a tag that is its hash; to clients that take zstd
-//! as an encoding, in frames as the store has them, without a length. What was uploaded compressed is compressed again for who asks for that file, in one piece of a length that nobody knows.
+//! as an encoding, in frames as the store has them, without a length. What was uploaded compressed is compressed again for
+//! who asks for that file, in one piece of a length that nobody knows. What comes from an upstream goes on to who asked for
+//! it while it comes.
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use futures::{TryStreamExt, stream};
 use gf_blobstore::ByteRange;
 use gf_nix_cache::archives::ArchiveRead;
-use gf_nix_cache::{ArchiveFacts, CacheError, OpenedArchive};
+use gf_nix_cache::{ArchiveFacts, CacheError, FoundArchive, OpenedArchive, Reading};
 use gf_nix_formats::Compression;
 use gf_tenancy::{NixPull, NixPush};
 
@@ -24,11 +26,11 @@ const MEDIA_TYPE: &str = "application/x-nix-nar";
 pub(super) async fn head(door: &Door<'_>, url: ArchiveUrl) -> Result<Answer, Problem> {
     let grant = door.authorize::<NixPull>()?;
     let mut found = door.caches().find(&grant, url.name()).await?;
-    if let (None, ArchiveUrl::OfFile(file), Ok(grant)) = (found, url, door.authorize::<NixPush>()) {
+    if let (None, ArchiveUrl::OfFile(file), Some(grant)) = (found, url, door.may::<NixPush>()) {
         found = door.caches().has_archive(&grant, file).await?;
     }
-    let facts = found.ok_or_else(absent)?;
-    let length = (url.compression() == Compression::None).then_some(facts.nar_size);
+    let FoundArchive { facts, compression } = found.ok_or_else(absent)?;
+    let length = (compression == Compression::None).then_some(facts.nar_size);
     let mut answer = Answer::pieces(MEDIA_TYPE, length, boxed(stream::empty::<Result<_, SendError>>()));
     if length.is_some() {
         describe(&mut answer, &facts);
@@ -41,16 +43,27 @@ pub(super) async fn get(door: &Door<'_>, url: ArchiveUrl, headers: &HeaderMap) -
     let grant = door.authorize::<NixPull>()?;
     if headers.contains_key(header::IF_NONE_MATCH) {
         let found = door.caches().find(&grant, url.name()).await?;
-        if let Some(facts) = found.filter(|facts| is_known(headers, facts) && url.compression() == Compression::None) {
+        let is_same = |found: &FoundArchive| found.compression == Compression::None && is_known(headers, &found.facts);
+        if let Some(found) = found.filter(is_same) {
             let mut answer = Answer::done().with_status(StatusCode::NOT_MODIFIED);
-            describe(&mut answer, &facts);
+            describe(&mut answer, &found.facts);
             return Ok(answer);
         }
     }
-    let opened = door.caches().open_archive(&grant, url.name()).await?.ok_or_else(absent)?;
-    match url.compression() {
-        Compression::None => send(&opened, headers),
-        compression => recompress(&opened, compression),
+    // A part is taken out of what is here.
+    let reading = match headers.contains_key(header::RANGE) {
+        true => door.caches().open_archive(&grant, url.name()).await?.map(Reading::Here),
+        false => door.caches().read_archive(&grant, url.name()).await?,
+    };
+    match reading.ok_or_else(absent)? {
+        Reading::Here(opened) if opened.compression == Compression::None => send(&opened, headers),
+        Reading::Here(opened) => recompress(&opened, opened.compression),
+        Reading::Coming(coming) => {
+            let facts = coming.facts;
+            let mut answer = Answer::pieces(MEDIA_TYPE, Some(facts.nar_size), boxed(coming.into_stream()));
+            describe(&mut answer, &facts);
+            Ok(answer)
+        }
     }
 }
 
@@ -125,6 +138,7 @@ pub(super) async fn put(
     });
     let size = content_length(headers);
     door.caches().accept_archive(&grant, file, size, body).await?;
+    door.count(&grant, "nix.archive", size.unwrap_or_default());
     // What was here already was not read; its sender looks for an answer when it has sent all of it.
     incoming.drain().await?;
     Ok(Answer::done())

@@ -106,14 +106,18 @@ async fn create(
     Ok(Answer::done())
 }
 
-/// Attic's own client always says something of the retention; what changes nothing of it needs no right to.
+/// Attic's own client always says something of the retention; what changes nothing of it needs no right to. Who changes the
+/// retention alone needs no other.
 async fn configure(
     edge: &NixEdge,
     door: &Door<'_>,
     headers: &HeaderMap,
     incoming: &mut Incoming,
 ) -> Result<Answer, Refusal> {
-    let grant = door.authorize::<NixConfigureCache>()?;
+    // Before anything is read.
+    if door.may::<NixConfigureRetention>().is_none() {
+        door.authorize::<NixConfigureCache>()?;
+    }
     let config: CacheConfig = read(edge, headers, incoming, MAX_CONFIG_BYTES).await?;
     let cache = door.cache()?;
     if config.store_dir()?.is_some_and(|store_dir| store_dir != cache.settings().store_dir) {
@@ -131,16 +135,19 @@ async fn configure(
     if change.is_empty() && key.is_none() && retention.is_none() && config.store_dir.is_none() {
         return Err(invalid("nothing is to be changed").into());
     }
-    if let Some(retention) = retention.filter(|retention| *retention != cache.settings().retention) {
-        let grant = door.authorize::<NixConfigureRetention>()?;
-        let change = RetentionChange { retention: Some(retention), ..RetentionChange::default() };
-        door.caches().configure_retention(&grant, change).await?;
-        door.record(&grant, "cache.retention", "").await;
-    }
-    if !change.is_empty() || key.is_some() {
+    let retention = retention.filter(|retention| *retention != cache.settings().retention);
+    let keeps = retention.map(|retention| Ok::<_, Problem>((door.authorize::<NixConfigureRetention>()?, retention)));
+    let keeps = keeps.transpose()?;
+    if !change.is_empty() || key.is_some() || keeps.is_none() {
+        let grant = door.authorize::<NixConfigureCache>()?;
         let visibility = change.visibility.map_or("", visibility_sentence);
         door.caches().configure(&grant, change, key).await?;
         door.record(&grant, "cache.configure", visibility).await;
+    }
+    if let Some((grant, retention)) = keeps {
+        let change = RetentionChange { retention: Some(retention), ..RetentionChange::default() };
+        door.caches().configure_retention(&grant, change).await?;
+        door.record(&grant, "cache.retention", "").await;
     }
     Ok(Answer::done())
 }

@@ -30,6 +30,9 @@ impl From<CacheError> for Problem {
     fn from(error: CacheError) -> Self {
         match error {
             CacheError::Store(error) => error.into(),
+            CacheError::Shared(error) if error.kind() == ErrorKind::Exhausted => {
+                Self::of_kind(ErrorKind::Exhausted, &Chain(error.as_ref()))
+            }
             CacheError::Read(ReadError::Store(error)) => unreadable(error),
             CacheError::Conflict(_) => Self::new(StatusCode::CONFLICT, error.to_string()),
             CacheError::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
@@ -59,6 +62,8 @@ impl From<IngestError> for Problem {
                 Ok(error) => (*error).into(),
                 Err(error) => Self::new(StatusCode::BAD_REQUEST, error.to_string()),
             },
+            // Its client sends it again.
+            IngestError::TooSlow => Self::new(StatusCode::REQUEST_TIMEOUT, error.to_string()),
             IngestError::Unsupported(_) => Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, error.to_string()),
             IngestError::TooLarge { .. }
             | IngestError::TooManyNames { .. }

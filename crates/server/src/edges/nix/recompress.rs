@@ -9,7 +9,10 @@ use std::mem::take;
 
 use bytes::Bytes;
 use bzip2::write::BzEncoder;
+use flate2::Crc;
+use flate2::write::GzEncoder;
 use gf_nix_formats::Compression;
+use liblzma::stream::{Filters, LzmaOptions, Stream};
 use liblzma::write::XzEncoder;
 use tokio::task::spawn_blocking;
 use zstd::stream::write::Encoder as ZstdEncoder;
@@ -26,6 +29,8 @@ pub(super) enum Recompressor {
     Zstd(ZstdEncoder<'static, Vec<u8>>),
     Bzip2(BzEncoder<Vec<u8>>),
     Brotli(StoredBrotli),
+    Gzip(GzEncoder<Vec<u8>>),
+    Lzip(LzipEncoder),
 }
 
 impl Recompressor {
@@ -36,6 +41,8 @@ impl Recompressor {
             Compression::Zstd => Self::Zstd(ZstdEncoder::new(Vec::new(), 1)?),
             Compression::Bzip2 => Self::Bzip2(BzEncoder::new(Vec::new(), bzip2::Compression::new(LEVEL))),
             Compression::Br => Self::Brotli(StoredBrotli::default()),
+            Compression::Gzip => Self::Gzip(GzEncoder::new(Vec::new(), flate2::Compression::fast())),
+            Compression::Lzip => Self::Lzip(LzipEncoder::new()?),
             _ => return Ok(None),
         }))
     }
@@ -57,6 +64,8 @@ impl Recompressor {
             Self::Zstd(encoder) => encoder.finish(),
             Self::Bzip2(encoder) => encoder.finish(),
             Self::Brotli(encoder) => Ok(encoder.finish()),
+            Self::Gzip(encoder) => encoder.finish(),
+            Self::Lzip(encoder) => encoder.finish(),
         });
         Ok(rest.await.map_err(io::Error::other)??.into())
     }
@@ -70,6 +79,8 @@ impl Recompressor {
                 encoder.write(piece);
                 Ok(())
             }
+            Self::Gzip(encoder) => encoder.write_all(piece),
+            Self::Lzip(encoder) => encoder.write(piece),
         }
     }
 
@@ -79,6 +90,8 @@ impl Recompressor {
             Self::Zstd(encoder) => encoder.get_mut(),
             Self::Bzip2(encoder) => encoder.get_mut(),
             Self::Brotli(encoder) => &mut encoder.out,
+            Self::Gzip(encoder) => encoder.get_mut(),
+            Self::Lzip(encoder) => encoder.lzma.get_mut(),
         }
     }
 }
@@ -111,6 +124,46 @@ impl StoredBrotli {
     }
 }
 
+/// The dictionary of lzip files that are written here, as a power of two, in bytes.
+const LZIP_DICTIONARY_LOG: u8 = 20;
+
+/// Lzip: one member, which is LZMA between a header and the sums of what went into it.
+pub(super) struct LzipEncoder {
+    lzma: XzEncoder<Vec<u8>>,
+    sum: Crc,
+    bytes: u64,
+}
+
+impl LzipEncoder {
+    fn new() -> io::Result<Self> {
+        let mut options = LzmaOptions::new_preset(LEVEL)?;
+        // As lzip prescribes them.
+        options.dict_size(1 << LZIP_DICTIONARY_LOG).literal_context_bits(3).literal_position_bits(0).position_bits(2);
+        let stream = Stream::new_raw_encoder(Filters::new().lzma1(&options))?;
+        let mut header = b"LZIP\x01".to_vec();
+        header.push(LZIP_DICTIONARY_LOG);
+        Ok(Self { lzma: XzEncoder::new_stream(header, stream), sum: Crc::new(), bytes: 0 })
+    }
+
+    fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.sum.update(piece);
+        self.bytes += piece.len() as u64;
+        self.lzma.write_all(piece)
+    }
+
+    fn finish(mut self) -> io::Result<Vec<u8>> {
+        /// The header, and the sum and the two sizes at the end.
+        const AROUND_BYTES: u64 = 6 + 20;
+        self.lzma.try_finish()?;
+        let member_bytes = self.lzma.total_out() + AROUND_BYTES;
+        let mut out = take(self.lzma.get_mut());
+        out.extend_from_slice(&self.sum.sum().to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.extend_from_slice(&member_bytes.to_le_bytes());
+        Ok(out)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -134,6 +187,11 @@ mod tests {
             Compression::Xz => Box::new(liblzma::read::XzDecoder::new(bytes)),
             Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(bytes).unwrap()),
             Compression::Bzip2 => Box::new(bzip2::read::BzDecoder::new(bytes)),
+            Compression::Gzip => Box::new(flate2::read::GzDecoder::new(bytes)),
+            Compression::Lzip => {
+                let stream = Stream::new_lzip_decoder(1 << 26, 0).unwrap();
+                Box::new(liblzma::read::XzDecoder::new_stream(bytes, stream))
+            }
             _ => Box::new(brotli_decompressor::Decompressor::new(bytes, 4096)),
         };
         let mut decoded = Vec::new();
@@ -145,7 +203,8 @@ mod tests {
     async fn what_is_compressed_again_decodes_to_the_same() {
         let piece: Bytes = (0..200_000_u32).flat_map(|number| (number / 7).to_le_bytes()).collect();
         for pieces in [vec![], vec![Bytes::from_static(b"x")], vec![piece.clone(), piece.slice(..1), piece]] {
-            for compression in [Compression::Xz, Compression::Zstd, Compression::Bzip2, Compression::Br] {
+            use Compression::{Br, Bzip2, Gzip, Lzip, Xz, Zstd};
+            for compression in [Xz, Zstd, Bzip2, Br, Gzip, Lzip] {
                 let compressed = compress(compression, &pieces).await;
                 assert_eq!(decompress(compression, &compressed), pieces.concat(), "{compression:?}");
             }

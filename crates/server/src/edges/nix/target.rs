@@ -152,17 +152,9 @@ impl ArchiveUrl {
     pub(super) const fn name(self) -> ArchiveName {
         match self {
             Self::OfPath(path) => ArchiveName::Path(path),
-            // Of what is not compressed, the file is the archive.
+            // Of what is not compressed, the file is the archive; some compressions have no suffix either.
             Self::OfFile(ArchiveFile { hash, compression: Compression::None }) => ArchiveName::Nar(NarHash::new(hash)),
             Self::OfFile(file) => ArchiveName::File(file),
-        }
-    }
-
-    /// How the client expects it to be compressed.
-    pub(super) const fn compression(self) -> Compression {
-        match self {
-            Self::OfPath(_) => Compression::None,
-            Self::OfFile(file) => file.compression,
         }
     }
 }

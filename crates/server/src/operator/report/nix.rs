@@ -28,6 +28,9 @@ pub struct NixCacheReport {
     /// Caches whose paths this one serves as its own, in the order in which they are asked.
     #[serde(default)]
     pub upstreams: Vec<NixUpstreamSetting>,
+    /// Whether actions may name its paths as their tools.
+    #[serde(default)]
+    pub gives_toolchains: bool,
     /// What is in it; absent from lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contents: Option<NixContentsReport>,
@@ -107,6 +110,10 @@ pub struct NixCacheChange {
     /// All upstreams.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstreams: Option<Vec<NixUpstreamSetting>>,
+    /// Whether actions may name its paths as their tools. Turning this on takes the right to configure every cache of the
+    /// tenant that gives them already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_toolchains: Option<bool>,
     /// How long paths stay that nobody uses; 0 for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_seconds: Option<u64>,

@@ -110,7 +110,9 @@ async fn realisations_of_both_generations_keep_what_was_said_first() {
         for _ in 0..2 {
             assert_eq!(server.put(&url, first.as_bytes()).await.status, 200);
         }
-        assert_eq!(server.put(&url, other.as_bytes()).await.status, 409);
+        // A build that came out differently is no mistake of who copies it.
+        let told = server.put(&url, other.as_bytes()).await;
+        assert!(told.status == 200 && told.text().contains("stays"), "{}", told.text());
         let answer = server.get(&url).await;
         check_document(&answer, "application/json");
         assert_eq!(answer.text(), first);
@@ -128,6 +130,7 @@ async fn where_debug_information_is_can_be_said_once() {
     let text = r#"{"archive":"../nar/x.nar","member":"lib/debug/.build-id/0f/0f.debug"}"#;
     assert_eq!(server.put(&url, text.as_bytes()).await.status, 200);
     assert_eq!(server.get(&url).await.text(), text);
-    assert_eq!(server.put(&url, b"{}").await.status, 409);
+    assert_eq!(server.put(&url, b"{}").await.status, 200);
+    assert_eq!(server.get(&url).await.text(), text);
     assert_eq!(server.put("/nix/main/debuginfo/xyz.debug", b"{}").await.status, 400);
 }

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::{Buf, Bytes, BytesMut};
-use futures::stream;
+use futures::{StreamExt, stream};
 use gf_nix_cache::archives::IngestError;
 use gf_nix_cache::{Cache, PublishError, Uploaded, UploadedPath};
 use gf_nix_formats::nar::NarError;
@@ -17,10 +17,10 @@ use gf_tenancy::{NixPush, PermissionName};
 use super::refusal::Refusal;
 use super::wire::{UploadAnswer, UploadInfo, UploadKind};
 use super::{cache_name, invalid, json, parse};
+use crate::edges::credentials::Visitor;
 use crate::edges::nix::NixEdge;
 use crate::edges::nix::answer::Answer;
 use crate::edges::nix::door::{Door, check};
-use crate::edges::credentials::Visitor;
 use crate::edges::plain_http::{BodyError, Incoming, Problem};
 
 const INFO: HeaderName = HeaderName::from_static("x-attic-nar-info");
@@ -34,11 +34,12 @@ pub(super) async fn upload(edge: &NixEdge, head: &Parts, incoming: &mut Incoming
     let door = Door::find(edge, &name, visitor).await?;
     let grant = door.authorize::<NixPush>()?;
     let path = checked(&info, door.cache()?)?;
-    let first = (!began.is_empty()).then_some(began);
-    let body = stream::try_unfold((first, &mut *incoming), async |(first, incoming)| match first {
-        Some(bytes) => Ok::<_, BodyError>(Some((bytes, (None, incoming)))),
-        None => Ok(incoming.next().await?.map(|bytes| (bytes, (None, incoming)))),
-    });
+    let first = stream::iter((!began.is_empty()).then_some(Ok(began)));
+    let body = first.chain(stream::try_unfold(&mut *incoming, |incoming| async move {
+        Ok::<_, BodyError>(incoming.next().await?.map(|bytes| (bytes, incoming)))
+    }));
+    // Boxed, a compiler of today can see that it may move between threads.
+    let body = body.boxed();
     let uploaded = door.caches().upload_path(&grant, path, body).await;
     let Uploaded { is_deduplicated, .. } = uploaded.map_err(|error| match error {
         // Its own word is the limit then, not ours.
