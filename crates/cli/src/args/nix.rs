@@ -96,6 +96,9 @@ pub(crate) struct UseArgs {
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Write the token into netrc even though everybody may read the cache: `nix copy --to` needs it
+    #[arg(long)]
+    pub(crate) push: bool,
     /// The folder of nix.conf and netrc; /etc/nix for root, ~/.config/nix for others
     #[arg(long, value_name = "DIR")]
     pub(crate) conf_dir: Option<PathBuf>,
@@ -257,6 +260,9 @@ pub(crate) struct SetArgs {
     /// Look nowhere else
     #[arg(long)]
     pub(crate) no_upstream: bool,
+    /// Let actions name its paths as their tools; whoever may push to it then decides what they run
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) toolchains: Option<bool>,
     /// Keep what was used in this time, such as 90d; 0s keeps everything
     #[arg(long, value_name = "TIME", value_parser = gf_server::config::parse_duration)]
     pub(crate) retention: Option<std::time::Duration>,

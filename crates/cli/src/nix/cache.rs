@@ -59,6 +59,7 @@ pub(super) fn set(args: SetArgs) -> Result<(), Failure> {
         is_public: args.public,
         priority: args.priority,
         upstreams: (args.no_upstream || !upstreams.is_empty()).then_some(upstreams),
+        gives_toolchains: args.toolchains,
         retention_seconds: args.retention.map(|time| time.as_secs()),
         quota_bytes: args.quota,
         grace_seconds: args.grace.map(|time| time.as_secs()),
@@ -93,6 +94,9 @@ fn text(report: &NixCacheReport, server: &str) -> String {
     );
     for upstream in &report.upstreams {
         text += &format!("looks in  {}\n", plain(&upstream.url));
+    }
+    if report.gives_toolchains {
+        text += "gives     toolchains to actions\n";
     }
     if let Some(bytes) = report.quota_bytes {
         text += &format!("quota     {}\n", show_size(bytes));

@@ -19,7 +19,12 @@ pub(super) fn use_cache(args: UseArgs) -> Result<(), Failure> {
     let folder = args.conf_dir.map_or_else(usual_folder, Ok)?;
     let cache = RemoteCache::new(args.server, &args.cache)?;
     let config = super::block_on(cache.config())?;
-    let token = cache.client.token().filter(|_| !config.is_public).cloned();
+    // Who only reads what everybody may needs no secret in a file.
+    let token = cache.client.token().filter(|_| args.push || !config.is_public).cloned();
+    if args.push && token.is_none() {
+        let message = "there is no token to push with: set GF_TOKEN, or store one with `gf login`";
+        return Err(Failure::new(FailureKind::Usage, message));
+    }
     let changes = changes(&folder, &config, token.as_deref())?;
     if changes.is_empty() {
         say(format!("Nix on this machine uses {} already; nothing is to be done", cache.name));

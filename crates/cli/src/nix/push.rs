@@ -1,9 +1,11 @@
 //! `gf nix push`: a closure, in parallel, each path once.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gf_nix_formats::StorePath;
 use gf_server::config::show_size;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -20,12 +22,12 @@ const BAR_WIDTH: u64 = 30;
 
 pub(super) fn run(args: PushArgs) -> Result<(), Failure> {
     let asked = local_store::resolve(&args.paths)?;
-    let closure = if args.no_closure { asked } else { local_store::closure(&asked)? };
-    let paths = local_store::describe(&closure)?;
+    let paths = local_store::describe(&local_store::closure(&asked)?)?;
+    let only = args.no_closure.then(|| asked.into_iter().collect::<BTreeSet<_>>());
     let cache = Arc::new(RemoteCache::new(args.server, &args.cache)?);
     let jobs = usize::from(args.jobs);
     super::block_on(async move {
-        let done = push(&cache, paths, jobs, args.with_upstream).await?;
+        let done = push_some(&cache, paths, jobs, args.with_upstream, only.as_ref()).await?;
         say(done.sentence(&args.cache));
         Ok(())
     })
@@ -63,22 +65,37 @@ impl Pushed {
     }
 }
 
-/// Pushes what the cache lacks of these paths.
+/// Pushes what the cache lacks of these paths, which are a closure.
 pub(super) async fn push(
     cache: &Arc<RemoteCache>,
     paths: Vec<LocalPath>,
     jobs: usize,
     with_upstream: bool,
 ) -> Result<Pushed, Failure> {
+    push_some(cache, paths, jobs, with_upstream, None).await
+}
+
+/// As [`push`], but of these paths only some, if any are named. The cache is asked about all of them, since it takes what
+/// is left out of the question for what an upstream has.
+async fn push_some(
+    cache: &Arc<RemoteCache>,
+    paths: Vec<LocalPath>,
+    jobs: usize,
+    with_upstream: bool,
+    only: Option<&BTreeSet<StorePath>>,
+) -> Result<Pushed, Failure> {
     let config = cache.config().await?;
     let is_elsewhere = |path: &LocalPath| {
         !with_upstream && path.signers().any(|signer| config.upstream_cache_key_names.iter().any(|name| name == signer))
     };
-    let all = paths.len() as u64;
+    let is_meant = |path: &LocalPath| only.is_none_or(|only| only.contains(&path.path));
+    let meant = |paths: &[LocalPath]| paths.iter().filter(|path| is_meant(path)).count() as u64;
+    let all = meant(&paths);
     let ours: Vec<LocalPath> = paths.into_iter().filter(|path| !is_elsewhere(path)).collect();
-    let missing: Vec<LocalPath> = cache.missing(&ours).await?.into_iter().cloned().collect();
+    let missing: Vec<LocalPath> =
+        cache.missing(&ours).await?.into_iter().filter(|path| is_meant(path)).cloned().collect();
     let mut done =
-        Pushed { present: (ours.len() - missing.len()) as u64, upstream: all - ours.len() as u64, ..Pushed::default() };
+        Pushed { present: meant(&ours) - missing.len() as u64, upstream: all - meant(&ours), ..Pushed::default() };
     let mut bar = Bar::new(&missing);
     let permits = Arc::new(Semaphore::new(jobs));
     let mut uploads = JoinSet::new();

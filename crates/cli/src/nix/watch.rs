@@ -1,6 +1,7 @@
 //! `gf nix watch-store`: whatever is added to the store of this machine.
 //!
-//! A path is whole when Nix removes its lock, which it does last.
+//! A path is whole when Nix removes its lock, which it does last. What could not be pushed is pushed again, with what came
+//! since, after a pause that grows while that fails.
 
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
@@ -30,6 +31,12 @@ const LONGEST: Duration = Duration::from_secs(10);
 const BUFFER_BYTES: usize = 64 << 10;
 /// Paths that wait for the batch under way to be pushed; beyond these and the system's own queue it says that it missed some.
 const PATHS_AHEAD: usize = 4096;
+/// What could not be pushed is tried again after so long, twice as long each time,
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// and at least so often.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// The most paths that are kept for it.
+const UNSENT_PATHS: usize = 50_000;
 
 pub(super) fn run(args: WatchStoreArgs) -> Result<(), Failure> {
     let cache = Arc::new(RemoteCache::new(args.server, &args.cache)?);
@@ -40,16 +47,22 @@ pub(super) fn run(args: WatchStoreArgs) -> Result<(), Failure> {
         say(format!("watching {STORE} for {}; Ctrl-C ends this", cache.name));
         let mut terminated = signal(tokio::signal::unix::SignalKind::terminate())?;
         let mut interrupted = signal(tokio::signal::unix::SignalKind::interrupt())?;
+        let mut unsent = Unsent::default();
         loop {
             let batch = tokio::select! {
                 batch = store.batch() => batch?,
-                _ = terminated.recv() => return Ok(()),
-                _ = interrupted.recv() => return Ok(()),
+                () = unsent.is_due() => BTreeSet::new(),
+                _ = terminated.recv() => return unsent.end(),
+                _ = interrupted.recv() => return unsent.end(),
             };
+            let batch = unsent.join(batch);
             // What a build left may be gone again; the next one is watched for all the same.
-            match push_batch(&cache, batch, jobs).await {
-                Ok(()) => {}
-                Err(failure) => drop(failure.report()),
+            match push_batch(&cache, batch.clone(), jobs).await {
+                Ok(()) => unsent.failures = 0,
+                Err(failure) => {
+                    let _told = failure.report();
+                    unsent.keep(batch);
+                }
             }
         }
     })
@@ -74,8 +87,62 @@ async fn push_batch(cache: &Arc<RemoteCache>, batch: BTreeSet<StorePath>, jobs: 
     Ok(())
 }
 
+/// What could not be pushed.
+#[derive(Default)]
+struct Unsent {
+    paths: BTreeSet<StorePath>,
+    /// In a row.
+    failures: u32,
+    due: Option<Instant>,
+}
+
+impl Unsent {
+    /// Waits until it is time to try again; for ever while there is nothing.
+    async fn is_due(&self) {
+        match self.due {
+            Some(due) => tokio::time::sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// A batch with all that is to be pushed beside it.
+    fn join(&mut self, mut batch: BTreeSet<StorePath>) -> BTreeSet<StorePath> {
+        self.due = None;
+        batch.append(&mut self.paths);
+        batch
+    }
+
+    /// Keeps a batch that failed. What is more than can be kept is left to `gf nix push`.
+    fn keep(&mut self, batch: BTreeSet<StorePath>) {
+        let pause = pause_after(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        self.due = Some(Instant::now() + pause);
+        let more = batch.len().saturating_sub(UNSENT_PATHS);
+        self.paths = batch.into_iter().take(UNSENT_PATHS).collect();
+        let again = format!("{} paths are tried again in {} s", self.paths.len(), pause.as_secs());
+        say(if more > 0 { format!("{again}; {more} more are not: push what matters of them") } else { again });
+    }
+
+    /// What is left at the end is said.
+    fn end(&self) -> Result<(), Failure> {
+        match self.paths.len() {
+            0 => Ok(()),
+            left => Err(Failure::failed(format!("{left} paths could not be pushed: push what matters of them"))),
+        }
+    }
+}
+
+/// What is waited after so many failures before the last one.
+fn pause_after(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
+}
+
 /// The store's folder, being watched by a thread of its own, which ends with the program.
-struct Store(mpsc::Receiver<Result<StorePath, Failure>>);
+struct Store {
+    paths: mpsc::Receiver<Result<StorePath, Failure>>,
+    /// What came of the next batch.
+    gathered: BTreeSet<StorePath>,
+}
 
 impl Store {
     fn watch() -> Result<Self, Failure> {
@@ -84,20 +151,22 @@ impl Store {
         let (sender, paths) = mpsc::channel(PATHS_AHEAD);
         let listen = std::thread::Builder::new().name("gf-watch".to_owned());
         listen.spawn(move || hear(&watcher, &sender)).map_err(|error| unwatched(&error))?;
-        Ok(Self(paths))
+        Ok(Self { paths, gathered: BTreeSet::new() })
     }
 
-    /// The next paths that are whole.
+    /// The next paths that are whole. Given up, it loses none.
     async fn batch(&mut self) -> Result<BTreeSet<StorePath>, Failure> {
         let ended = || unwatched(&"the thread that watches has ended");
-        let first = self.0.recv().await.ok_or_else(ended)??;
-        let mut batch = BTreeSet::from([first]);
+        if self.gathered.is_empty() {
+            let first = self.paths.recv().await.ok_or_else(ended)??;
+            self.gathered.insert(first);
+        }
         let latest = Instant::now() + LONGEST;
         loop {
             let until = latest.min(Instant::now() + QUIET);
-            match timeout_at(until, self.0.recv()).await {
-                Ok(path) => drop(batch.insert(path.ok_or_else(ended)??)),
-                Err(_quiet) => return Ok(batch),
+            match timeout_at(until, self.paths.recv()).await {
+                Ok(path) => drop(self.gathered.insert(path.ok_or_else(ended)??)),
+                Err(_quiet) => return Ok(std::mem::take(&mut self.gathered)),
             }
         }
     }
@@ -138,6 +207,22 @@ fn whole_path(removed: &str) -> Option<StorePath> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_failed_is_tried_again_with_what_came_since() {
+        let path = |name: &str| StorePath::parse(&format!("{}-{name}", "0".repeat(32))).unwrap();
+        let mut unsent = Unsent::default();
+        for failures in 1..=3 {
+            let batch = unsent.join(BTreeSet::from([path("a")]));
+            assert!(unsent.due.is_none());
+            unsent.keep(batch);
+            assert!(unsent.due.is_some() && unsent.failures == failures);
+        }
+        assert!(unsent.end().is_err());
+        assert_eq!(unsent.join(BTreeSet::from([path("b")])), BTreeSet::from([path("a"), path("b")]));
+        assert!(unsent.end().is_ok());
+        assert_eq!([0, 1, 40].map(|failures| pause_after(failures).as_secs()), [5, 10, 300]);
+    }
 
     #[test]
     fn locks_tell_of_paths() {
