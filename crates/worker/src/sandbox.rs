@@ -17,6 +17,7 @@ mod launcher;
 mod measure;
 mod meter;
 mod network;
+mod order;
 mod probe;
 mod process;
 mod scratch;

@@ -29,7 +29,7 @@ fn run_all(config: &SandboxConfig, runs: &[Run], at_once: usize) -> Result<Vec<E
         if made.len() == at_once {
             ended.extend(conclude_first(&mut factory, &mut made)?);
         }
-        made.push_back(factory.make(start_of(run))?);
+        made.push_back(factory.make(&start_of(run))?);
     }
     while !made.is_empty() {
         ended.extend(conclude_first(&mut factory, &mut made)?);

@@ -1,17 +1,21 @@
 //! Control groups, where this machine has them for us: they bound the memory of all processes of a run together.
 //!
-//! Version 1 and 2. Deliberately absent: processor shares, which the scheduler decides, and counts of processes, which
-//! a limit of the user namespace bounds without a control group. What always holds: a group is removed when its run is
-//! over, and groups that a killed launcher left behind are removed by the next.
+//! Version 1 and 2. Groups are kept for the next run, because to make and remove one costs as much as the rest of what a
+//! launcher does for a small command. Deliberately absent: processor shares, which the scheduler decides, and counts of
+//! processes, which a limit of the user namespace bounds without a control group.
+//!
+//! What always holds: a group has one run at a time; it is kept only if the kernel killed nobody in it, holds next to
+//! nothing that is charged to it, and forgets what the most was; another is removed when its run is over, and groups that
+//! a killed launcher left behind are removed by the next.
 
 mod delegation;
 mod place;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) use place::Place;
 
@@ -38,6 +42,13 @@ impl Version {
         }
     }
 
+    const fn usage_file(self) -> &'static str {
+        match self {
+            Self::V1 => "memory.usage_in_bytes",
+            Self::V2 => "memory.current",
+        }
+    }
+
     const fn peak_file(self) -> &'static str {
         match self {
             Self::V1 => "memory.max_usage_in_bytes",
@@ -53,11 +64,19 @@ impl Version {
     }
 }
 
+/// More are not kept.
+const MOST_KEPT: usize = 64;
+/// Of a run before, what may still be charged to a group that is kept, and so by how much the peak of the next may be told
+/// too high.
+const MOST_LEFT_BYTES: u64 = 1 << 20;
+
 /// A group of ours below which every run gets one of its own.
 pub(super) struct Parent {
     path: PathBuf,
     version: Version,
-    next: AtomicU64,
+    next: u64,
+    /// What nobody uses.
+    unused: Vec<Group>,
 }
 
 impl Parent {
@@ -73,7 +92,7 @@ impl Parent {
         remove_left_behind(&base);
         let path = base.join(format!("{GROUP_PREFIX}{}", std::process::id()));
         fs::create_dir(&path).map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
-        let parent = Self { path, version, next: AtomicU64::new(0) };
+        let parent = Self { path, version, next: 0, unused: Vec::new() };
         if version == Version::V2 {
             delegation::hand_down(&parent.path, delegation::MEMORY)?;
         }
@@ -94,17 +113,32 @@ impl Parent {
     }
 
     /// A group for one run.
-    pub(super) fn group(&self, memory_bytes: u64) -> io::Result<Group> {
-        let path = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        fs::create_dir(&path)?;
-        let group = Group { path, version: self.version };
-        limit_memory(&group.path, self.version, memory_bytes)?;
-        Ok(group)
+    pub(super) fn group(&mut self, memory_bytes: u64) -> io::Result<Group> {
+        let kept = self.unused.iter().rposition(|group| group.memory_bytes == memory_bytes);
+        if let Some(kept) = kept {
+            return Ok(self.unused.remove(kept));
+        }
+        let path = self.path.join(self.next.to_string());
+        self.next += 1;
+        Group::make(path, self.version, memory_bytes)
+    }
+
+    /// Takes back that of a run that is over.
+    pub(super) fn give_back(&mut self, group: Group) {
+        if !group.is_as_new() {
+            return;
+        }
+        if self.unused.len() >= MOST_KEPT {
+            // Who asks for the most memory now need not be who did when it was made.
+            self.unused.remove(0);
+        }
+        self.unused.push(group);
     }
 }
 
 impl Drop for Parent {
     fn drop(&mut self) {
+        self.unused.clear();
         // What is still in it now is removed by the next launcher.
         let _ = fs::remove_dir(&self.path);
     }
@@ -113,25 +147,67 @@ impl Drop for Parent {
 /// The control group of one run. Dropping it removes it, if its processes are gone.
 pub(super) struct Group {
     path: PathBuf,
-    version: Version,
+    memory_bytes: u64,
+    processes: File,
+    kills: Kills,
+    usage: File,
+    /// Nothing where the kernel does not tell.
+    peak: Option<Peak>,
+}
+
+/// What tells the most that was used.
+struct Peak {
+    file: File,
+    /// Whether it forgets that when it is written to, which it does on newer kernels.
+    forgets: bool,
 }
 
 impl Group {
+    fn make(path: PathBuf, version: Version, memory_bytes: u64) -> io::Result<Self> {
+        fs::create_dir(&path)?;
+        let made = Self::fill(&path, version, memory_bytes);
+        if made.is_err() {
+            let _ = fs::remove_dir(&path);
+        }
+        made
+    }
+
+    fn fill(path: &Path, version: Version, memory_bytes: u64) -> io::Result<Self> {
+        limit_memory(path, version, memory_bytes)?;
+        let peak = path.join(version.peak_file());
+        let forgetful = OpenOptions::new().read(true).write(true).open(&peak).ok();
+        let forgets = forgetful.is_some();
+        let peak = forgetful.or_else(|| File::open(peak).ok()).map(|file| Peak { file, forgets });
+        Ok(Self {
+            processes: OpenOptions::new().write(true).open(path.join("cgroup.procs"))?,
+            kills: Kills { file: File::open(path.join(version.kills_file()))? },
+            usage: File::open(path.join(version.usage_file()))?,
+            peak,
+            path: path.to_owned(),
+            memory_bytes,
+        })
+    }
+
     /// What the first process of the run needs to join it.
     pub(super) fn membership(&self) -> io::Result<Membership> {
-        let processes = OpenOptions::new().write(true).open(self.path.join("cgroup.procs"))?;
-        let kills = File::open(self.path.join(self.version.kills_file()))?;
+        let (processes, kills) = (self.processes.try_clone()?, self.kills.file.try_clone()?);
         Ok(Membership { processes: processes.into(), kills: kills.into() })
     }
 
     /// The most memory that all processes together used, where the kernel tells.
     pub(super) fn peak_bytes(&self) -> Option<u64> {
-        fs::read_to_string(self.path.join(self.version.peak_file())).ok()?.trim().parse().ok()
+        read_number(&self.peak.as_ref()?.file)
     }
 
     /// Whether the kernel ended a process of it for want of memory.
     pub(super) fn killed_any(&self) -> bool {
-        fs::read_to_string(self.path.join(self.version.kills_file())).is_ok_and(|text| counts_kills(&text))
+        self.kills.any()
+    }
+
+    /// Makes it forget its run, and says whether it did.
+    fn is_as_new(&self) -> bool {
+        let forgot = self.peak.as_ref().is_none_or(|peak| peak.forgets && peak.file.write_at(b"0", 0).is_ok());
+        forgot && !self.killed_any() && read_number(&self.usage).is_some_and(|bytes| bytes <= MOST_LEFT_BYTES)
     }
 }
 
@@ -173,10 +249,20 @@ pub(super) struct Kills {
 impl Kills {
     /// Whether it ended any.
     pub(super) fn any(&self) -> bool {
-        let mut text = String::new();
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_string(&mut text)).is_ok() && counts_kills(&text)
+        let mut text = [0; 512];
+        self.file.read_at(&mut text, 0).is_ok_and(|length| counts_kills(as_text(&text, length)))
     }
+}
+
+fn read_number(file: &File) -> Option<u64> {
+    let mut text = [0; 64];
+    let length = file.read_at(&mut text, 0).ok()?;
+    as_text(&text, length).trim().parse().ok()
+}
+
+/// What the kernel wrote.
+fn as_text(bytes: &[u8], length: usize) -> &str {
+    bytes.get(..length).and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
 }
 
 fn counts_kills(text: &str) -> bool {

@@ -1,4 +1,5 @@
-//! Makes sandboxes: what they share is prepared once, then one copy of this process becomes each.
+//! Makes sandboxes: what they share is prepared once, then one copy of this process becomes each. One waits for the next
+//! run, so that this need not.
 
 use std::ffi::{OsStr, c_int};
 use std::fs;
@@ -11,6 +12,7 @@ use prost::Message;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use rustix::thread::UnshareFlags;
@@ -19,6 +21,7 @@ use super::cgroup;
 use super::command::Streams;
 use super::init::{INSIDE_USER, Job};
 use super::network::{Network, Networks, Place};
+use super::order;
 use super::sys::{self, Clone};
 use super::template::Template;
 use super::wire::{Doing, Ended, EndedBy, Failure, Outcome, Reply, Setup, Start, now_us};
@@ -42,6 +45,17 @@ pub(super) struct Factory {
     privileged: bool,
     networks: Networks,
     pub cgroups: Option<cgroup::Parent>,
+    /// Of the kind that was wanted last.
+    waiting: Option<(Kind, Sandbox)>,
+    wanted: Option<Kind>,
+}
+
+/// What must be known of a run before its first process is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    host_network: bool,
+    /// Nothing for one without a control group.
+    memory_bytes: Option<u64>,
 }
 
 /// One that was made and not yet over.
@@ -77,7 +91,16 @@ impl Factory {
             .doing("keep mounts to ourselves")?;
         let (uid, gid) = if privileged { (setup.action_uid, setup.action_gid) } else { (uid, gid) };
         let networks = Networks::new(privileged).doing("find the network namespace of the machine")?;
-        Ok(Self { template: Template::build(setup)?, uid, gid, privileged, networks, cgroups: None })
+        Ok(Self {
+            template: Template::build(setup)?,
+            uid,
+            gid,
+            privileged,
+            networks,
+            cgroups: None,
+            waiting: None,
+            wanted: None,
+        })
     }
 
     /// Whether actions run as another user than the launcher.
@@ -90,34 +113,85 @@ impl Factory {
         self.networks = Networks::Renewed;
     }
 
-    /// Makes a sandbox for a run, with files for what it says.
-    pub(super) fn make(&mut self, start: Start) -> Result<Sandbox, Failure> {
-        let streams = self.open_streams(&start)?;
+    /// Makes a sandbox for a run, with files for what it says, or takes the one that waits.
+    pub(super) fn make(&mut self, start: &Start) -> Result<Sandbox, Failure> {
+        let streams = self.open_streams(start)?;
         let scratch = open(Path::new(OsStr::from_bytes(&start.scratch)), OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.own(&scratch).doing("give the scratch folder to the action")?;
         drop(scratch);
-        let group = self.group(&start)?;
-        let (control, our_control) = pipe()?;
+        let kind = self.kind(start);
+        self.wanted = Some(kind);
+        if let Some((_, waiting)) = self.waiting.take_if(|(waits, _)| *waits == kind) {
+            if waiting.tell(start, &streams).is_ok() {
+                return Ok(waiting);
+            }
+            // It may have been the first to go when the machine had no memory left.
+            self.dismiss(waiting);
+        }
+        let sandbox = self.first_process(kind)?;
+        match sandbox.tell(start, &streams) {
+            Ok(()) => Ok(sandbox),
+            // One that has failed already does not listen, and says why in its report.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(sandbox),
+            Err(error) => {
+                self.dismiss(sandbox);
+                Err(error).doing("tell a sandbox what to run")
+            }
+        }
+    }
+
+    /// Has one wait for the next run, of the kind that was wanted last: to make it, and above all to move it into its
+    /// control group, can take longer than many a command. Failing that, the next run makes its own, and is told why.
+    pub(super) fn prepare_next(&mut self) {
+        let Some(wanted) = self.wanted else { return };
+        match self.waiting.take_if(|(waits, _)| *waits != wanted) {
+            Some((_, unwanted)) => self.dismiss(unwanted),
+            None if self.waiting.is_some() => return,
+            None => {}
+        }
+        self.waiting = self.first_process(wanted).ok().map(|waiting| (wanted, waiting));
+    }
+
+    /// Ends the one that waits.
+    pub(super) fn end(&mut self) {
+        if let Some((_, waiting)) = self.waiting.take() {
+            self.dismiss(waiting);
+        }
+    }
+
+    fn dismiss(&mut self, mut sandbox: Sandbox) {
+        sandbox.stop();
+        sandbox.kill();
+        self.conclude(sandbox);
+    }
+
+    fn kind(&self, start: &Start) -> Kind {
+        let has_group = !start.arguments.is_empty() && self.cgroups.is_some();
+        Kind { host_network: start.host_network, memory_bytes: has_group.then_some(start.memory_bytes) }
+    }
+
+    fn first_process(&mut self, kind: Kind) -> Result<Sandbox, Failure> {
+        let group = self.group(kind)?;
+        let flags = SocketFlags::CLOEXEC;
+        let (control, our_control) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).doing("make a socket")?;
         let (our_report, report) = pipe()?;
         let cgroup = group.as_ref().map(cgroup::Group::membership).transpose().doing("open the control group")?;
-        let (namespaces, network, renew_network) = match self.enter_network(&start)? {
+        let (namespaces, network, renew_network) = match self.enter_network(kind)? {
             Place::Here => (NAMESPACES, None, false),
             Place::Kept(network) => (NAMESPACES, Some(network), false),
             Place::New => (NAMESPACES | libc::CLONE_NEWNET, None, true),
         };
-        let job = Job { start, template: self.template.path().into(), streams, control, report, cgroup, renew_network };
+        let job = Job { template: self.template.path().into(), control, report, cgroup, renew_network };
         match sys::clone_into(namespaces).doing("make namespaces")? {
             Clone::Child => job.live(),
             Clone::Parent { pid, pidfd } => {
                 drop(job);
-                let mut sandbox =
-                    Sandbox { pid, pidfd, control: Some(our_control), report: our_report, group, network };
+                let sandbox = Sandbox { pid, pidfd, control: Some(our_control), report: our_report, group, network };
                 if let Err(failure) = self.map_users(pid) {
-                    sandbox.stop();
-                    self.conclude(sandbox);
+                    self.dismiss(sandbox);
                     return Err(failure);
                 }
-                sandbox.begin();
                 Ok(sandbox)
             }
         }
@@ -125,25 +199,28 @@ impl Factory {
 
     /// How a sandbox ended; waits if it has not.
     pub(super) fn conclude(&mut self, mut sandbox: Sandbox) -> Outcome {
-        let network = sandbox.network.take();
-        let outcome = sandbox.conclude();
+        let (network, group) = (sandbox.network.take(), sandbox.group.take());
+        let outcome = sandbox.conclude(group.as_ref());
+        // Of one that failed it is not known what is left in its group.
+        if let (Some(groups), Some(group), Outcome::Ended(_)) = (&mut self.cgroups, group, &outcome) {
+            groups.give_back(group);
+        }
         if let Some(network) = network {
             self.networks.give_back(network);
         }
         outcome
     }
 
-    fn enter_network(&mut self, start: &Start) -> Result<Place, Failure> {
-        if start.host_network {
+    fn enter_network(&mut self, kind: Kind) -> Result<Place, Failure> {
+        if kind.host_network {
             return self.networks.enter_host().doing("enter the network of the machine");
         }
         self.networks.enter_unused().doing("make a network namespace")
     }
 
-    fn group(&self, start: &Start) -> Result<Option<cgroup::Group>, Failure> {
-        let wanted = !start.arguments.is_empty();
-        let groups = self.cgroups.as_ref().filter(|_| wanted);
-        groups.map(|groups| groups.group(start.memory_bytes)).transpose().doing("make a control group")
+    fn group(&mut self, kind: Kind) -> Result<Option<cgroup::Group>, Failure> {
+        let wanted = self.cgroups.as_mut().zip(kind.memory_bytes);
+        wanted.map(|(groups, memory_bytes)| groups.group(memory_bytes)).transpose().doing("make a control group")
     }
 
     fn map_users(&self, pid: Pid) -> Result<(), Failure> {
@@ -201,9 +278,8 @@ impl Sandbox {
         &self.pidfd
     }
 
-    fn begin(&self) {
-        // One that has failed already does not read this, and says why in its report.
-        let _ = self.control.as_ref().map(|control| rustix::io::write(control, b"!"));
+    fn tell(&self, start: &Start, streams: &Streams) -> std::io::Result<()> {
+        self.control.as_ref().map_or(Ok(()), |control| order::tell(control, start, streams))
     }
 
     /// Asks its first process to end everything.
@@ -217,7 +293,7 @@ impl Sandbox {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    fn conclude(self) -> Outcome {
+    fn conclude(self, group: Option<&cgroup::Group>) -> Outcome {
         let waited = rustix::io::retry_on_intr(|| {
             rustix::process::waitid(WaitId::PidFd(std::os::fd::AsFd::as_fd(&self.pidfd)), WaitIdOptions::EXITED)
         });
@@ -237,7 +313,7 @@ impl Sandbox {
         };
         ended.ended_us = now_us();
         let stopped = self.control.is_none();
-        if let Some(group) = self.group {
+        if let Some(group) = group {
             if group.killed_any() {
                 ended.ended_by = EndedBy::Memory.into();
             }

@@ -1,4 +1,5 @@
-//! The first process of a sandbox: makes it, starts the command, watches its limits, ends everything with it.
+//! The first process of a sandbox: makes it, starts the command, watches its limits, ends everything with it. Most wait for
+//! their run, with all done that can be done before it is known.
 //!
 //! It keeps the capabilities of its user namespace, so that it can measure and kill everything in the sandbox, and is
 //! out of reach for the command, which has none. What always holds: when it ends, for whatever reason, the kernel ends
@@ -20,7 +21,7 @@ use super::sys;
 use super::view;
 use super::watch::Watch;
 use super::wire::{Doing, Ended, EndedBy, Failure, Outcome, Reply, Start, now_us};
-use super::{cgroup, network};
+use super::{cgroup, network, order};
 
 /// Whom a command sees itself running as.
 pub(super) const INSIDE_USER: u32 = 1000;
@@ -33,11 +34,9 @@ const KILLED: i32 = 128 + 9;
 
 /// What a new process is told by the launcher that it is a copy of.
 pub(super) struct Job {
-    pub start: Start,
     /// Where the template is mounted.
     pub template: PathBuf,
-    pub streams: Streams,
-    /// One byte on it says that the user namespace has its users; its end says that the sandbox must end.
+    /// A socket. The run comes over it, when the user namespace has its users; its end says that the sandbox must end.
     pub control: OwnedFd,
     /// Where it says how it ended.
     pub report: OwnedFd,
@@ -49,19 +48,13 @@ pub(super) struct Job {
 impl Job {
     /// Lives the whole life of the first process. It never returns to being a launcher.
     pub(super) fn live(self) -> ! {
-        let mut kept = vec![
-            self.streams.stdin.as_fd(),
-            self.streams.stdout.as_fd(),
-            self.streams.stderr.as_fd(),
-            self.control.as_fd(),
-            self.report.as_fd(),
-        ];
+        let mut kept = vec![self.control.as_fd(), self.report.as_fd()];
         kept.extend(self.cgroup.iter().flat_map(cgroup::Membership::descriptors));
         // What the launcher holds must end with the launcher: above all, the other ends of pipes.
         sys::close_all_but(&kept);
-        let Self { start, template, streams, control, report, cgroup, renew_network } = self;
-        let life = Life { start, template, control, cgroup, renew_network };
-        let outcome = match life.run(streams) {
+        let Self { template, control, report, cgroup, renew_network } = self;
+        let life = Life { template, control, cgroup, renew_network };
+        let outcome = match life.run() {
             Ok(ended) => Outcome::Ended(ended),
             Err(failure) => Outcome::Failed(failure),
         };
@@ -73,7 +66,6 @@ impl Job {
 }
 
 struct Life {
-    start: Start,
     template: PathBuf,
     control: OwnedFd,
     cgroup: Option<cgroup::Membership>,
@@ -81,13 +73,13 @@ struct Life {
 }
 
 impl Life {
-    fn run(self, streams: Streams) -> Result<Ended, Failure> {
+    fn run(self) -> Result<Ended, Failure> {
         if let Some(cgroup) = &self.cgroup {
             cgroup.join().doing("join the control group of the sandbox")?;
         }
         go_first_without_memory();
-        let found = view::find(&self.template, &self.start)?;
-        self.wait_for_users()?;
+        let (start, streams) = order::hear(&self.control)?;
+        let found = view::find(&self.template, &start)?;
         become_action_user()?;
         let written = view::enter(&found)?;
         drop(found);
@@ -97,14 +89,27 @@ impl Life {
         isolate()?;
         let signals = sys::child_signals().doing("receive signals")?;
         let started_us = now_us();
-        if self.start.arguments.is_empty() {
+        if start.arguments.is_empty() {
             return Ok(Ended { started_us, ended_us: started_us, ..Ended::default() });
         }
-        let mut watch = Watch::new(&self.start, written.folders, &streams, self.cgroup.as_ref())
-            .doing("measure what is written")?;
-        let command = command::spawn(&self.start, &streams).doing("start a process")?;
+        self.command(&start, streams, &signals, written, started_us)
+    }
+
+    /// Runs it to its end, and ends all that it leaves running.
+    fn command(
+        &self,
+        start: &Start,
+        streams: Streams,
+        signals: &OwnedFd,
+        written: view::Written,
+        started_us: u64,
+    ) -> Result<Ended, Failure> {
+        let mut watch =
+            Watch::new(start, written.folders, &streams, self.cgroup.as_ref()).doing("measure what is written")?;
+        let command = command::spawn(start, &streams).doing("start a process")?;
         drop(streams);
-        let (exit_code, ended_by) = self.attend(command, &signals, &mut watch)?;
+        let timeout = Duration::from_micros(start.timeout_us);
+        let (exit_code, ended_by) = self.attend(command, timeout, signals, &mut watch)?;
         kill_and_reap_all();
         let used = sys::used_by_children();
         watch.shorten_logs();
@@ -122,19 +127,15 @@ impl Life {
         })
     }
 
-    /// The launcher writes the maps of the user namespace, which only it may.
-    fn wait_for_users(&self) -> Result<(), Failure> {
-        let mut byte = [0];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&self.control, &mut byte)) {
-            Ok(1) => Ok(()),
-            Ok(_) => Err(Errno::CANCELED).doing("wait for the launcher"),
-            Err(error) => Err(error).doing("wait for the launcher"),
-        }
-    }
-
     /// Until the command has ended, or must: its exit code, and what ended it.
-    fn attend(&self, command: Pid, signals: &OwnedFd, watch: &mut Watch) -> Result<(i32, EndedBy), Failure> {
-        let deadline = Instant::now().checked_add(Duration::from_micros(self.start.timeout_us));
+    fn attend(
+        &self,
+        command: Pid,
+        timeout: Duration,
+        signals: &OwnedFd,
+        watch: &mut Watch,
+    ) -> Result<(i32, EndedBy), Failure> {
+        let deadline = Instant::now().checked_add(timeout);
         let mut dying_since = None;
         loop {
             let now = Instant::now();

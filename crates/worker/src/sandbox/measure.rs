@@ -110,11 +110,17 @@ impl Folders {
 
     /// What is on the disk in them, and in files that processes hold without a name; nothing if they are too deep.
     pub(super) fn measure(&self, processes: &Processes) -> Option<Written> {
-        let mut all = processes.nameless(&self.devices);
-        for folder in &self.folders {
-            all.add(measure_folder(folder.as_fd(), 0)?);
-        }
+        let mut all = self.content()?;
+        all.add(processes.held(&self.devices).all);
         Some(all)
+    }
+
+    /// What is in them now; nothing if they are too deep.
+    pub(super) fn content(&self) -> Option<Written> {
+        self.folders.iter().try_fold(Written::default(), |mut all, folder| {
+            all.add(measure_folder(folder.as_fd(), 0)?);
+            Some(all)
+        })
     }
 
     /// Whether processes hold files that cannot be measured. It takes long to find out.
@@ -175,11 +181,7 @@ impl Processes {
         self.each().filter_map(|process| memory_bytes(&process)).max().unwrap_or(0)
     }
 
-    /// What files without a name take on these file systems.
-    fn nameless(&self, devices: &[u64]) -> Written {
-        self.held(devices).all
-    }
-
+    /// Files without a name on these file systems.
     fn held<'a>(&self, devices: &'a [u64]) -> Held<'a> {
         let mut held = Held::on(devices);
         self.each().for_each(|process| held.add(&process));

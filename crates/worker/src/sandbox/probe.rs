@@ -72,7 +72,7 @@ fn try_in(factory: &mut Factory, folder: &Path, kind: Kind) -> Result<(), Failur
         host_network: !kind.own_network,
         ..Start::default()
     };
-    let sandbox = factory.make(start)?;
+    let sandbox = factory.make(&start)?;
     match factory.conclude(sandbox) {
         Outcome::Failed(failure) => Err(failure),
         _ => Ok(()),

@@ -93,6 +93,7 @@ impl Service {
     fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         loop {
+            self.factory.prepare_next();
             let (orders, over) = self.wait()?;
             for id in over {
                 self.conclude(id)?;
@@ -143,7 +144,7 @@ impl Service {
         };
         let has_pipes = start.stdin_pipe.is_some();
         let time = Duration::from_micros(start.timeout_us).saturating_add(OVERTIME);
-        match self.factory.make(start) {
+        match self.factory.make(&start) {
             Ok(sandbox) => {
                 let begun = has_pipes.then(|| Outcome::Begun(Begun { process: sandbox.process() }));
                 let kill_at = Instant::now().checked_add(time);
@@ -182,6 +183,7 @@ impl Service {
     /// Nobody is there any more to be told. All are killed before any is waited for: one that dies slowly must not leave
     /// another the time to meddle with what the next worker removes.
     fn end(mut self) {
+        self.factory.end();
         self.sandboxes.values().for_each(|made| made.sandbox.kill());
         for made in self.sandboxes.into_values() {
             self.factory.conclude(made.sandbox);

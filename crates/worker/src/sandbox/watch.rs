@@ -59,7 +59,7 @@ impl Watch {
             logs.push(streams.stdout.try_clone()?);
         }
         let (folders, processes) = (Folders::new(folders)?, Processes::open()?);
-        let there_before = start.private.as_ref().and_then(|_| folders.measure(&processes)).unwrap_or_default();
+        let there_before = start.private.as_ref().and_then(|_| folders.content()).unwrap_or_default();
         let now = Instant::now();
         let measured = Measured {
             written: Written::default(),

@@ -226,6 +226,27 @@ async fn memory_of_many_processes_is_counted_together() {
 }
 
 #[tokio::test]
+async fn a_run_is_not_charged_for_those_before_it() {
+    let bench = Bench::new().await;
+    if bench.report.cgroup_version.is_none() {
+        eprintln!("skipped: no control groups here: {:?}", bench.report.limitations);
+        return;
+    }
+    let hog = "x = b'x' * 200000000; open('/tmp/file', 'wb').write(x[:20000000])";
+    for round in 0..3 {
+        let large = bench.run(bench.command(&format!("large-{round}"), &["python3", "-c", hog])).await;
+        assert!(large.ran.usage.peak_memory_bytes > 200_000_000, "{large:?}");
+        for name in ["small", "again"] {
+            let small = bench.run(bench.command(&format!("{name}-{round}"), &["/bin/true"])).await;
+            assert!(small.ran.usage.peak_memory_bytes < 64 << 20, "{small:?}");
+        }
+        let mut run = bench.command(&format!("limited-{round}"), &["python3", "-c", hog]);
+        run.limits.memory_bytes = 128 << 20;
+        assert_eq!(bench.run(run).await.ran.ended_by, Some(Limit::Memory));
+    }
+}
+
+#[tokio::test]
 async fn a_fork_bomb_is_contained() {
     let bench = Bench::new().await;
     // It does not give up, and the shell that lights it counts what it sees, which takes no process and comes first.
