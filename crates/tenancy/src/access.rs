@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::attic::AtticTokens;
 use crate::loan::Ledger;
-use crate::policy::{self, Decision, Policy, Thing, Visibility};
+use crate::policy::{self, Decision, Extent, Policy, Thing, Visibility};
 use crate::secret::Fingerprint;
 use crate::{
     AtticConfig, Authorized, CertificateNames, CertificateRule, Certified, Denied, Execute, InstancePermission, Loan,
@@ -242,19 +242,17 @@ impl Access {
     /// Grants `P` to whoever has it for all tenants: for what shows something of all of them.
     ///
     /// # Errors
-    /// As [`Self::authorize_somewhere`].
+    /// As [`Self::authorize_somewhere`]; [`Denied::NotEverywhere`] to whoever has it for some tenants.
     pub fn authorize_everywhere<P: InstancePermission>(
         &self,
         principal: impl Borrow<Principal>,
     ) -> Result<Authorized<P>, Denied> {
         let principal = principal.borrow();
-        let holds = match principal {
-            Principal::Token(token) if !self.policy.open => {
-                token.grants().iter().any(|grant| grant.has(P::NAME) && grant.is_everywhere())
-            }
-            _ => true,
-        };
-        if holds { self.authorize_somewhere(principal) } else { Err(refusal(principal, P::NAME)) }
+        let granted = self.authorize_somewhere(principal)?;
+        match policy::decide_throughout(&self.policy, principal, P::NAME, Extent::Everything) {
+            true => Ok(granted),
+            false => Err(Denied::NotEverywhere(P::NAME)),
+        }
     }
 
     /// Grants `P` on a Nix cache, or says why not. A refusal is the same whether or not there is such a cache; that
@@ -312,12 +310,7 @@ impl Access {
     /// Whether a principal administers all that a tenant has.
     #[must_use]
     pub fn administers(&self, principal: &Principal, tenant: &TenantName) -> bool {
-        match principal {
-            Principal::Token(token) if !self.policy.open => token.grants().iter().any(|grant| {
-                grant.has(PermissionName::Administer) && grant.spans_tenant(tenant.as_str())
-            }),
-            _ => self.allows(principal, PermissionName::Administer),
-        }
+        policy::decide_throughout(&self.policy, principal, PermissionName::Administer, Extent::Tenant(tenant))
     }
 
     /// Whether nothing is configured that could tell callers apart.

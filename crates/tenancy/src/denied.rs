@@ -26,6 +26,13 @@ pub enum Denied {
     /// Known, but not allowed.
     #[error("this credential does not grant {permission}", permission = .0.as_str())]
     Forbidden(PermissionName),
+    /// Allowed on some things, and asked for what needs it on all.
+    #[error(
+        "this credential grants {permission} on some things, and this needs it on all: a grant of {permission} that \
+         names no tenant",
+        permission = .0.as_str()
+    )]
+    NotEverywhere(PermissionName),
     /// No such instance, for all that this caller may know.
     #[error("there is no instance {0:?} here; ask the operator which instance names are served")]
     UnknownInstance(InstanceName),

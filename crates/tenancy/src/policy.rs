@@ -175,6 +175,38 @@ pub fn decide_anywhere(policy: &Policy, principal: &Principal, permission: Permi
     }
 }
 
+/// Of how much something is asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent<'a> {
+    /// All that all tenants have.
+    Everything,
+    /// All that a tenant has.
+    Tenant(&'a TenantName),
+}
+
+/// Whether a principal has a permission on all of it: to see or change something of all tenants, having it somewhere is
+/// not enough.
+pub(crate) fn decide_throughout(
+    policy: &Policy,
+    principal: &Principal,
+    permission: PermissionName,
+    extent: Extent<'_>,
+) -> bool {
+    let spans = |grant: &Grant| match extent {
+        Extent::Everything => grant.is_everywhere(),
+        Extent::Tenant(tenant) => grant.spans_tenant(tenant.as_str()),
+    };
+    if for_everybody(policy, principal, permission, None).is_some() {
+        return true;
+    }
+    match (principal, principal.grants()) {
+        (_, Some(grants)) => grants.iter().any(|grant| grant.has(permission) && spans(grant)),
+        // What they have is for some caches, and for one instance.
+        (Principal::Attic(_) | Principal::Worker(_), None) => false,
+        (fixed, None) => fixed_grants(fixed, permission).allowed,
+    }
+}
+
 /// The rule that allows it to everybody, if there is one. Beyond public caches, those who run other people's code have
 /// what they were lent, however open the server is.
 fn for_everybody(

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{AtticToken, Certified, LoanId, Token};
+use crate::{AtticToken, Certified, Grant, LoanId, Token};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,20 @@ pub enum Principal {
     WorkerHost,
     /// This process itself: maintenance.
     Server,
+}
+
+impl Principal {
+    /// The grants that say what this principal may do; `None` for those whom the policy has fixed rules or patterns for.
+    #[must_use]
+    pub fn grants(&self) -> Option<&[Grant]> {
+        match self {
+            Self::Token(token) => Some(token.grants()),
+            Self::Certificate(certified) => Some(certified.grants()),
+            Self::Anonymous | Self::TokenHolder | Self::Attic(_) | Self::Worker(_) | Self::WorkerHost | Self::Server => {
+                None
+            }
+        }
+    }
 }
 
 /// A name that people recognize, for logs and for what is recorded.

@@ -119,6 +119,12 @@ impl Token {
         &self.unknown
     }
 
+    /// One that stands in no table.
+    #[cfg(test)]
+    pub(crate) fn of(id: &str, grants: Vec<Grant>) -> Self {
+        Self { id: TokenId::new(id), name: id.to_owned(), grants, unknown: Vec::new() }
+    }
+
     /// The grant that gives this permission on the thing of this name.
     pub(crate) fn grant(&self, permission: PermissionName, tenant: Option<&str>, name: &str) -> Option<&Grant> {
         self.grants.iter().find(|grant| grant.grants(permission, tenant, name))

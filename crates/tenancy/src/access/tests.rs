@@ -1,7 +1,10 @@
 //! Who may do what, through [`Access`].
 
 use super::*;
-use crate::{ActionCacheRead, ActionCacheWrite, CasRead, CasWrite, JwtKey, NixCreateCache, NixPull, NixPush, Work};
+use crate::{
+    ActionCacheRead, ActionCacheWrite, Administer, CasRead, CasWrite, CertificateName, Grant, JwtKey, NixCreateCache,
+    NixPull, NixPush, Operate, Pattern, Token, Work,
+};
 
 fn access(token: Option<&str>, anonymous_read: bool) -> Access {
     let tenant = |name: &str, instances: &[&str]| TenantConfig {
@@ -226,4 +229,48 @@ fn an_attic_token_opens_no_instance() {
     let who = public.authenticate(Some(&token)).unwrap();
     check_grants(&public, &who, &format!("cas:read actioncache:read {nix}"));
     assert!(public.authorize::<CasRead>(&who, &instance("")).is_ok());
+}
+
+/// Whoever holds these grants, by a token and by a certificate: no rule may tell the two apart.
+fn holders(grants: &[&str]) -> [Principal; 2] {
+    let grants: Vec<Grant> = grants.iter().map(|grant| grant.parse().unwrap()).collect();
+    let pattern = CertificateName::CommonName(Pattern::new("ann"));
+    let rule = CertificateRule { name: "ann".to_owned(), pattern, grants: grants.clone() };
+    let names = CertificateNames { common_names: vec!["ann".to_owned()], ..CertificateNames::default() };
+    [
+        Principal::Token(Arc::new(Token::of("0123456789", grants))),
+        Principal::Certificate(Arc::new(Certified::new(&[rule], &names))),
+    ]
+}
+
+#[test]
+fn what_is_of_all_tenants_is_for_whoever_holds_it_in_all() {
+    let (open, closed, public) = (access(None, false), access(Some("s3cret"), false), access(Some("s3cret"), true));
+    let [default, acme] = ["default", "org-acme"].map(tenant_name);
+    let check = |grants: &[&str], operates: bool, administers: [bool; 2]| {
+        for who in holders(grants) {
+            let denied = closed.authorize_everywhere::<Operate>(&who).map(drop);
+            assert_eq!(denied.is_ok(), operates, "{who} {grants:?}: {denied:?}");
+            let owns = [&default, &acme].map(|tenant| closed.administers(&who, tenant));
+            assert_eq!(owns, administers, "{who} {grants:?}");
+            assert!(open.authorize_everywhere::<Operate>(&who).is_ok() && open.administers(&who, &acme));
+            assert!(public.authorize_everywhere::<ActionCacheRead>(&who).is_ok(), "what everybody may read");
+        }
+    };
+    check(&["admin"], true, [true, true]);
+    check(&["admin@org-acme"], false, [false, true]);
+    check(&["admin:operate"], true, [false, false]);
+    check(&["admin:operate@default", "admin:operate@org-acme"], false, [false, false]);
+    check(&["admin:access@*/default", "admin:access@default/x"], false, [false, false]);
+    check(&["viewer"], false, [false, false]);
+    for who in [Principal::TokenHolder, Principal::Server] {
+        assert!(closed.authorize_everywhere::<Operate>(&who).is_ok() && closed.administers(&who, &acme), "{who}");
+    }
+    assert!(closed.authorize_everywhere::<Operate>(Principal::Anonymous).is_err());
+    let [token, _] = holders(&["admin@org-acme"]);
+    let denied = closed.authorize_everywhere::<Administer>(&token).unwrap_err();
+    assert_eq!(denied, Denied::NotEverywhere(PermissionName::Administer));
+    let loan = open.lend(&execute(&open, "default")).unwrap();
+    let borrower = open.authenticate(Some(loan.credential().expose())).unwrap();
+    assert!(open.authorize_everywhere::<CasRead>(&borrower).is_err(), "it is lent one instance");
 }
