@@ -1,5 +1,8 @@
 //! The command line. Its help is what people read first.
 
+mod access;
+mod credential_helper;
+mod ac;
 mod nix;
 
 use std::net::SocketAddr;
@@ -7,6 +10,9 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+pub(crate) use access::*;
+pub(crate) use credential_helper::*;
+pub(crate) use ac::*;
 pub(crate) use nix::*;
 
 /// A self-hosted build platform: one server that keeps what builds made, and runs what they ask for.
@@ -41,11 +47,39 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
+    /// Look at the result of an action: what it is, who wrote it, why it hits or misses
+    Ac {
+        #[command(subcommand)]
+        command: AcCommand,
+    },
     /// Use the Nix binary caches of a server
     Nix {
         #[command(subcommand)]
         command: NixCommand,
     },
+    /// Tell Bazel what to present to a server
+    CredentialHelper {
+        #[command(subcommand)]
+        command: CredentialHelperCommand,
+    },
+    /// Write a configuration that asks for a token, and make the first one
+    Init(InitArgs),
+    /// Store the token for a server, so that every gf command presents it
+    Login(LoginArgs),
+    /// Say who a server takes you for, and what you may do there
+    Whoami(QuestionArgs),
+    /// Make, list and revoke tokens
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// Ask who may do what, and why
+    Access {
+        #[command(subcommand)]
+        command: AccessCommand,
+    },
+    /// Search the audit log: what was done and refused
+    Audit(AuditArgs),
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -115,6 +149,21 @@ pub(crate) struct WorkerArgs {
     /// Give the network to actions that ask for it with the platform property network=on
     #[arg(long)]
     pub(crate) network: bool,
+    /// Run every action alone, also those that ask for a process that stays
+    #[arg(long)]
+    pub(crate) no_persistent: bool,
+    /// The most that one action may write, such as 10GiB
+    #[arg(long, value_name = "SIZE", value_parser = gf_server::config::parse_size)]
+    pub(crate) action_disk: Option<u64>,
+    /// The most that one action may print to each of stdout and stderr
+    #[arg(long, value_name = "SIZE", value_parser = gf_server::config::parse_size)]
+    pub(crate) action_log: Option<u64>,
+    /// The files, folders and links that one action may make
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(100..))]
+    pub(crate) action_files: Option<u64>,
+    /// The processes and threads that one action may have at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=4_194_304))]
+    pub(crate) action_processes: Option<u32>,
     /// Use a connection that the server opened, which is this descriptor
     #[arg(long, value_name = "FD", hide = true, value_parser = clap::value_parser!(i32).range(0..=0))]
     pub(crate) inherited_connection: Option<i32>,
@@ -146,7 +195,7 @@ pub(crate) struct ConfigCheckArgs {
 /// Which server to ask.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ServerArgs {
-    /// The server. A token is taken from the environment variable GF_TOKEN
+    /// The server. A token is taken from the environment variable GF_TOKEN, or is what `gf login` stored
     #[arg(long, value_name = "URL", env = "GF_SERVER", default_value = "http://127.0.0.1:8980")]
     pub(crate) server: String,
     /// Trust the certificates in this PEM file instead of the system's

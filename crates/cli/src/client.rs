@@ -30,6 +30,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::args::ServerArgs;
 use crate::failure::{Failure, FailureKind};
+use crate::logins;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 16 << 20;
@@ -81,7 +82,22 @@ impl Client {
         }
         // What is no text is refused as no token when it is used, not taken for none.
         let token = std::env::var_os("GF_TOKEN").map(|token| token.to_string_lossy().trim().to_owned());
-        Ok(Self { server, authority, token: token.filter(|token| !token.is_empty()), ca: args.ca })
+        let mut client = Self { server, authority, token: token.filter(|token| !token.is_empty()), ca: args.ca };
+        if client.token.is_none() {
+            client.token = logins::token_for(&client.url())?;
+        }
+        Ok(client)
+    }
+
+    /// The same, and presents this token.
+    #[must_use]
+    pub(crate) fn with_token(self, token: String) -> Self {
+        Self { token: Some(token), ..self }
+    }
+
+    /// As [`Self::new`], and presents nothing by itself.
+    pub(crate) fn without_token(args: ServerArgs) -> Result<Self, Failure> {
+        Ok(Self { token: None, ..Self::new(args)? })
     }
 
     /// Where it is: `http://HOST:PORT`.
@@ -101,6 +117,18 @@ impl Client {
     pub(crate) fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, Failure> {
         let body = serde_json::to_vec(body).map_err(Failure::failed)?;
         self.call(Method::POST, path, body.into(), Patience::Maintenance)
+    }
+
+    /// Does something that says nothing when it is done.
+    pub(crate) fn call_empty(&self, method: Method, path: &str) -> Result<(), Failure> {
+        self.call::<serde_json::Value>(method, path, Bytes::new(), Patience::Short).map(drop)
+    }
+
+    /// Asks for something that is no JSON.
+    pub(crate) fn bytes(&self, method: Method, path: &str) -> Result<Bytes, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
+        let (status, answer) = runtime.block_on(self.exchange(method, path, &[], whole(Bytes::new()), Patience::Short))?;
+        if status.is_success() { Ok(answer) } else { Err(self.refused(status, &answer)) }
     }
 
     fn call<A: DeserializeOwned>(
@@ -137,10 +165,12 @@ impl Client {
     pub(crate) fn refused(&self, status: StatusCode, answer: &[u8]) -> Failure {
         match (status, serde_json::from_slice::<Problem>(answer)) {
             (StatusCode::UNAUTHORIZED, _) if self.token.is_some() => {
-                Failure::failed(format!("{} does not accept the token in GF_TOKEN", self.server))
+                let message = "does not accept the token that was presented: put another into GF_TOKEN, or store one with";
+                Failure::failed(format!("{} {message} `gf login --server {}`", self.server, self.url()))
             }
             (StatusCode::UNAUTHORIZED, _) => {
-                Failure::failed(format!("{} wants a token: put it into the environment variable GF_TOKEN", self.server))
+                let message = "wants a token: put it into the environment variable GF_TOKEN, or store it with";
+                Failure::failed(format!("{} {message} `gf login --server {}`", self.server, self.url()))
             }
             (StatusCode::NOT_FOUND, Ok(problem)) => Failure::new(FailureKind::NotSo, problem.error),
             (_, Ok(problem)) => Failure::failed(problem.error),
@@ -148,7 +178,7 @@ impl Client {
         }
     }
 
-    fn not_ours(&self, why: impl Display) -> Failure {
+    pub(crate) fn not_ours(&self, why: impl Display) -> Failure {
         Failure::failed(format!(
             "what answers at {} does not speak this program's API ({why}): check --server, and that both sides have \
              the same version",

@@ -18,7 +18,8 @@ use gf_nix_cache::{CacheName, NixCaches};
 use gf_tenancy::audit::{AuditLog, Record, Search, Verdict};
 use gf_tenancy::policy::Decision;
 use gf_tenancy::{
-    Administer, Authorized, Exchanged, Grant, NewToken, NixScope, PermissionName, Principal, TenantName, TokenId, Tokens, Which,
+    Administer, Authorized, Exchanged, Grant, NewToken, NixScope, PermissionName, Principal, TenantName, TokenId,
+    Tokens, Which,
 };
 use tokio::sync::Semaphore;
 
@@ -131,7 +132,9 @@ impl AccessApi {
         };
         let knows = |tenant: &TenantName| about.is_none() || self.administers(asker, tenant);
         let (decision, thing) = match thing {
-            Thing::Instance(name) => (self.why_instance(&principal, permission, name, knows), format!("instance {name:?}")),
+            Thing::Instance(name) => {
+                (self.why_instance(&principal, permission, name, knows), format!("instance {name:?}"))
+            }
             Thing::Cache(name) => (self.why_cache(&principal, permission, name, knows).await?, format!("cache {name}")),
         };
         Ok(WhyReport {
@@ -202,7 +205,9 @@ impl AccessApi {
 
 fn verdict(verdict: Verdict) -> AuditVerdict {
     let (is_whole, records, hash, sentence) = match verdict {
-        Verdict::Whole(records, hash) => (true, records, Some(hash.to_string()), "every record is as it was written".into()),
+        Verdict::Whole(records, hash) => {
+            (true, records, Some(hash.to_string()), "every record is as it was written".into())
+        }
         Verdict::Missing(number) => {
             (false, number - 1, None, format!("record {number} is missing: somebody took it out of the database"))
         }

@@ -7,16 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gf_database::{Database, Location, Migrations, OpenError};
-use gf_tenancy::audit::Trail;
-use gf_tenancy::{Access, AuditLog, TokenError, Tokens};
+use gf_tenancy::audit::{Origin, Trail};
+use gf_tenancy::{
+    Access, AccessConfigError, AuditLog, Denied, Grant, NewToken, Principal, Role, Secret, TokenError, Tokens,
+};
 use thiserror::Error;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Config;
 use crate::edges::Gate;
+use crate::quotas;
 
 /// Every service with tables: one that is not here has none.
-pub(crate) const SERVICES: [Migrations; 2] = [gf_nix_cache::MIGRATIONS, gf_tenancy::MIGRATIONS];
+pub(crate) const SERVICES: [Migrations; 4] =
+    [gf_nix_cache::MIGRATIONS, gf_tenancy::MIGRATIONS, gf_execution::MIGRATIONS, quotas::MIGRATIONS];
 
 /// How soon a token that another process revoked is refused by this one.
 const FOLLOW_EVERY: Duration = Duration::from_secs(5);
@@ -24,6 +29,9 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(5);
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 /// How often what has ended is removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// How long the token of the first administrator is good.
+const FIRST_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Why there is nothing to check credentials by.
 #[derive(Debug, Error)]
@@ -34,6 +42,40 @@ pub enum AccessStartError {
     /// The tokens cannot be read.
     #[error("the tokens cannot be read: {0}")]
     Tokens(#[from] TokenError),
+}
+
+/// Why the first token was not made.
+#[derive(Debug, Error)]
+pub enum FirstTokenError {
+    /// The facts cannot be opened.
+    #[error(transparent)]
+    Facts(#[from] AccessStartError),
+    /// The configuration gives nobody anything to administer.
+    #[error("the configuration names nothing to administer: {0}")]
+    Denied(#[from] Denied),
+    /// The tenants or instances clash.
+    #[error(transparent)]
+    Access(#[from] AccessConfigError),
+    /// The token could not be made.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+}
+
+/// Makes a token that grants everything but attaching workers, good for a year, in the database of a configuration:
+/// the way in for whoever sets up a server. The machine is the authority here, since whoever can write to the database
+/// can do this anyway.
+///
+/// # Errors
+/// [`FirstTokenError`].
+pub async fn issue_first_token(config: &Config) -> Result<Secret, FirstTokenError> {
+    let services = AccessServices::open(&config.database).await?;
+    let access = Access::new(config.access.clone())?;
+    let admin = access.authorize_somewhere(Principal::Server)?;
+    let grants = vec![Grant::role(Role::Admin)];
+    let new = NewToken { name: "first administrator".to_owned(), grants, lifetime: FIRST_LIFETIME };
+    let issued = services.tokens.issue(&admin, new, &Origin::default()).await?;
+    services.database.close().await;
+    Ok(issued.secret)
 }
 
 /// What services share that keep facts, and what tenancy keeps. Cheap to clone.

@@ -15,8 +15,8 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use gf_blobstore::{BlobStore, DiskBlobStore, OpenError, StoreConfig, StoreError};
-use gf_database::Database;
+use gf_blobstore::{BlobStore, DiskBlobStore, MachineTime, OpenError, StoreConfig, StoreError};
+use gf_database::{Database, DatabaseError};
 use gf_execution::{ActionCache, Operations, OperationsConfig, Timeouts};
 use gf_nix_cache::NixCaches;
 use gf_tenancy::trust::Exchange;
@@ -38,8 +38,14 @@ use crate::listen::{Connections, Drained, Listener, TlsError};
 use crate::metrics::{self, EdgeMetrics};
 use crate::nix_caches::{self, NixStartError};
 use crate::nix_closures::NixClosures;
+use crate::operator::action_results::ActionResults;
 use crate::operator::report::OwnWorker;
 use crate::operator::{self, Operator};
+use crate::quotas::{QuotaStore, Quotas};
+
+/// What is said loudly of a server without access control.
+const OPEN: &str = "OPEN: whoever reaches this address may read, write and administer everything, since no [access] is \
+                    configured; `gf init` makes a configuration that asks for a token";
 
 /// How long closing the database may take, which waits for those that still use it.
 const DATABASE_DEADLINE: Duration = Duration::from_secs(2);
@@ -84,6 +90,9 @@ pub enum StartError {
     /// The facts cannot be opened.
     #[error(transparent)]
     Facts(#[from] AccessStartError),
+    /// The facts cannot be read.
+    #[error("the database cannot be read: {0}")]
+    Read(#[from] DatabaseError),
     /// The Nix caches cannot be opened.
     #[error(transparent)]
     NixCaches(#[from] NixStartError),
@@ -125,10 +134,12 @@ impl App {
             database,
             tls,
             access,
+            require_token,
             attic,
             trust,
             certificates,
             worker_token,
+            quotas,
             store: settings,
             execution,
             worker,
@@ -148,7 +159,7 @@ impl App {
         if !certificates.is_empty() {
             access = access.with_certificates(certificates);
         }
-        if !trust.rules.is_empty() {
+        if require_token || !trust.rules.is_empty() {
             access = access.closed();
         }
         let issuers = Issuers::new(trust.issuers)?;
@@ -165,14 +176,21 @@ impl App {
         background.run_to_its_end(|stopping| async move { trail.write_until(stopping.cancelled()).await });
         let metrics = Arc::new(EdgeMetrics::default());
 
-        let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
         let facts = services.database.clone();
+        let own = Some(Arc::clone(&store));
+        let quotas = Arc::new(Quotas::open(own, Some(&facts), access.tenants(), &quotas).await?);
+        let (tended, tended_in) = (Arc::clone(&quotas), facts.clone());
+        background.run_to_its_end(|stopping| tended.tend_until(tended_in, stopping));
+        let bare: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
+        let blobs: Arc<dyn BlobStore> = Arc::new(QuotaStore::new(bare, Arc::clone(&quotas)));
+        let action_cache = ActionCache::open(Arc::clone(&blobs), facts.clone(), Arc::new(MachineTime::default())).await?;
         let caches =
             nix_caches::open(&data_dir, facts, &blobs, access.tenant(&tenant).ok_or(StartError::NoTenant)?).await?;
         let tended = caches.clone();
         background.run_to_its_end(|stopping| async move { tended.tend_until(stopping).await });
         let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));
-        let operations = start_operations(&blobs, &access, &settings, &caches, execution);
+        let operations = start_operations(&blobs, &action_cache, &access, &settings, &caches, execution);
+        quotas.limit_executions(&operations);
         let own_worker = Condition::default();
         let operator = Operator {
             gate: gate.clone(),
@@ -185,13 +203,17 @@ impl App {
             background: background.clone(),
             operations: operations.clone(),
             own_worker: own_worker.clone(),
+            quotas: Arc::clone(&quotas),
         };
+        let results = ActionResults { gate: gate.clone(), cache: action_cache.clone() };
         let max_blob_size_bytes = settings.max_blob_size_bytes;
         let limits = Limits { executes: execution.enabled, max_blob_size_bytes, ..Limits::default() };
         let stopping = CancellationToken::new();
         let edges = EdgeState {
             gate: gate.clone(),
             store: blobs,
+            action_cache,
+            quotas: Arc::clone(&quotas),
             operations: operations.clone(),
             limits,
             metrics: Arc::clone(&metrics),
@@ -221,12 +243,16 @@ impl App {
             .merge(health::router(readiness))
             .merge(access_api::router(Arc::new(access_api)))
             .merge(operator::router(Arc::new(operator)))
-            .merge(metrics_router(metrics, Arc::clone(&store), operations.clone()))
+            .merge(operator::action_results::router(results))
+            .merge(metrics_router(metrics, Arc::clone(&store), operations.clone(), quotas))
             .layer(axum::middleware::from_fn(edges::origin::note));
 
         let address = listener.address();
         let listener = if knows_certificates { listener.knowing(Arc::clone(&access)) } else { listener };
         let connections = listener.serve(router);
+        if access.is_open() {
+            tracing::warn!("{OPEN}");
+        }
         tracing::info!(%address, data_dir = %data_dir.display(), opened_ms, "serving");
         let blueprint = worker.filter(|_| execution.enabled).zip(worker_program).map(|(settings, program)| Blueprint {
             program,
@@ -293,6 +319,7 @@ impl App {
 
 fn start_operations(
     blobs: &Arc<dyn BlobStore>,
+    action_cache: &ActionCache,
     access: &Arc<Access>,
     store: &StoreSettings,
     caches: &NixCaches,
@@ -300,7 +327,7 @@ fn start_operations(
 ) -> Operations {
     let timeouts = Timeouts { default: settings.default_timeout, max: settings.max_timeout };
     let config = OperationsConfig { timeouts, lease: store.lease, ..OperationsConfig::default() };
-    let (action_cache, closures) = (ActionCache::new(Arc::clone(blobs)), Arc::new(NixClosures(caches.clone())));
+    let (action_cache, closures) = (action_cache.clone(), Arc::new(NixClosures(caches.clone())));
     Operations::start_with_closures(Arc::clone(blobs), action_cache, Arc::clone(access), closures, config)
 }
 
@@ -340,11 +367,17 @@ pub(crate) fn blob_store_config(data_dir: &Path, settings: &StoreSettings) -> St
     StoreConfig { capacity_bytes, lease, sync_window, max_blob_size_bytes, ..defaults }
 }
 
-fn metrics_router(metrics: Arc<EdgeMetrics>, store: Arc<DiskBlobStore>, operations: Operations) -> Router {
+fn metrics_router(
+    metrics: Arc<EdgeMetrics>,
+    store: Arc<DiskBlobStore>,
+    operations: Operations,
+    quotas: Arc<Quotas>,
+) -> Router {
     let show = move || async move {
         let stats = operator::stats(&store).await.map_err(|error| error.to_string());
-        let text =
-            stats.and_then(|stats| metrics::encode(&metrics, stats, operations).map_err(|error| error.to_string()));
+        let tenants = quotas.report(&operations);
+        let encode = |stats| metrics::encode(&metrics, stats, operations, tenants).map_err(|error| error.to_string());
+        let text = stats.and_then(encode);
         match text {
             Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, metrics::CONTENT_TYPE)], text),
             Err(error) => {

@@ -11,12 +11,14 @@
 mod access;
 mod database;
 mod execution;
+mod quota;
 mod reader;
 mod tls;
 mod trust;
 mod units;
 mod worker;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,6 +30,7 @@ use gf_digest::InstanceName;
 use gf_tenancy::{Access, AccessConfig, AtticConfig, CertificateRule, Secret, TenantConfig, TenantName};
 
 use crate::listen::TlsConfig;
+use crate::quotas::Quota;
 use crate::telemetry::{LogConfig, LogFormat, LogLevel};
 use access::AccessSection;
 use reader::{At, Document, Section};
@@ -56,6 +59,8 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Tenants and the static token.
     pub access: AccessConfig,
+    /// Whether nobody is let in without a credential although none is configured: all tokens are in the database.
+    pub require_token: bool,
     /// How tokens in Attic's format are checked; `None` takes none.
     pub attic: Option<AtticConfig>,
     /// Whose identities are exchanged for tokens.
@@ -64,6 +69,8 @@ pub struct Config {
     pub certificates: Vec<CertificateRule>,
     /// The token of machines that attach workers. Without one, and without a token in `access`, everybody may.
     pub worker_token: Option<Secret>,
+    /// What tenants may use, of those that have a limit.
+    pub quotas: HashMap<TenantName, Quota>,
     /// The store.
     pub store: StoreSettings,
     /// Remote execution.
@@ -154,6 +161,7 @@ struct FileConfig {
     tls: TlsSection,
     access: AccessSection,
     tenants: Vec<TenantConfig>,
+    quotas: HashMap<TenantName, Quota>,
     worker_token: Option<Secret>,
     store: StoreSettings,
     execution: ExecutionSettings,
@@ -199,7 +207,7 @@ impl Config {
         let mut outside = Vec::new();
         let mut mistake = |message: String| outside.push(ConfigError { file: None, line: None, message });
 
-        let AccessSection { token, anonymous_read, attic, rules, issuers } = read.access;
+        let AccessSection { token, anonymous_read, require_token, attic, rules, issuers } = read.access;
         let TlsSection { server: tls, rules: certificate_rules } = read.tls;
         let token = match environment.token.as_deref().map(|text| access::check_token("GF_TOKEN", text)) {
             Some(Ok(token)) => Some(token),
@@ -226,7 +234,8 @@ impl Config {
         };
         let default = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), Self::DEFAULT_PORT);
         let listen = overrides.listen.or(read.listen.as_ref().map(|at| at.value)).unwrap_or(default);
-        let tells_apart = token.is_some() || attic.is_some() || !rules.is_empty() || !certificate_rules.is_empty();
+        let tells_apart =
+            require_token || token.is_some() || attic.is_some() || !rules.is_empty() || !certificate_rules.is_empty();
         if !tells_apart && !listen.ip().to_canonical().is_loopback() {
             match read.listen.filter(|at| at.value == listen) {
                 Some(at) => document.mistake(at.place, exposed(listen)),
@@ -252,10 +261,12 @@ impl Config {
                 log: read.log,
                 tls,
                 access,
+                require_token,
                 attic,
                 trust,
                 certificates,
                 worker_token: read.worker_token,
+                quotas: read.quotas,
                 store: read.store,
                 execution: read.execution,
                 worker: read.worker,
@@ -281,10 +292,10 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// A server that anybody can reach and write to would let them plant build results: refused, with the way out.
 fn exposed(listen: SocketAddr) -> String {
     format!(
-        "listening on {listen} without a token would let everybody on the network write to the cache. Either make a \
-         token:\n    openssl rand -hex 32 > token\n  and name it in gf.toml (or put it into the environment variable \
-         GF_TOKEN):\n    [access]\n    token_file = \"token\"\n  or listen on this machine only:\n    listen = \
-         \"127.0.0.1:{}\"",
+        "listening on {listen} without a token would let everybody on the network write to the cache. Any of these lines \
+         is the way out:\n    gf init --listen {listen}    # a configuration, and a token for you that is shown once\n    \
+         export GF_TOKEN=$(openssl rand -hex 32)    # or one token for everything; a file: access.token_file\n    \
+         gf serve --listen 127.0.0.1:{}    # or for this machine only",
         listen.port()
     )
 }
@@ -313,8 +324,9 @@ fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
     let worker = root.section("worker", |worker| worker::read(worker, folder));
     report_shared_instances(document, &tenants);
     root.finish();
-    let tenants = tenants.into_iter().map(|(tenant, _)| tenant).collect();
-    FileConfig { access, tenants, worker_token, store, execution, worker, ..read }
+    let quotas = tenants.iter().map(|(tenant, _, quota)| (tenant.name.clone(), *quota)).collect();
+    let tenants = tenants.into_iter().map(|(tenant, ..)| tenant).collect();
+    FileConfig { access, tenants, quotas, worker_token, store, execution, worker, ..read }
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -342,11 +354,12 @@ fn readable(folder: &Path, text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-type PlacedTenant = (TenantConfig, Vec<At<InstanceName>>);
+type PlacedTenant = (TenantConfig, Vec<At<InstanceName>>, Quota);
 
 fn read_tenant(tenant: &mut Section<'_, '_>, place: std::ops::Range<usize>) -> Option<PlacedTenant> {
     let name = tenant.text("name", |text| TenantName::new(text).map_err(|error| error.to_string()));
     let instances = tenant.texts("instances", |text| InstanceName::new(text).map_err(|error| error.to_string()));
+    let quota = tenant.section("quota", quota::read);
     if !tenant.was_given("name") {
         tenant.mistake("name", place.clone(), "is missing");
     }
@@ -362,12 +375,12 @@ fn read_tenant(tenant: &mut Section<'_, '_>, place: std::ops::Range<usize>) -> O
         None => InstanceName::new(name.as_str()).ok().map(|value| At { value, place }).into_iter().collect(),
     };
     let instances = placed.iter().map(|at| at.value.clone()).collect();
-    Some((TenantConfig { name, instances }, placed))
+    Some((TenantConfig { name, instances }, placed, quota))
 }
 
 fn report_shared_instances(document: &Document<'_>, tenants: &[PlacedTenant]) {
     let mut seen: Vec<(&InstanceName, &TenantName)> = Vec::new();
-    for (tenant, instances) in tenants {
+    for (tenant, instances, _) in tenants {
         for At { value, place } in instances {
             match seen.iter().find(|(instance, _)| *instance == value) {
                 Some((_, owner)) => {

@@ -16,8 +16,9 @@ pub mod metrics;
 mod nix_caches;
 mod nix_closures;
 pub mod operator;
+pub mod quotas;
 pub mod telemetry;
 
-pub use access_services::AccessStartError;
+pub use access_services::{AccessStartError, FirstTokenError, issue_first_token};
 pub use issuers::IssuerFileError;
 pub use app::{App, StartError, StopError};

@@ -90,6 +90,12 @@ pub enum GrantError {
 const MAX_LENGTH: usize = 512;
 
 impl Grant {
+    /// A role on everything.
+    #[must_use]
+    pub fn role(role: Role) -> Self {
+        Self { what: What::Role(role), tenant: Pattern::new("*"), name: Pattern::new("*") }
+    }
+
     /// All that a role gives, in every tenant.
     pub(crate) fn everywhere(role: Role) -> Self {
         Self { what: What::Role(role), tenant: Pattern::new("*"), name: Pattern::new("*") }

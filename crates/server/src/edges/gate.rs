@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use gf_digest::InstanceName;
 use gf_tenancy::audit::{Amount, Deed, Event, Outcome, Trail};
 use gf_tenancy::{
@@ -151,26 +152,27 @@ impl Gate {
     }
 
     /// As [`Self::record`], and it is in the log when this returns. What is done seldom and matters can wait for that.
-    pub(crate) async fn record_now<P: Permission>(
+    pub(crate) fn record_now<P: Permission>(
         &self,
         visitor: &Visitor,
         grant: &Authorized<P>,
         action: &str,
         subject: &str,
         detail: &str,
-    ) {
-        let Some(trail) = &self.trail else { return };
+    ) -> BoxFuture<'static, ()> {
+        let Some(trail) = self.trail.clone() else { return Box::pin(std::future::ready(())) };
         let event = Event::new(grant.principal(), action, subject, Outcome::Done);
-        let event = Event { detail: detail.to_owned(), ..event };
-        if let Err(error) = trail.log().append(&[event.clone().from(&visitor.origin())]).await {
-            tracing::warn!(%error, action, "what was done is not in the audit log yet; it is tried again");
-            trail.record(event, visitor.origin());
-        }
+        let (event, origin) = (Event { detail: detail.to_owned(), ..event }, visitor.origin());
+        Box::pin(async move {
+            if let Err(error) = trail.log().append(&[event.clone().from(&origin)]).await {
+                tracing::warn!(%error, action = event.action, "what was done is not in the audit log yet; it is tried again");
+                trail.record(event, origin);
+            }
+        })
     }
 
     fn known(&self, visitor: &Visitor, permission: PermissionName, subject: &str) -> Result<Principal, Denied> {
-        self.principal(visitor)
-            .inspect_err(|denied| self.refused(visitor, NOBODY_KNOWN, permission, subject, denied))
+        self.principal(visitor).inspect_err(|denied| self.refused(visitor, NOBODY_KNOWN, permission, subject, denied))
     }
 
     fn refused(&self, visitor: &Visitor, who: &str, permission: PermissionName, subject: &str, denied: &Denied) {
