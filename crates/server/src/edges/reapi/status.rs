@@ -8,6 +8,8 @@ use gf_tenancy::Denied;
 use prost::{Message, Name};
 use tonic::{Code, Status};
 
+use crate::quotas::OverQuota;
+
 /// Something that ends a call.
 pub(super) trait IntoStatus {
     /// What the client is told.
@@ -28,6 +30,9 @@ impl IntoStatus for TreeError {
 
 impl IntoStatus for ActionCacheError {
     fn into_status(self) -> Status {
+        if matches!(self, Self::Quarantined { .. }) {
+            return Status::failed_precondition(self.to_string());
+        }
         of_kind(self.kind(), &self)
     }
 }
@@ -36,10 +41,26 @@ impl IntoStatus for Denied {
     fn into_status(self) -> Status {
         let code = match self {
             Self::Unauthenticated(_) | Self::BadCredential | Self::Expired | Self::NotYetValid => Code::Unauthenticated,
-            Self::Forbidden(_) => Code::PermissionDenied,
+            Self::Forbidden(_) | Self::NotEverywhere(_) => Code::PermissionDenied,
             Self::UnknownInstance(_) | Self::UnknownCache(_) => Code::InvalidArgument,
         };
         Status::new(code, self.to_string())
+    }
+}
+
+/// What comes back within moments says when: clients that know the protocol try again then, and not otherwise.
+impl IntoStatus for OverQuota {
+    fn into_status(self) -> Status {
+        let text = self.to_string();
+        let Some(wait) = self.retry_after else { return Status::resource_exhausted(text) };
+        let delay = prost_types::Duration {
+            seconds: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+            nanos: i32::try_from(wait.subsec_nanos()).unwrap_or_default(),
+        };
+        let retry = rpc::RetryInfo { retry_delay: Some(delay) };
+        let detail = prost_types::Any { type_url: rpc::RetryInfo::type_url(), value: retry.encode_to_vec() };
+        let status = rpc::Status { code: Code::ResourceExhausted as i32, message: text.clone(), details: vec![detail] };
+        Status::with_details(Code::ResourceExhausted, text, status.encode_to_vec().into())
     }
 }
 
