@@ -4,6 +4,8 @@
 //! What always holds: a rule names somebody. One that would let in everybody for whom a public forge signs is a mistake,
 //! and so is one that fits owners whom anybody can register.
 
+mod owners;
+
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,9 +25,6 @@ const LIFETIME: Duration = Duration::from_secs(1800);
 const MAX_RULES: usize = 5000;
 /// The most claims of one rule.
 const MAX_CLAIMS: usize = 32;
-
-/// Claims that name what somebody owns, as `OWNER/THING`, on forges where anybody can register an owner.
-const OWNED: [&str; 3] = ["repository", "project_path", "namespace_path"];
 
 /// Which identities of others are taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,12 +94,10 @@ pub(super) fn read_rule(rule: &mut Section<'_, '_>, place: Range<usize>) -> Opti
             rule.mistake(key, place.clone(), "is missing");
         }
     }
-    let names_nobody = claims.as_ref().is_none_or(|claims| claims.value.iter().all(|(_, pattern)| is_open(pattern)));
-    if names_nobody && (claims.is_some() || !rule.was_given("claims")) {
-        let at = claims.as_ref().map_or(&place, |claims| &claims.place).clone();
-        let message = "names nobody: without a claim such as repository or project_path everybody for whom the issuer \
-                       signs would be let in";
-        rule.mistake("claims", at, message);
+    let read = claims.as_ref().map_or(&[][..], |claims| &claims.value);
+    let names_nobody = issuer.as_ref().and_then(|issuer| owners::names_nobody(&issuer.value, read));
+    if let Some(why) = names_nobody.filter(|_| claims.is_some() || !rule.was_given("claims")) {
+        rule.mistake("claims", claims.as_ref().map_or(&place, |claims| &claims.place).clone(), &why);
         return None;
     }
     Some(ReadRule {
@@ -268,30 +265,16 @@ fn parse_issuer(text: &str) -> Result<String, String> {
 
 fn parse_claim(claim: &str, text: &str) -> Result<(String, Pattern), String> {
     let pattern = Pattern::new(text);
-    let before_star = text.split_once('*').map(|(before, _)| before);
-    let owner_is_open = before_star.is_some_and(|before| !before.contains('/'));
-    if OWNED.contains(&claim) && owner_is_open && !is_open(&pattern) {
-        return Err(format!(
-            "{claim} = {text:?} also fits owners that anybody can register: end the owner with a slash, as in \"acme/*\""
-        ));
-    }
-    if claim == "repository_owner" && before_star.is_some() && !is_open(&pattern) {
-        return Err(format!("{claim} = {text:?} also fits owners that anybody can register: write it without a star"));
-    }
+    owners::check_claim(claim, &pattern)?;
     Ok((claim.to_owned(), pattern))
 }
 
 fn parse_certificate_pattern(text: &str) -> Result<Pattern, String> {
     let pattern = Pattern::new(text);
-    match text.is_empty() || is_open(&pattern) {
+    match text.is_empty() || owners::is_any(&pattern) {
         true => Err("names nobody: write what the certificates have in common".to_owned()),
         false => Ok(pattern),
     }
-}
-
-/// Whether it fits everything.
-fn is_open(pattern: &Pattern) -> bool {
-    pattern.as_str().bytes().all(|byte| byte == b'*')
 }
 
 #[cfg(test)]

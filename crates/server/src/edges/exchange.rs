@@ -6,8 +6,8 @@
 //!
 //! Deliberately absent: asking for less than the rules grant; refreshing, which is exchanging again.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use gf_digest::InstanceName;
-use gf_tenancy::audit::{Deed, Origin, Outcome, Trail};
+use gf_tenancy::audit::{Deed, Event, Origin, Outcome, Trail};
 use gf_tenancy::trust::{Admission, Exchange, TrustFault, claimed_identity};
 use gf_tenancy::{Access, PermissionName, Principal, Token};
 use serde::Serialize;
@@ -32,9 +32,13 @@ use crate::operator::report::Problem;
 const MAX_EXCHANGES: usize = 64;
 /// How long one waits for its turn: the jobs of a build begin all at once.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Refusals in a minute that are recorded one by one.
+const RECORDED_A_MINUTE: u32 = 120;
+const MINUTE: Duration = Duration::from_secs(60);
 /// When to come again, in seconds: an issuer is asked that often.
 const RETRY_AFTER_S: u32 = 30;
 
+const ACTION: &str = "token.exchange";
 const NO_RULES: &str = "this server trusts no issuer: its operator adds an [[access.trust]] to its configuration";
 const NO_TOKEN: &str = "send the token of your CI or cluster: `Authorization: Bearer <identity token>`";
 const TRY_AGAIN: &str = "the identity cannot be checked now: try again in half a minute";
@@ -54,6 +58,23 @@ pub(crate) struct ExchangeState {
 struct Edge {
     state: ExchangeState,
     places: Semaphore,
+    budget: Budget,
+}
+
+/// How many refusals still get a record of their own. Anybody can send many, which are counted together then.
+struct Budget(Mutex<(Instant, u32)>);
+
+impl Budget {
+    fn take(&self, now: Instant) -> bool {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_duration_since(held.0) >= MINUTE {
+            *held = (now, RECORDED_A_MINUTE);
+        }
+        let (_, left) = &mut *held;
+        let is_left = *left > 0;
+        *left = left.saturating_sub(1);
+        is_left
+    }
 }
 
 /// What an identity was exchanged for.
@@ -71,7 +92,8 @@ struct Exchanged {
 
 /// `/v1/token/exchange`.
 pub(crate) fn router(state: ExchangeState) -> Router {
-    let edge = Arc::new(Edge { state, places: Semaphore::new(MAX_EXCHANGES) });
+    let budget = Budget(Mutex::new((Instant::now(), RECORDED_A_MINUTE)));
+    let edge = Arc::new(Edge { state, places: Semaphore::new(MAX_EXCHANGES), budget });
     Router::new().route("/v1/token/exchange", post(serve)).with_state(edge)
 }
 
@@ -123,21 +145,22 @@ impl Edge {
     fn record(&self, token: &str, fault: &TrustFault, origin: Origin) {
         let claimed = claimed_identity(token).unwrap_or_default();
         tracing::info!(%fault, claimed, ?origin, "an identity was not exchanged");
-        let deed = Deed {
-            who: "unknown".to_owned(),
-            action: "token.exchange".into(),
-            subject: claimed,
-            outcome: if fault.is_unavailable() { Outcome::Failed } else { Outcome::Denied },
-            detail: fault.to_string(),
-        };
-        self.state.trail.count_deed(deed, origin);
+        let outcome = if fault.is_unavailable() { Outcome::Failed } else { Outcome::Denied };
+        let (who, detail) = ("unknown".to_owned(), fault.to_string());
+        if self.budget.take(Instant::now()) {
+            let event = Event { who, detail, ..Event::new(&Principal::Anonymous, ACTION, claimed, outcome) };
+            return self.state.trail.record(event, origin);
+        }
+        self.state.trail.count_deed(Deed { who, action: ACTION.into(), subject: claimed, outcome, detail }, origin);
     }
 }
 
 /// What the caller is told.
 fn answer(fault: &TrustFault, origin: &Origin) -> Response {
     let found = |text: String| match origin.trace {
-        Some(trace) => format!("{text}; the operator finds the reason in the audit log, under the trace {trace}"),
+        Some(trace) => {
+            format!("{text}; the operator finds the reason in the audit log or the server's, under the trace {trace}")
+        }
         None => text,
     };
     match fault {
@@ -179,4 +202,25 @@ fn show_time(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
     // Within the year 9999, which lifetimes are, every time can be shown.
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_refusals_is_counted() {
+        let began = Instant::now();
+        let budget = Budget(Mutex::new((began, RECORDED_A_MINUTE)));
+        let taken = |at: Instant| (0..1000).filter(|_| budget.take(at)).count();
+        assert_eq!(taken(began), RECORDED_A_MINUTE as usize);
+        assert_eq!(taken(began + MINUTE / 2), 0);
+        assert_eq!(taken(began + MINUTE), RECORDED_A_MINUTE as usize);
+    }
+
+    #[test]
+    fn times_as_the_helper_reads_them() {
+        assert_eq!(show_time(1_700_000_000), "2023-11-14T22:13:20Z");
+        assert_eq!(show_time(u64::MAX), "");
+    }
 }
