@@ -8,6 +8,7 @@ mod manual_time;
 mod memory_blob_store;
 mod oidc_issuer;
 mod postgres;
+mod skipping;
 mod zstd_decoder;
 
 pub use intercepted_files::{FileOperation, InterceptedFiles};
@@ -16,3 +17,4 @@ pub use manual_time::ManualTime;
 pub use memory_blob_store::MemoryBlobStore;
 pub use oidc_issuer::{IssuerFault, OidcIssuer, RSA_PUBLIC_PEM};
 pub use postgres::PostgresServer;
+pub use skipping::skip;

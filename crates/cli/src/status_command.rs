@@ -1,6 +1,7 @@
 //! `gf status`: what the server says about itself.
 
-use gf_server::operator::report::{ExecutionSummary, OwnWorker, Status};
+use gf_server::config::show_size;
+use gf_server::operator::report::{ExecutionSummary, OwnWorker, QuotaReport, Status, TenantReport};
 
 use crate::args::QuestionArgs;
 use crate::client::Client;
@@ -19,7 +20,7 @@ pub(crate) fn run(args: QuestionArgs) -> Result<(), Failure> {
 }
 
 fn show(server: &str, status: &Status) -> String {
-    let Status { version, uptime_seconds, not_ready, full, tenants, store, execution } = status;
+    let Status { version, uptime_seconds, not_ready, full, tenants, tenant_use, store, execution } = status;
     let ready = match (not_ready, full) {
         (Some(_), _) => "NOT READY",
         (None, Some(_)) => "FULL",
@@ -30,9 +31,33 @@ fn show(server: &str, status: &Status) -> String {
     let tenants = tenants.join(", ");
     let execution = execution.as_ref().map(show_execution).unwrap_or_default();
     format!(
-        "server    {server}, gf {version}, {ready}, up for {uptime}\ntenants   {tenants}\n{full}{execution}{}",
+        "server    {server}, gf {version}, {ready}, up for {uptime}\ntenants   {tenants}\n{}{full}{execution}{}",
+        show_use(tenant_use),
         show_stats(store)
     )
+}
+
+/// What tenants use that may not use everything.
+fn show_use(tenants: &[TenantReport]) -> String {
+    let size = |quota: &QuotaReport| quota.limit.map(|limit| (show_size(quota.used), show_size(limit)));
+    let mut text = String::new();
+    for tenant in tenants {
+        let TenantReport { name, stored_bytes, uploaded_bytes_today, executions, requests_a_second } = tenant;
+        let mut parts = Vec::new();
+        parts.extend(size(stored_bytes).map(|(used, limit)| format!("stores {used} of {limit}")));
+        parts.extend(size(uploaded_bytes_today).map(|(used, limit)| format!("uploaded {used} of {limit} today")));
+        parts.extend(executions.limit.map(|limit| format!("runs {} of {limit} actions", executions.used)));
+        parts.extend(requests_a_second.limit.map(|limit| format!("at most {limit} requests a second")));
+        let quotas = [stored_bytes, uploaded_bytes_today, requests_a_second];
+        let refused: u64 = quotas.iter().map(|quota| quota.refused).sum();
+        if refused > 0 {
+            parts.push(format!("{refused} times refused"));
+        }
+        if !parts.is_empty() {
+            text += &format!("          {name}: {}\n", parts.join(", "));
+        }
+    }
+    text
 }
 
 fn show_execution(execution: &ExecutionSummary) -> String {

@@ -16,13 +16,13 @@ mod settlement;
 mod time;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gf_blobstore::BlobStore;
 use gf_digest::Digest;
-use gf_tenancy::{Access, Authorized, Execute, Operate};
+use gf_tenancy::{Access, Authorized, Execute, Operate, TenantId};
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
@@ -263,6 +263,18 @@ impl Operations {
     #[must_use]
     pub fn ends(&self) -> BTreeMap<&'static str, u64> {
         self.desk().ends()
+    }
+
+    /// Lets so many actions of a tenant be run at one time; further ones wait, first come, first served, until others of it
+    /// end. Others are not concerned.
+    pub fn limit_executions(&self, tenant: TenantId, limit: u32) {
+        self.desk().limit_executions(tenant, limit);
+    }
+
+    /// How many actions run for each tenant that has some.
+    #[must_use]
+    pub fn running_by_tenant(&self) -> HashMap<TenantId, u64> {
+        self.desk().running_by_tenant()
     }
 
     /// A worker came. It is gone when the attachment is dropped.

@@ -24,6 +24,7 @@ use gf_execution::{ActionCache, Content, Operations};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::EdgeMetrics;
+use crate::quotas::Quotas;
 
 pub use gate::Gate;
 pub(crate) use exchange::{ExchangeState, router as exchange_router};
@@ -36,6 +37,10 @@ pub struct EdgeState {
     pub gate: Gate,
     /// Where the bytes are.
     pub store: Arc<dyn BlobStore>,
+    /// Action results; the same that operations write to.
+    pub action_cache: ActionCache,
+    /// What tenants may use.
+    pub quotas: Arc<Quotas>,
     /// What is run, and who waits for it.
     pub operations: Operations,
     /// The bounds that clients meet.
@@ -98,7 +103,7 @@ fn cut(mut text: String, max_bytes: usize) -> String {
 pub fn router(state: EdgeState) -> axum::Router {
     let services = Services {
         content: Content::new(Arc::clone(&state.store), state.limits.max_blob_size_bytes),
-        action_cache: ActionCache::new(Arc::clone(&state.store)),
+        action_cache: state.action_cache.clone(),
         state,
     };
     reapi::router(services.clone()).merge(http_cache::router(services))

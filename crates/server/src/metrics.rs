@@ -9,6 +9,7 @@
 mod executions;
 mod exposition;
 mod histogram;
+mod tenants;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

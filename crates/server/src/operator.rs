@@ -30,6 +30,7 @@ use crate::capacity::Background;
 use crate::config::StoreSettings;
 use crate::edges::Gate;
 use crate::health::{Readiness, Ready};
+use crate::quotas::Quotas;
 use report::{GcRequest, GcResult, Repaired, ScrubStatus, Status, StoreStatus, VerifyRequest, VerifyResult};
 pub(crate) use routes::router;
 
@@ -69,6 +70,7 @@ pub(crate) struct Operator {
     pub(crate) background: Background,
     pub(crate) operations: Operations,
     pub(crate) own_worker: Condition,
+    pub(crate) quotas: Arc<Quotas>,
 }
 
 impl Operator {
@@ -85,6 +87,7 @@ impl Operator {
             not_ready,
             full,
             tenants,
+            tenant_use: self.quotas.report(&self.operations),
             store: self.store_stats(operator).await?,
             execution: Some(self.execution_summary(operator)),
         })
@@ -245,6 +248,7 @@ mod tests {
         Operator {
             operations: Operations::start(blobs, cache, Arc::clone(&access), OperationsConfig::default()),
             own_worker: Condition::default(),
+            quotas: Arc::new(Quotas::none()),
             gate: Gate::without_log(access),
             instance,
             readiness: Readiness::new(Arc::clone(&store) as Arc<dyn gf_blobstore::BlobStore>, data_dir),

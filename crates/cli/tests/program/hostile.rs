@@ -59,6 +59,32 @@ fn answers_that_nobody_reads_do_not_pile_up() {
     check_still_well(&server);
 }
 
+/// The smallest calls there are, each of which is answered, and no answer is taken.
+#[test]
+fn calls_whose_answers_nobody_reads_do_not_pile_up() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), &[]);
+    let path = b"/build.bazel.remote.execution.v2.Capabilities/GetCapabilities";
+    // POST, http, the path, an authority, application/grpc, te: trailers.
+    let length = u8::try_from(path.len()).unwrap();
+    let rest = b"\x01\x01t\x0f\x10\x10application/grpc\x00\x02te\x08trailers";
+    let head = [b"\x83\x86\x04", &[length][..], path, rest].concat();
+    for window in [65_535_u32, 0x7fff_ffff] {
+        let mut stream = server.connect();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        stream.write_all(&frame(4, 0, 0, &[&[0, 4][..], &window.to_be_bytes()].concat())).unwrap();
+        let calls = (0..REQUESTS).map(|number| {
+            let stream = 2 * number + 1;
+            [frame(1, 4, stream, &head), frame(0, 1, stream, &[0; 5])].concat()
+        });
+        write_without_reading(stream, calls);
+        check_still_well(&server);
+        // Others are served meanwhile and after.
+        let status = gf(home.path()).args(["status", "--server", &server.url]).output().unwrap();
+        assert_eq!(status.status.code(), Some(0));
+    }
+}
+
 /// An HTTP/2 frame.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();

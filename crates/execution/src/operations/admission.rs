@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gf_tenancy::{Authorized, Execute};
-use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::answer::{Ended, Verdict};
@@ -69,7 +69,10 @@ impl Operations {
         let mut unadmitted = Unadmitted { operations: &self, name: Some(&name) };
         let Ok(admitted) = timeout(DEADLINE, self.look_at(&name, &grant, &request)).await else { return };
         match admitted.unwrap_or_else(|error| Admitted::Over(Box::new(refusal(error)))) {
-            Admitted::ToRun(action) => self.act(|desk, at| desk.submit(&name, action, &request, at)),
+            Admitted::ToRun(action) => {
+                let share = self.share_of(&grant).await;
+                self.act(|desk, at| desk.submit(&name, action, &request, share, at));
+            }
             Admitted::Over(mut ended) => {
                 if let Some(result) = &mut ended.result {
                     let function = request.action.function();
@@ -79,6 +82,12 @@ impl Operations {
             }
         }
         unadmitted.name = None;
+    }
+
+    /// Waits until the tenant may run one more. There are no more who wait than there are operations.
+    async fn share_of(&self, grant: &Authorized<Execute>) -> Option<OwnedSemaphorePermit> {
+        let share = self.desk().share_of(grant)?;
+        share.acquire_owned().await.ok()
     }
 
     async fn look_at(

@@ -47,7 +47,10 @@ struct HttpEdge {
 
 impl HttpEdge {
     fn authorize<P: InstancePermission>(&self, head: &Parts, target: &Target) -> Result<Authorized<P>, Problem> {
-        Ok(self.services.state.gate.authorize(&Visitor::of(head), &target.instance)?)
+        let state = &self.services.state;
+        let grant = state.gate.authorize(&Visitor::of(head), &target.instance)?;
+        state.quotas.request(&grant)?;
+        Ok(grant)
     }
 
     /// Counts what was done by right of a grant.

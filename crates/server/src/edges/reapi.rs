@@ -91,7 +91,9 @@ impl Edge {
         caller: &Caller,
         instance: &InstanceName,
     ) -> Result<Authorized<P>, Status> {
-        self.state.gate.authorize(&caller.visitor, instance).map_err(IntoStatus::into_status)
+        let grant = self.state.gate.authorize(&caller.visitor, instance).map_err(IntoStatus::into_status)?;
+        self.state.quotas.request(&grant).map_err(IntoStatus::into_status)?;
+        Ok(grant)
     }
 
     /// Refuses who may not do this in any instance.

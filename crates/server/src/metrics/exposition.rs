@@ -12,7 +12,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::executions::ExecutionCollector;
+use super::tenants::TenantCollector;
 use super::{CODES, EdgeMetrics, Lookups, Method};
+use crate::operator::report::TenantReport;
 
 /// The media type of [`encode`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -21,11 +23,17 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 ///
 /// # Errors
 /// Never in practice: writing to a string does not fail.
-pub fn encode(edges: &Arc<EdgeMetrics>, store: StoreStats, operations: Operations) -> Result<String, fmt::Error> {
+pub fn encode(
+    edges: &Arc<EdgeMetrics>,
+    store: StoreStats,
+    operations: Operations,
+    tenants: Vec<TenantReport>,
+) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("gf");
     registry.register_collector(Box::new(EdgeCollector(Arc::clone(edges))));
     registry.register_collector(Box::new(StoreCollector(store)));
     registry.register_collector(Box::new(ExecutionCollector(operations)));
+    registry.register_collector(Box::new(TenantCollector(tenants)));
     let mut out = String::with_capacity(16 * 1024);
     text::encode(&mut out, &registry)?;
     Ok(out)
@@ -148,7 +156,7 @@ impl Collector for StoreCollector {
             ("store_capacity", "The most that the store may hold", stats.capacity_bytes),
             ("store_used", "What the store holds on disk", stats.used_bytes),
             ("store_reserved", "Set aside for uploads under way", stats.reserved_bytes),
-            ("store_leased", "Under lease when the last collection looked: not to be evicted", stats.leased_bytes),
+            ("store_leased", "Under lease, as of a minute ago at most: not to be evicted", stats.leased_bytes),
             ("store_disk_free", "Free on the file system of the store", stats.free_disk_bytes),
         ];
         for (name, help, bytes) in sizes {
@@ -215,6 +223,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Lookup;
+    use crate::operator::report::QuotaReport;
 
     fn operations() -> Operations {
         let access = AccessConfig { tenants: Vec::new(), token: None, anonymous_read: false };
@@ -237,7 +246,9 @@ mod tests {
         let limitations = Arc::default();
         let offer = Offer { name: "worker".into(), properties: Vec::new(), capacity, limitations };
         let _worker = operations.attach(offer).unwrap();
-        let text = encode(&edges, store, operations).unwrap();
+        let stored_bytes = QuotaReport { used: 7, limit: Some(9), refused: 2 };
+        let tenant = TenantReport { name: "org-acme".to_owned(), stored_bytes, ..TenantReport::default() };
+        let text = encode(&edges, store, operations, vec![tenant]).unwrap();
         for line in [
             r#"gf_cache_lookups_total{kind="cas",result="hit"} 90"#,
             r#"gf_cache_lookups_total{kind="cas",result="miss"} 10"#,
@@ -253,6 +264,9 @@ mod tests {
             "gf_store_scrubbed_bytes_total 7",
             "gf_store_scrub_last_pass_age_seconds 60",
             "gf_workers 1",
+            r#"gf_tenant_used{tenant="org-acme",quota="stored_bytes"} 7"#,
+            r#"gf_tenant_limit{tenant="org-acme",quota="stored_bytes"} 9"#,
+            r#"gf_tenant_refused_total{tenant="org-acme",quota="stored_bytes"} 2"#,
             "gf_executions_queued 0",
             r#"gf_worker_cores{state="free"} 2.5"#,
             "# EOF",

@@ -1,14 +1,22 @@
 //! What `/api/v1/` says, as JSON. The `gf` commands read these too, so a field is only ever added.
 
+mod action_results;
 mod execution;
 mod nix;
+mod tenants;
 
 use serde::{Deserialize, Serialize};
 
+pub use action_results::{
+    ActionName, ActionResultRemoval, ActionResultRemoved, ActionResultReport, OutputReport, ProvenanceReport, ResultReport,
+    TombstoneReport,
+};
 pub use execution::{
     ActionReport, AheadReport, EndReport, ExecutionReport, ExecutionSummary, ExplanationReport, MatchingReport,
     OperationReport, OwnWorker, PropertyReport, QueueReport, RunReport, ScarceReport, SituationReport, WorkerReport,
 };
+
+pub use tenants::{QuotaReport, TenantReport};
 
 pub use nix::{
     NixCacheChange, NixCacheReport, NixCollectReport, NixCollectRequest, NixContentsReport, NixPathReport,
@@ -31,6 +39,9 @@ pub struct Status {
     pub full: Option<String>,
     /// The tenants served, by name.
     pub tenants: Vec<String>,
+    /// What each of them uses of what it may; absent from servers that did not tell of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tenant_use: Vec<TenantReport>,
     /// The store.
     pub store: StoreStatus,
     /// Remote execution; absent from servers that had none to tell of.
@@ -47,7 +58,7 @@ pub struct StoreStatus {
     pub used_bytes: u64,
     /// Set aside for uploads under way.
     pub reserved_bytes: u64,
-    /// Under lease, as of the last collection: not to be evicted.
+    /// Under lease, as of a minute ago at most: not to be evicted.
     pub leased_bytes: u64,
     /// How long what was reported present stays.
     pub lease_seconds: u64,

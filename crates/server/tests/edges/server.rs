@@ -11,6 +11,7 @@ use gf_execution::{ActionCache, Operations, OperationsConfig};
 use gf_server::edges::{self, EdgeState, Gate, Limits};
 use gf_server::listen::{Connections, Listener};
 use gf_server::metrics::EdgeMetrics;
+use gf_server::quotas::Quotas;
 use gf_tenancy::{Access, AccessConfig, Secret, TenantConfig, TenantName};
 use gf_testkit::MemoryBlobStore;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -56,10 +57,12 @@ impl Server {
         let blobs: Arc<dyn BlobStore> = Arc::new(store.clone());
         let action_cache = ActionCache::new(Arc::clone(&blobs));
         let operations =
-            Operations::start(Arc::clone(&blobs), action_cache, Arc::clone(&access), OperationsConfig::default());
+            Operations::start(Arc::clone(&blobs), action_cache.clone(), Arc::clone(&access), OperationsConfig::default());
         let state = EdgeState {
             gate: Gate::without_log(access),
             store: blobs,
+            action_cache,
+            quotas: Arc::new(Quotas::none()),
             operations,
             limits,
             metrics: Arc::new(EdgeMetrics::default()),

@@ -10,6 +10,7 @@ impl From<ActionCacheError> for Problem {
     fn from(error: ActionCacheError) -> Self {
         match error {
             ActionCacheError::Store(error) => error.into(),
+            error @ ActionCacheError::Quarantined { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
             error => Self::of_kind(error.kind(), &error),
         }
     }

@@ -1,5 +1,7 @@
 //! From what went wrong to what an HTTP client is told.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -7,6 +9,7 @@ use gf_blobstore::{ErrorKind, StoreError};
 use gf_tenancy::Denied;
 
 use super::BodyError;
+use crate::quotas::OverQuota;
 
 /// When a client may ask again what could not be answered, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -20,11 +23,13 @@ pub(in crate::edges) struct Problem {
     size_bytes: Option<u64>,
     /// What may be done here, where something else was tried.
     allow: Option<&'static str>,
+    /// When asking again may help.
+    retry_after: Option<Duration>,
 }
 
 impl Problem {
     pub(in crate::edges) fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into(), size_bytes: None, allow: None }
+        Self { status, text: text.into(), size_bytes: None, allow: None, retry_after: None }
     }
 
     /// A range that begins behind the end.
@@ -54,6 +59,15 @@ impl Problem {
         Self::new(status, error.to_string())
     }
 
+    /// What a tenant is told that has used what it may: what comes back by itself is worth waiting for.
+    fn over_quota(reason: String, retry_after: Option<Duration>) -> Self {
+        let status = match retry_after {
+            Some(_) => StatusCode::TOO_MANY_REQUESTS,
+            None => StatusCode::INSUFFICIENT_STORAGE,
+        };
+        Self { retry_after, ..Self::new(status, reason) }
+    }
+
     /// As one line of text.
     pub(in crate::edges) fn into_response(self) -> Response<Body> {
         let response = (self.status, format!("{}\n", self.text)).into_response();
@@ -70,6 +84,10 @@ impl Problem {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, and not too early.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+        }
         if let Some(allow) = self.allow {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         }
@@ -85,8 +103,15 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, error.to_string()),
+            StoreError::OverQuota { reason, retry_after } => Self::over_quota(reason, retry_after),
             error => Self::of_kind(error.kind(), &error),
         }
+    }
+}
+
+impl From<OverQuota> for Problem {
+    fn from(over: OverQuota) -> Self {
+        Self::over_quota(over.to_string(), over.retry_after)
     }
 }
 

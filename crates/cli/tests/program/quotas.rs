@@ -1,0 +1,186 @@
+//! What a tenant may use: what is refused says the number and the limit, others are not concerned, and a restart forgets
+//! nothing of it.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::Output;
+use std::time::Instant;
+
+use gf_digest::{Digest, DigestFunction};
+use serde_json::Value;
+
+use crate::running::{DEADLINE, Server, gf, text};
+
+const TENANTS: &str =
+    "[[tenant]]\nname = \"default\"\ninstances = [\"\"]\n[[tenant]]\nname = \"org-acme\"\ninstances = [\"acme\"]\n";
+
+/// A server whose tenant `org-acme` has this quota.
+fn start(home: &Path, quota: &str) -> Server {
+    let file = home.join("gf.toml");
+    fs::write(&file, format!("{TENANTS}[tenant.quota]\n{quota}\n")).unwrap();
+    Server::start(home, &["--config", file.to_str().unwrap()])
+}
+
+/// Bytes that do not compress.
+pub(crate) fn noise(number: u32, length: usize) -> Vec<u8> {
+    let block =
+        |at: u32| *Digest::of(DigestFunction::Sha256, &[number.to_le_bytes(), at.to_le_bytes()].concat()).hash();
+    (0..).flat_map(block).take(length).collect()
+}
+
+/// The status of an answer, and all of it.
+pub(crate) fn send(server: &Server, verb: &str, path: &str, body: &[u8]) -> (u16, String) {
+    let length = body.len();
+    let head = format!("{verb} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    let mut stream = server.connect();
+    stream.write_all(head.as_bytes()).unwrap();
+    // Who is refused may be told so before all was sent.
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let answer = text(&answer);
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+pub(crate) fn put(server: &Server, instance: &str, blob: &[u8]) -> (u16, String) {
+    let hash = Digest::of(DigestFunction::Sha256, blob).hash_hex();
+    send(server, "PUT", &format!("/{instance}cas/{}", hash.as_str()), blob)
+}
+
+pub(crate) fn ask(server: &Server, home: &Path, args: &[&str]) -> Output {
+    gf(home).args(args).args(["--server", &server.url]).output().unwrap()
+}
+
+fn used(server: &Server, home: &Path, quota: &str) -> u64 {
+    let status: Value = serde_json::from_slice(&ask(server, home, &["status", "--json"]).stdout).unwrap();
+    let tenants = status["tenant_use"].as_array().unwrap();
+    let acme = tenants.iter().find(|tenant| tenant["name"] == "org-acme").unwrap();
+    acme[quota]["used"].as_u64().unwrap()
+}
+
+#[test]
+fn what_a_tenant_stores_is_bounded_over_restarts() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = start(home.path(), "stored = \"2MiB\"");
+    let first = noise(1, 900_000);
+    assert_eq!(put(&server, "acme/", &first).0, 200);
+    assert_eq!(put(&server, "acme/", &noise(2, 900_000)).0, 200);
+    for _ in 0..2 {
+        let (status, answer) = put(&server, "acme/", &noise(3, 900_000));
+        assert_eq!(status, 507, "{answer}");
+        assert!(answer.contains("of its 2 MiB") && answer.contains("tenant.quota.stored"), "{answer}");
+        assert_eq!(put(&server, "acme/", &first).0, 200, "what is there already costs nothing");
+        assert_eq!(put(&server, "", &noise(4, 2_000_000)).0, 200, "another tenant is not concerned");
+        let hash = Digest::of(DigestFunction::Sha256, &first).hash_hex();
+        assert_eq!(send(&server, "GET", &format!("/acme/cas/{}", hash.as_str()), b"").0, 200, "reads go on");
+        let shown = text(&ask(&server, home.path(), &["status"]).stdout);
+        assert!(shown.contains("org-acme: stores 1.7 MiB of 2 MiB") && shown.contains("times refused"), "{shown}");
+        let metrics = server.get("/metrics").1;
+        assert!(metrics.contains(r#"gf_tenant_limit{tenant="org-acme",quota="stored_bytes"} 2097152"#), "{metrics}");
+
+        // As after a crash.
+        server.signal("-KILL");
+        server.wait_for_end();
+        server = start(home.path(), "stored = \"2MiB\"");
+        let until = Instant::now() + DEADLINE;
+        while used(&server, home.path(), "stored_bytes") < 1_800_000 {
+            assert!(Instant::now() < until, "what a tenant stores was forgotten");
+        }
+    }
+}
+
+#[test]
+fn what_comes_in_a_day_is_bounded_over_restarts() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = start(home.path(), "uploaded_a_day = \"1MiB\"");
+    assert_eq!(put(&server, "acme/", &noise(1, 900_000)).0, 200);
+    for _ in 0..2 {
+        let (status, answer) = put(&server, "acme/", &noise(2, 900_000));
+        assert_eq!(status, 429, "{answer}");
+        assert!(answer.contains("of its 1 MiB today") && answer.to_lowercase().contains("retry-after: "), "{answer}");
+        assert_eq!(put(&server, "", &noise(3, 2_000_000)).0, 200, "another tenant is not concerned");
+        server.signal("-TERM");
+        assert!(server.wait_for_end().success());
+        server = start(home.path(), "uploaded_a_day = \"1MiB\"");
+        assert!(used(&server, home.path(), "uploaded_bytes_today") >= 900_000);
+    }
+}
+
+#[test]
+fn requests_are_bounded_and_the_client_is_told_when_to_come_back() {
+    let home = tempfile::tempdir().unwrap();
+    let server = start(home.path(), "requests_a_second = 1");
+    let path = format!("/acme/cas/{}", "ab".repeat(32));
+    let answers: Vec<_> = (0..20).map(|_| send(&server, "GET", &path, b"")).collect();
+    assert_eq!(answers[0].0, 404);
+    let (status, refused) = answers.last().unwrap();
+    assert_eq!(*status, 429, "{refused}");
+    assert!(refused.contains("more than its 1 requests a second") && refused.to_lowercase().contains("retry-after: 1"));
+    assert_eq!(send(&server, "GET", &path.replace("/acme", ""), b"").0, 404, "another tenant is not concerned");
+    let until = Instant::now() + DEADLINE;
+    while send(&server, "GET", &path, b"").0 != 404 {
+        assert!(Instant::now() < until, "it never comes back");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+/// Of an action whose result somebody doubts.
+#[test]
+fn an_action_result_is_explained_and_removed() {
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::start(home.path(), &[]);
+    let hash = "cd".repeat(32);
+    let path = format!("/ac/{hash}");
+    let absent = ask(&server, home.path(), &["ac", "show", &hash]);
+    assert_eq!(absent.status.code(), Some(3), "{}", text(&absent.stderr));
+    // An action result that says nothing.
+    assert_eq!(send(&server, "PUT", &path, b"").0, 200);
+    let shown = ask(&server, home.path(), &["ac", "show", &hash]);
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
+    assert!(text(&shown.stdout).contains("ago, brought by anonymous"), "{}", text(&shown.stdout));
+
+    let no_reason = ask(&server, home.path(), &["ac", "remove", &hash]);
+    assert_eq!(no_reason.status.code(), Some(2));
+    let remove = ["ac", "remove", &hash, "--reason", "a compiler with a bug", "--quarantine", "2h"];
+    let planned = ask(&server, home.path(), &remove);
+    assert_eq!(planned.status.code(), Some(0), "{}", text(&planned.stderr));
+    assert!(text(&planned.stderr).contains("--yes"), "{}", text(&planned.stderr));
+    assert_eq!(send(&server, "GET", &path, b"").0, 200, "a dry run changed something");
+    let removed = ask(&server, home.path(), &[&remove[..], &["--yes"]].concat());
+    assert_eq!(removed.status.code(), Some(0), "{}", text(&removed.stderr));
+    for restarts in 0..2 {
+        assert_eq!(send(&server, "GET", &path, b"").0, 404, "{restarts}");
+        let (status, answer) = send(&server, "PUT", &path, b"");
+        assert!(status == 409 && answer.contains("a compiler with a bug"), "{answer}");
+        let why = ask(&server, home.path(), &["ac", "why", &hash]);
+        let why = text(&why.stdout);
+        assert!(
+            why.contains("anonymous removed it: a compiler with a bug") && why.contains("none is taken for 1 h"),
+            "{why}"
+        );
+        server.signal("-KILL");
+        server.wait_for_end();
+        server = Server::start(home.path(), &[]);
+    }
+    let malformed = ask(&server, home.path(), &["ac", "why", "xyz"]);
+    assert_eq!(malformed.status.code(), Some(1), "{}", text(&malformed.stderr));
+}
+
+#[test]
+fn only_operators_remove_results() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("gf.toml");
+    fs::write(&file, "[access]\ntoken_file = \"token\"\nanonymous_read = true\n").unwrap();
+    fs::write(home.path().join("token"), "opensesame\n").unwrap();
+    let server = Server::start(home.path(), &["--config", file.to_str().unwrap()]);
+    let hash = "cd".repeat(32);
+    assert_eq!(send(&server, "PUT", &format!("/ac/{hash}"), b"").0, 401, "only who may write does");
+    assert_eq!(ask(&server, home.path(), &["ac", "why", &hash]).status.code(), Some(0), "readers may ask");
+    let remove = ["ac", "remove", &hash, "--reason", "because", "--yes"];
+    let refused = ask(&server, home.path(), &remove);
+    assert!(text(&refused.stderr).contains("GF_TOKEN"), "{}", text(&refused.stderr));
+    let mut allowed = gf(home.path());
+    allowed.args(remove).args(["--server", &server.url]).env("GF_TOKEN", "opensesame");
+    assert_eq!(allowed.output().unwrap().status.code(), Some(0));
+}

@@ -1,0 +1,372 @@
+//! Quotas: what each tenant uses of the store and of the server, and what it may.
+//!
+//! What a tenant stores is what the store finds when it looks at its whole index, about once a minute, and what came since.
+//! A tenant that has reached its share makes room as the store does: what it used least recently goes first, and nothing
+//! within its lease; only where nothing may go is it refused. What came today is written down once a minute: a killed
+//! process forgets that much of it.
+//!
+//! What always holds: no tenant pays for another, and what is refused says the number and the limit. Deliberately absent:
+//! shares that change by themselves.
+
+mod meter;
+mod store;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use gf_blobstore::{DiskBlobStore, OwnerId, StoreError};
+use gf_database::{Database, DatabaseError, Migration, Migrations, sql};
+use gf_execution::Operations;
+use gf_tenancy::{Authorized, Permission, Principal, Tenant, TenantId, TenantName};
+use thiserror::Error;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::show_size;
+use crate::operator;
+use crate::operator::report::{QuotaReport, TenantReport};
+pub use meter::{BURST_S, Quota};
+use meter::{Excess, Meter};
+pub(crate) use store::QuotaStore;
+
+/// What the database must be opened with.
+pub(crate) const MIGRATIONS: Migrations = Migrations {
+    service: "quota",
+    steps: &[Migration {
+        name: "uploads of a day",
+        forward: "
+            -- `day` counts from 1970.
+            CREATE TABLE quota_upload (
+                tenant {text} PRIMARY KEY,
+                day BIGINT NOT NULL,
+                bytes BIGINT NOT NULL
+            );",
+        back: "DROP TABLE quota_upload;",
+    }],
+};
+
+/// How soon a new look of the store at itself is noticed.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often what came today is written down, in looks.
+const SAVE_EVERY: u32 = 12;
+/// How long a tenant is left alone in whose share nothing may go.
+const NOTHING_TO_FREE_FOR: Duration = Duration::from_secs(10);
+/// How much of a share is freed beyond what is needed, so that one collection serves many writes.
+const SLACK_SHARE: u64 = 32;
+
+/// A tenant has used what it may.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{text}")]
+pub struct OverQuota {
+    text: String,
+    /// When asking again may help; `None` when it does not help by itself.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<OverQuota> for StoreError {
+    fn from(over: OverQuota) -> Self {
+        Self::OverQuota { reason: over.text, retry_after: over.retry_after }
+    }
+}
+
+/// The meters of all tenants.
+pub struct Quotas {
+    began: Instant,
+    /// `None` in tests.
+    store: Option<Arc<DiskBlobStore>>,
+    accounts: HashMap<OwnerId, Arc<Account>>,
+}
+
+struct Account {
+    id: TenantId,
+    tenant: TenantName,
+    meter: Mutex<Meter>,
+    /// One at a time makes room in this share; until when it is known that nothing may go.
+    making_room: tokio::sync::Mutex<Option<Instant>>,
+    refused: Mutex<Refusals>,
+}
+
+/// How often each quota was in the way since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Refusals {
+    pub(crate) stored: u64,
+    pub(crate) uploaded: u64,
+    pub(crate) requests: u64,
+}
+
+/// Space that is set aside for what is being written. Dropping it gives it back.
+pub(crate) struct Held {
+    account: Option<Arc<Account>>,
+    bytes: u64,
+}
+
+impl Held {
+    /// So many of the bytes were stored; the others were not.
+    fn settle(mut self, stored_bytes: u64) {
+        if let Some(account) = self.account.take() {
+            let mut meter = account.meter();
+            meter.settle(stored_bytes.min(self.bytes), now_s());
+            meter.release(self.bytes.saturating_sub(stored_bytes));
+        }
+    }
+
+    fn settle_all(self) {
+        let bytes = self.bytes;
+        self.settle(bytes);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(account) = self.account.take() {
+            account.meter().release(self.bytes);
+        }
+    }
+}
+
+impl Quotas {
+    /// Meters for `tenants`, with what the database says of today.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub(crate) async fn open<'t>(
+        store: Option<Arc<DiskBlobStore>>,
+        database: Option<&Database>,
+        tenants: impl IntoIterator<Item = &'t Tenant>,
+        quotas: &HashMap<TenantName, Quota>,
+    ) -> Result<Self, DatabaseError> {
+        let mut accounts = HashMap::new();
+        for tenant in tenants {
+            let quota = quotas.get(tenant.name()).copied().unwrap_or_default();
+            let mut meter = Meter::new(quota);
+            if let Some(database) = database {
+                let row = sql("SELECT day, bytes FROM quota_upload WHERE tenant = $1").bind(tenant.name().as_str());
+                if let Some(row) = database.first(row).await? {
+                    meter.resume(unsigned(row.get("day")?), unsigned(row.get("bytes")?), now_s());
+                }
+            }
+            let account = Account {
+                id: tenant.id(),
+                tenant: tenant.name().clone(),
+                meter: Mutex::new(meter),
+                making_room: tokio::sync::Mutex::default(),
+                refused: Mutex::default(),
+            };
+            accounts.insert(OwnerId(tenant.id().number()), Arc::new(account));
+        }
+        Ok(Self { began: Instant::now(), store, accounts })
+    }
+
+    /// Of nobody: nothing is counted, and nothing refused.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { began: Instant::now(), store: None, accounts: HashMap::new() }
+    }
+
+    /// Tells those who run actions how many they may run for each tenant.
+    pub(crate) fn limit_executions(&self, operations: &Operations) {
+        for account in self.accounts.values() {
+            if let Some(limit) = account.meter().quota().executions {
+                operations.limit_executions(account.id, limit);
+            }
+        }
+    }
+
+    /// Counts a request of a tenant. What runs its actions is not its own doing.
+    ///
+    /// # Errors
+    /// [`OverQuota`].
+    pub(crate) fn request<P: Permission>(&self, grant: &Authorized<P>) -> Result<(), OverQuota> {
+        if matches!(grant.principal(), Principal::Worker(_)) {
+            return Ok(());
+        }
+        let owner = OwnerId(grant.tenant().id().number());
+        let Some(account) = self.accounts.get(&owner) else { return Ok(()) };
+        let admitted = account.meter().request(self.began.elapsed());
+        admitted.map_err(|excess| account.refuse(excess))
+    }
+
+    /// Sets space aside for what is about to be written, and makes room for it in the share of its tenant if it must.
+    async fn admit(&self, owner: OwnerId, bytes: u64) -> Result<Held, OverQuota> {
+        // What is the server's own has no share.
+        let Some(account) = self.accounts.get(&owner) else { return Ok(Held { account: None, bytes: 0 }) };
+        let held = || Held { account: Some(Arc::clone(account)), bytes };
+        let excess = match account.meter().reserve(bytes, now_s()) {
+            Ok(()) => return Ok(held()),
+            Err(excess) => excess,
+        };
+        if let Excess::Stored { limit_bytes, .. } = excess
+            && bytes <= limit_bytes
+        {
+            self.make_room(owner, account, bytes).await;
+            let reserved = account.meter().reserve(bytes, now_s());
+            return reserved.map(|()| held()).map_err(|excess| account.refuse(excess));
+        }
+        Err(account.refuse(excess))
+    }
+
+    /// Lets go of what the tenant used least recently, as far as leases allow.
+    async fn make_room(&self, owner: OwnerId, account: &Account, bytes: u64) {
+        let Some(store) = &self.store else { return };
+        let mut nothing_until = account.making_room.lock().await;
+        if nothing_until.is_some_and(|until| Instant::now() < until) {
+            return;
+        }
+        let needed = {
+            let mut meter = account.meter();
+            let limit = meter.quota().stored_bytes.unwrap_or(u64::MAX);
+            let excess = meter.used(now_s()).stored_bytes.saturating_add(bytes).saturating_sub(limit);
+            // Whoever came before may have made room for all.
+            if excess == 0 {
+                return;
+            }
+            excess + limit / SLACK_SHARE
+        };
+        let collected = operator::blocking(store, move |store| {
+            let report = store.collect_of(owner, needed)?;
+            store.take_stock()?;
+            Ok::<_, StoreError>(report)
+        });
+        match collected.await {
+            Ok(Ok(report)) => {
+                tracing::debug!(tenant = %account.tenant, evicted = report.evicted, "made room in the share of a tenant");
+                if report.evicted == 0 {
+                    *nothing_until = Some(Instant::now() + NOTHING_TO_FREE_FOR);
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, tenant = %account.tenant, "no room was made in a share"),
+            Err(error) => tracing::warn!(%error, "the system refuses the threads that make room"),
+        }
+        self.note_stock();
+    }
+
+    /// Takes over what the store found when it last looked at itself.
+    pub(crate) fn note_stock(&self) {
+        let Some(stock) = self.store.as_ref().and_then(|store| store.stock()) else { return };
+        let began_s = now_s().saturating_sub(stock.began.elapsed().as_secs() + 1);
+        for (owner, account) in &self.accounts {
+            account.meter().found(stock.owned.get(owner).copied().unwrap_or(0), began_s);
+        }
+    }
+
+    /// Keeps figures and database up to date until the server stops, and writes down what came last.
+    pub(crate) async fn tend_until(self: Arc<Self>, database: Database, stopping: CancellationToken) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = 0_u32;
+        while stopping.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.note_stock();
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(SAVE_EVERY) {
+                self.save(&database).await;
+            }
+        }
+        self.save(&database).await;
+    }
+
+    async fn save(&self, database: &Database) {
+        for account in self.accounts.values() {
+            let (day, bytes) = account.meter().today();
+            let upsert = sql("INSERT INTO quota_upload (tenant, day, bytes) VALUES ($1, $2, $3) \
+                 ON CONFLICT (tenant) DO UPDATE SET day = excluded.day, bytes = excluded.bytes")
+            .bind(account.tenant.as_str())
+            .bind(signed(day))
+            .bind(signed(bytes));
+            if let Err(error) = database.execute(upsert).await {
+                tracing::warn!(%error, tenant = %account.tenant, "what came today is not written down");
+            }
+        }
+    }
+
+    /// What every tenant uses, by name.
+    pub(crate) fn report(&self, operations: &Operations) -> Vec<TenantReport> {
+        let running = operations.running_by_tenant();
+        let of = |account: &Arc<Account>| account.report(running.get(&account.id).copied().unwrap_or(0));
+        let mut tenants: Vec<TenantReport> = self.accounts.values().map(of).collect();
+        tenants.sort_by(|a, b| a.name.cmp(&b.name));
+        tenants
+    }
+}
+
+impl fmt::Debug for Quotas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quotas").field("tenants", &self.accounts.len()).finish_non_exhaustive()
+    }
+}
+
+impl Account {
+    fn meter(&self) -> MutexGuard<'_, Meter> {
+        // Each change is one of numbers: a panic in its midst leaves nothing half done.
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refuse(&self, excess: Excess) -> OverQuota {
+        let tenant = &self.tenant;
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (text, retry_after) = match excess {
+            Excess::Stored { used_bytes, limit_bytes } => {
+                refused.stored += 1;
+                let (used, limit) = (show_size(used_bytes), show_size(limit_bytes));
+                let text = format!(
+                    "the tenant {tenant} stores {used} ({used_bytes} bytes) of its {limit}, and nothing of it may go yet: \
+                     wait for leases to end, or ask the operator for a larger tenant.quota.stored"
+                );
+                (text, None)
+            }
+            Excess::Uploaded { used_bytes, limit_bytes, wait } => {
+                refused.uploaded += 1;
+                let (used, limit) = (show_size(used_bytes), show_size(limit_bytes));
+                let text = format!(
+                    "the tenant {tenant} has uploaded {used} ({used_bytes} bytes) of its {limit} today: the next day begins \
+                     in {} min (UTC), or ask the operator for a larger tenant.quota.uploaded_a_day",
+                    wait.as_secs().div_ceil(60)
+                );
+                (text, Some(wait))
+            }
+            Excess::Requests { limit, wait } => {
+                refused.requests += 1;
+                let text = format!(
+                    "the tenant {tenant} sends more than its {limit} requests a second: try again in {} ms",
+                    wait.as_millis()
+                );
+                (text, Some(wait))
+            }
+        };
+        OverQuota { text, retry_after }
+    }
+
+    fn report(&self, running: u64) -> TenantReport {
+        let mut meter = self.meter();
+        let (used, quota) = (meter.used(now_s()), *meter.quota());
+        drop(meter);
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |used, limit| QuotaReport { used, limit, refused: 0 };
+        TenantReport {
+            name: self.tenant.to_string(),
+            stored_bytes: QuotaReport { refused: refused.stored, ..of(used.stored_bytes, quota.stored_bytes) },
+            uploaded_bytes_today: QuotaReport {
+                refused: refused.uploaded,
+                ..of(used.uploaded_bytes, quota.uploaded_bytes_a_day)
+            },
+            executions: of(running, quota.executions.map(u64::from)),
+            requests_a_second: QuotaReport {
+                refused: refused.requests,
+                ..of(0, quota.requests_a_second.map(u64::from))
+            },
+        }
+    }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}

@@ -1,0 +1,232 @@
+//! What one tenant uses, beside what it may. Pure: time is an argument.
+//!
+//! What always holds: uploads under way count as if they had ended, so that many at once exceed nothing together; what was
+//! not yet seen when the store was last looked at counts as large as it came.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a tenant may use; what has no number has no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Bytes that the store keeps for it, as they lie on the disk.
+    pub stored_bytes: Option<u64>,
+    /// Bytes that come for it from midnight to midnight, UTC.
+    pub uploaded_bytes_a_day: Option<u64>,
+    /// Actions that run for it at one time; further ones wait.
+    pub executions: Option<u32>,
+    /// Requests in a second, on average over [`BURST_S`].
+    pub requests_a_second: Option<u32>,
+}
+
+/// Requests of so many seconds may come at once.
+pub const BURST_S: u32 = 5;
+
+const DAY_S: u64 = 86_400;
+
+/// What is exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Excess {
+    /// It stores so much already.
+    Stored { used_bytes: u64, limit_bytes: u64 },
+    /// So much came today.
+    Uploaded {
+        used_bytes: u64,
+        limit_bytes: u64,
+        /// Until the next day begins.
+        wait: Duration,
+    },
+    /// Too many requests.
+    Requests {
+        limit: u32,
+        /// Until there is room for another one.
+        wait: Duration,
+    },
+}
+
+/// What a tenant uses.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    quota: Quota,
+    /// What the last look at the store found; `None` before the first.
+    found_bytes: Option<u64>,
+    /// What came since, by the second.
+    since: BTreeMap<u64, u64>,
+    /// Uploads under way.
+    reserved_bytes: u64,
+    /// The day that is counted, since 1970.
+    day: u64,
+    uploaded_bytes: u64,
+    /// Requests that were admitted and not yet worked off, in thousandths, at this time since the beginning.
+    backlog: u64,
+    backlog_at: Duration,
+}
+
+/// What a tenant uses at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Use {
+    pub(crate) stored_bytes: u64,
+    pub(crate) uploaded_bytes: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(quota: Quota) -> Self {
+        Self { quota, ..Self::default() }
+    }
+
+    pub(crate) const fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// Sets space aside for an upload, which ends with [`Self::settle`] or [`Self::release`].
+    pub(crate) fn reserve(&mut self, bytes: u64, now_s: u64) -> Result<(), Excess> {
+        let used = self.used(now_s);
+        if let Some(limit_bytes) = self.quota.stored_bytes
+            && used.stored_bytes.saturating_add(bytes) > limit_bytes
+        {
+            return Err(Excess::Stored { used_bytes: used.stored_bytes, limit_bytes });
+        }
+        let coming = used.uploaded_bytes.saturating_add(self.reserved_bytes);
+        if let Some(limit_bytes) = self.quota.uploaded_bytes_a_day
+            && coming.saturating_add(bytes) > limit_bytes
+        {
+            let wait = Duration::from_secs(DAY_S - now_s % DAY_S);
+            return Err(Excess::Uploaded { used_bytes: coming, limit_bytes, wait });
+        }
+        self.reserved_bytes += bytes;
+        Ok(())
+    }
+
+    /// An upload has ended well.
+    pub(crate) fn settle(&mut self, bytes: u64, now_s: u64) {
+        self.release(bytes);
+        self.begin_day(now_s);
+        self.uploaded_bytes += bytes;
+        *self.since.entry(now_s).or_default() += bytes;
+    }
+
+    /// An upload came to nothing.
+    pub(crate) fn release(&mut self, bytes: u64) {
+        self.reserved_bytes = self.reserved_bytes.saturating_sub(bytes);
+    }
+
+    /// The store was looked at, beginning at this second: everything that came before was seen.
+    pub(crate) fn found(&mut self, bytes: u64, began_s: u64) {
+        self.found_bytes = Some(bytes);
+        self.since.retain(|second, _| *second >= began_s);
+    }
+
+    /// Counts a request.
+    pub(crate) fn request(&mut self, now: Duration) -> Result<(), Excess> {
+        const ONE: u64 = 1000;
+        let Some(limit) = self.quota.requests_a_second else { return Ok(()) };
+        let passed_ms = u64::try_from(now.saturating_sub(self.backlog_at).as_millis()).unwrap_or(u64::MAX);
+        let worked_off = passed_ms.saturating_mul(u64::from(limit));
+        // Less than a thousandth may have passed: then it counts next time.
+        if worked_off > 0 {
+            self.backlog = self.backlog.saturating_sub(worked_off);
+            self.backlog_at = now;
+        }
+        let most = ONE * u64::from(limit) * u64::from(BURST_S);
+        if self.backlog + ONE > most {
+            let wait_ms = (self.backlog + ONE - most).div_ceil(u64::from(limit.max(1)));
+            return Err(Excess::Requests { limit, wait: Duration::from_millis(wait_ms) });
+        }
+        self.backlog += ONE;
+        Ok(())
+    }
+
+    /// What is used now.
+    pub(crate) fn used(&mut self, now_s: u64) -> Use {
+        self.begin_day(now_s);
+        let since: u64 = self.since.values().sum();
+        let stored_bytes = self.found_bytes.unwrap_or(0).saturating_add(since).saturating_add(self.reserved_bytes);
+        Use { stored_bytes, uploaded_bytes: self.uploaded_bytes }
+    }
+
+    /// The day that is counted, and what came on it: what a restart must not forget.
+    pub(crate) const fn today(&self) -> (u64, u64) {
+        (self.day, self.uploaded_bytes)
+    }
+
+    /// What an earlier process counted.
+    pub(crate) fn resume(&mut self, day: u64, uploaded_bytes: u64, now_s: u64) {
+        self.begin_day(now_s);
+        if day == self.day {
+            self.uploaded_bytes = self.uploaded_bytes.saturating_add(uploaded_bytes);
+        }
+    }
+
+    fn begin_day(&mut self, now_s: u64) {
+        let day = now_s / DAY_S;
+        // A clock that is set back begins no day anew.
+        if day > self.day {
+            (self.day, self.uploaded_bytes) = (day, 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: u64 = 20_000 * DAY_S + DAY_S / 2;
+
+    fn meter(stored: Option<u64>, uploaded: Option<u64>) -> Meter {
+        Meter::new(Quota { stored_bytes: stored, uploaded_bytes_a_day: uploaded, ..Quota::default() })
+    }
+
+    #[test]
+    fn uploads_under_way_count_together() {
+        let mut meter = meter(Some(100), None);
+        meter.reserve(60, NOON).unwrap();
+        assert_eq!(meter.reserve(60, NOON), Err(Excess::Stored { used_bytes: 60, limit_bytes: 100 }));
+        meter.release(60);
+        meter.reserve(100, NOON).unwrap();
+        meter.settle(100, NOON);
+        assert_eq!(meter.reserve(1, NOON), Err(Excess::Stored { used_bytes: 100, limit_bytes: 100 }));
+    }
+
+    #[test]
+    fn a_look_at_the_store_replaces_what_came_before_it() {
+        let mut meter = meter(Some(100), None);
+        for (bytes, second) in [(30, NOON), (20, NOON + 5)] {
+            meter.reserve(bytes, second).unwrap();
+            meter.settle(bytes, second);
+        }
+        // It was compressed; what came later was perhaps not seen.
+        meter.found(10, NOON + 5);
+        assert_eq!(meter.used(NOON + 6), Use { stored_bytes: 30, uploaded_bytes: 50 });
+        meter.found(15, NOON + 6);
+        assert_eq!(meter.used(NOON + 6).stored_bytes, 15);
+    }
+
+    #[test]
+    fn a_day_ends_at_midnight_and_not_when_the_server_restarts() {
+        let mut meter = meter(None, Some(100));
+        meter.resume(NOON / DAY_S, 70, NOON);
+        meter.reserve(30, NOON).unwrap();
+        meter.settle(30, NOON);
+        let wait = Duration::from_secs(DAY_S / 2);
+        assert_eq!(meter.reserve(1, NOON), Err(Excess::Uploaded { used_bytes: 100, limit_bytes: 100, wait }));
+        assert_eq!(meter.today(), (NOON / DAY_S, 100));
+        meter.reserve(100, NOON + DAY_S).unwrap();
+        meter.resume(NOON / DAY_S, 70, NOON + DAY_S);
+        assert_eq!(meter.used(NOON + DAY_S).uploaded_bytes, 0, "yesterday's");
+        assert_eq!(meter.used(NOON).uploaded_bytes, 0, "a clock that is set back");
+    }
+
+    #[test]
+    fn requests_are_counted_on_average() {
+        let mut meter = Meter::new(Quota { requests_a_second: Some(10), ..Quota::default() });
+        let admitted = |meter: &mut Meter, at_ms: u64| {
+            (0..1000).take_while(|_| meter.request(Duration::from_millis(at_ms)).is_ok()).count()
+        };
+        assert_eq!(admitted(&mut meter, 0), 50, "five seconds' worth");
+        assert_eq!(admitted(&mut meter, 99), 0);
+        let refused = meter.request(Duration::from_millis(99));
+        assert_eq!(refused, Err(Excess::Requests { limit: 10, wait: Duration::from_millis(1) }));
+        assert_eq!(admitted(&mut meter, 1100), 11);
+        assert_eq!(admitted(&mut meter, 100_000), 50, "no more is saved up");
+    }
+}

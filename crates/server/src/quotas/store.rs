@@ -1,0 +1,147 @@
+//! [`QuotaStore`]: a store in which each tenant has its share.
+//!
+//! Everything that brings bytes is asked for first, whatever edge it came by; all else goes through as it is.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gf_blobstore::{Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, StoreError, Upload};
+use gf_digest::{Digest, DigestFunction};
+
+use super::{Held, Quotas};
+
+/// A store in which each tenant has its share.
+pub(crate) struct QuotaStore {
+    store: Arc<dyn BlobStore>,
+    quotas: Arc<Quotas>,
+}
+
+impl QuotaStore {
+    pub(crate) const fn new(store: Arc<dyn BlobStore>, quotas: Arc<Quotas>) -> Self {
+        Self { store, quotas }
+    }
+}
+
+#[async_trait]
+impl BlobStore for QuotaStore {
+    async fn find_missing(&self, owner: OwnerId, digests: &[Digest]) -> Result<Vec<Digest>, StoreError> {
+        self.store.find_missing(owner, digests).await
+    }
+
+    async fn keep_until(
+        &self,
+        owner: OwnerId,
+        digests: &[Digest],
+        until: SystemTime,
+    ) -> Result<Vec<Digest>, StoreError> {
+        self.store.keep_until(owner, digests, until).await
+    }
+
+    async fn let_go(&self, owner: OwnerId, digests: &[Digest]) -> Result<(), StoreError> {
+        self.store.let_go(owner, digests).await
+    }
+
+    async fn make_durable(&self) -> Result<(), StoreError> {
+        self.store.make_durable().await
+    }
+
+    async fn size_of(
+        &self,
+        owner: OwnerId,
+        function: DigestFunction,
+        hash: [u8; 32],
+    ) -> Result<Option<Digest>, StoreError> {
+        self.store.size_of(owner, function, hash).await
+    }
+
+    async fn read(
+        &self,
+        owner: OwnerId,
+        digest: Digest,
+        range: ByteRange,
+        accept: Accept,
+    ) -> Result<BlobRead, StoreError> {
+        self.store.read(owner, digest, range, accept).await
+    }
+
+    async fn read_batch(
+        &self,
+        owner: OwnerId,
+        digests: &[Digest],
+        accept: Accept,
+    ) -> Vec<Result<(Bytes, Encoding), StoreError>> {
+        self.store.read_batch(owner, digests, accept).await
+    }
+
+    async fn write_batch(&self, owner: OwnerId, blobs: Vec<NewBlob>) -> Vec<Result<(), StoreError>> {
+        let sizes: Vec<u64> = blobs.iter().map(|blob| blob.digest.size_bytes()).collect();
+        let held = match self.quotas.admit(owner, sizes.iter().sum()).await {
+            Ok(held) => held,
+            Err(over) => return blobs.iter().map(|_| Err(over.clone().into())).collect(),
+        };
+        let written = self.store.write_batch(owner, blobs).await;
+        let stored = written.iter().zip(sizes).filter(|(result, _)| result.is_ok()).map(|(_, size)| size).sum();
+        held.settle(stored);
+        written
+    }
+
+    async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError> {
+        let held = self.quotas.admit(owner, digest.size_bytes()).await?;
+        let upload = self.store.upload(owner, digest, encoding).await?;
+        Ok(Box::new(QuotaUpload { upload, held }))
+    }
+
+    async fn split(&self, owner: OwnerId, digest: Digest) -> Result<Vec<Digest>, StoreError> {
+        self.store.split(owner, digest).await
+    }
+
+    async fn splice(&self, owner: OwnerId, digest: Digest, chunks: &[Digest]) -> Result<(), StoreError> {
+        self.store.splice(owner, digest, chunks).await
+    }
+
+    async fn get_entry(&self, key: &EntryKey) -> Result<Option<Bytes>, StoreError> {
+        self.store.get_entry(key).await
+    }
+
+    async fn put_entry(&self, key: &EntryKey, value: Bytes) -> Result<(), StoreError> {
+        let bytes = value.len() as u64;
+        let held = self.quotas.admit(key.owner, bytes).await?;
+        self.store.put_entry(key, value).await?;
+        held.settle(bytes);
+        Ok(())
+    }
+
+    async fn remove_entry(&self, key: &EntryKey) -> Result<bool, StoreError> {
+        self.store.remove_entry(key).await
+    }
+}
+
+/// An upload that gives back what it held when it comes to nothing.
+struct QuotaUpload {
+    upload: Box<dyn Upload>,
+    held: Held,
+}
+
+#[async_trait]
+impl Upload for QuotaUpload {
+    fn already_present(&self) -> bool {
+        self.upload.already_present()
+    }
+
+    fn received_bytes(&self) -> u64 {
+        self.upload.received_bytes()
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.upload.write(bytes).await
+    }
+
+    async fn finish(self: Box<Self>) -> Result<(), StoreError> {
+        let Self { upload, held } = *self;
+        upload.finish().await?;
+        held.settle_all();
+        Ok(())
+    }
+}
