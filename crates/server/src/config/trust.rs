@@ -86,6 +86,9 @@ pub(super) fn read_rule(rule: &mut Section<'_, '_>, place: Range<usize>) -> Opti
     let issuer = rule.text("issuer", parse_issuer);
     let audience = rule.text("audience", not_empty);
     let claims = rule.entries("claims", parse_claim);
+    if let Some(at) = claims.as_ref().filter(|at| at.value.len() > MAX_CLAIMS) {
+        rule.mistake("claims", at.place.clone(), &format!("has more than {MAX_CLAIMS} claims"));
+    }
     let lifetime = rule
         .text("lifetime", |text| within(parse_duration(text)?, Duration::from_secs(60), MAX_LIFETIME, show_duration));
     let target = read_target(rule, &place);

@@ -78,6 +78,11 @@ fn mistakes_in_rules() {
     check_mistake(&rule("-claims"), "gf.toml:1: access.trust.claims: names nobody");
     check_mistake(&rule("claims = { repository = \"*\" }"), "gf.toml:6: access.trust.claims: names nobody");
     check_mistake(&rule("claims = {}"), "gf.toml:6: access.trust.claims: names nobody");
+    check_mistake(&rule("claims = { environment = \"prod\" }"), "gf.toml:6: access.trust.claims: names no owner");
+    check_mistake(
+        &rule("claims = { sub = \"repo:*:ref:refs/heads/main\" }"),
+        "gf.toml:6: access.trust.claims: sub = \"repo:*:ref:refs/heads/main\" fits all owners",
+    );
     check_mistake(
         &rule("claims = { repository = \"acme*\" }"),
         "gf.toml:6: access.trust.claims: repository = \"acme*\" also fits",
