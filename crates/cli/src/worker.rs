@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gf_server::config::Environment;
 use gf_server::telemetry::{self, LogConfig};
-use gf_worker::{NetworkPolicy, ServerConnection, Token, WorkerConfig, WorkerError};
+use gf_worker::{Bounds, NetworkPolicy, PersistentPolicy, ServerConnection, Token, WorkerConfig, WorkerError};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use tokio::runtime::Builder;
@@ -94,6 +94,14 @@ fn config(args: WorkerArgs) -> Result<WorkerConfig, Failure> {
     config.memory_bytes = args.memory.unwrap_or(config.memory_bytes);
     config.cache_bytes = args.cache.unwrap_or(config.cache_bytes);
     config.network = if args.network { NetworkPolicy::OnRequest } else { NetworkPolicy::Refused };
+    config.persistent = if args.no_persistent { PersistentPolicy::Refused } else { PersistentPolicy::OnRequest };
+    let usual = config.bounds;
+    config.bounds = Bounds {
+        disk_bytes: args.action_disk.unwrap_or(usual.disk_bytes),
+        log_bytes: args.action_log.unwrap_or(usual.log_bytes),
+        files: args.action_files.unwrap_or(usual.files),
+        processes: args.action_processes.unwrap_or(usual.processes),
+    };
     config.sandbox.tool_root = args.root;
     if is_inside {
         config.drain_deadline = DRAIN_DEADLINE_INSIDE;

@@ -29,7 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::config::{Network, WorkerSettings};
+use crate::config::{Network, Persistent, WorkerSettings};
 use crate::listen::Connections;
 use crate::operator::report::OwnWorker;
 pub(crate) use condition::Condition;
@@ -239,7 +239,7 @@ impl Blueprint {
 
 /// The command line of `gf worker`.
 fn arguments(data_dir: &Path, settings: &WorkerSettings) -> Vec<OsString> {
-    let WorkerSettings { cores, memory_bytes, root, properties, cache_bytes, network } = settings;
+    let WorkerSettings { cores, memory_bytes, root, properties, cache_bytes, network, persistent, bounds } = settings;
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let mut arguments: Vec<OsString> = vec!["worker".into()];
     let mut option = |name: &str, value: OsString| arguments.extend([name.into(), value]);
@@ -250,6 +250,10 @@ fn arguments(data_dir: &Path, settings: &WorkerSettings) -> Vec<OsString> {
         ("--cores", cores.map(|cores| cores.to_string().into())),
         ("--memory", memory_bytes.map(|bytes| format!("{bytes}B").into())),
         ("--cache", cache_bytes.map(|bytes| format!("{bytes}B").into())),
+        ("--action-disk", bounds.disk_bytes.map(|bytes| format!("{bytes}B").into())),
+        ("--action-log", bounds.log_bytes.map(|bytes| format!("{bytes}B").into())),
+        ("--action-files", bounds.files.map(|files| files.to_string().into())),
+        ("--action-processes", bounds.processes.map(|processes| processes.to_string().into())),
         ("--root", root.clone().map(PathBuf::into_os_string)),
     ];
     said.into_iter().filter_map(|(name, value)| Some((name, value?))).for_each(|(name, value)| option(name, value));
@@ -258,6 +262,9 @@ fn arguments(data_dir: &Path, settings: &WorkerSettings) -> Vec<OsString> {
     }
     if *network == Network::OnRequest {
         arguments.push("--network".into());
+    }
+    if *persistent == Persistent::Refused {
+        arguments.push("--no-persistent".into());
     }
     arguments
 }

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::*;
+use crate::config::ActionBounds;
 use crate::listen::Listener;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,6 +40,8 @@ impl Case {
             memory_bytes: Some(1 << 30),
             properties: vec![Property { name: "pool".into(), value: "a b".into() }],
             network: Network::OnRequest,
+            persistent: Persistent::Refused,
+            bounds: ActionBounds { disk_bytes: Some(1 << 30), processes: Some(99), ..ActionBounds::default() },
             ..WorkerSettings::default()
         };
         let condition = Condition::default();
@@ -83,7 +86,7 @@ async fn a_worker_is_told_what_it_needs_and_is_served() {
         &data_dir,
         "--name",
         &name,
-        "--cores 2 --memory 1073741824B --property pool=a b --network\n",
+        "--cores 2 --memory 1073741824B --action-disk 1073741824B --action-processes 99 --property pool=a b --network --no-persistent\n",
     ];
     assert_eq!(arguments.replace('\n', " ").trim_end(), expected.join(" ").trim_end());
 

@@ -69,6 +69,11 @@ fn everything_said_is_read() {
         root = "/"
         properties = ["pool=docker", "flags=-a=b", "empty="]
         network = true
+        persistent = false
+        action_disk = "20GiB"
+        action_log = "1MiB"
+        action_files = 5000
+        action_processes = 200
         "#,
     )
     .unwrap();
@@ -97,6 +102,13 @@ fn everything_said_is_read() {
         properties: [("pool", "docker"), ("flags", "-a=b"), ("empty", "")].map(property).into(),
         cache_bytes: Some(2 << 30),
         network: Network::OnRequest,
+        persistent: Persistent::Refused,
+        bounds: ActionBounds {
+            disk_bytes: Some(20 << 30),
+            log_bytes: Some(1 << 20),
+            files: Some(5000),
+            processes: Some(200),
+        },
     };
     assert_eq!(config.worker, Some(worker));
 }

@@ -23,6 +23,23 @@ pub struct WorkerSettings {
     pub cache_bytes: Option<u64>,
     /// Whether actions that ask for the network get it.
     pub network: Network,
+    /// Whether processes stay for the actions that ask for one.
+    pub persistent: Persistent,
+    /// The bounds of every action.
+    pub bounds: ActionBounds,
+}
+
+/// The bounds of every action, where they are not those that the worker takes by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActionBounds {
+    /// What it may write.
+    pub disk_bytes: Option<u64>,
+    /// Each of stdout and stderr.
+    pub log_bytes: Option<u64>,
+    /// Files, folders and links that it may make.
+    pub files: Option<u64>,
+    /// Processes and threads at one time.
+    pub processes: Option<u32>,
 }
 
 /// Whether actions may reach the network.
@@ -31,6 +48,15 @@ pub enum Network {
     /// None does.
     Refused,
     /// Those do that ask for it.
+    OnRequest,
+}
+
+/// Whether a process may stay for the next action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistent {
+    /// Every action runs alone.
+    Refused,
+    /// Those share one that ask for it.
     OnRequest,
 }
 
@@ -43,12 +69,16 @@ impl Default for WorkerSettings {
             properties: Vec::new(),
             cache_bytes: None,
             network: Network::Refused,
+            persistent: Persistent::OnRequest,
+            bounds: ActionBounds::default(),
         }
     }
 }
 
 /// The largest machine there is has fewer.
 const MAX_CORES: u64 = 4096;
+/// Linux counts no further.
+const MAX_PROCESSES: u64 = 1 << 22;
 
 /// `None` when the worker is switched off. What else is said must be right all the same.
 pub(super) fn read(worker: &mut Section<'_, '_>, folder: &Path) -> Option<WorkerSettings> {
@@ -68,8 +98,28 @@ pub(super) fn read(worker: &mut Section<'_, '_>, folder: &Path) -> Option<Worker
             Some(true) => Network::OnRequest,
             Some(false) | None => Network::Refused,
         },
+        persistent: match worker.flag("persistent") {
+            Some(false) => Persistent::Refused,
+            Some(true) | None => Persistent::OnRequest,
+        },
+        bounds: read_bounds(worker),
     };
     enabled.then_some(settings)
+}
+
+fn read_bounds(worker: &mut Section<'_, '_>) -> ActionBounds {
+    let size = |text: &str| within(parse_size(text)?, 1 << 20, 1 << 50, show_size);
+    let files = |number| within(number, 100, 1 << 40, |files| format!("{files} files"));
+    let processes = |number| {
+        let processes = within(number, 16, MAX_PROCESSES, |processes| format!("{processes} processes"))?;
+        u32::try_from(processes).map_err(|error| error.to_string())
+    };
+    ActionBounds {
+        disk_bytes: worker.text("action_disk", size).map(|at| at.value),
+        log_bytes: worker.text("action_log", size).map(|at| at.value),
+        files: worker.number("action_files", files).map(|at| at.value),
+        processes: worker.number("action_processes", processes).map(|at| at.value),
+    }
 }
 
 fn parse_root(folder: &Path, text: &str) -> Result<PathBuf, String> {
