@@ -10,8 +10,12 @@
 use gf_tenancy::Pattern;
 
 /// Issuers that sign for whoever registers. GitHub signs for an enterprise under a name of its own, with a path.
-const PUBLIC: [&str; 3] =
-    ["https://token.actions.githubusercontent.com", "https://gitlab.com", "https://agent.buildkite.com"];
+const PUBLIC: [&str; 4] = [
+    "https://token.actions.githubusercontent.com",
+    "https://gitlab.com",
+    "https://codeberg.org/api/actions",
+    "https://agent.buildkite.com",
+];
 
 /// Claims that begin with an owner and a slash, and of which only that owner decides who gets them.
 const OWNED: [&str; 4] = ["repository", "project_path", "namespace_path", "workflow_ref"];
