@@ -247,7 +247,7 @@ impl Core {
         let left = Cell::new(plan.and_bytes);
         lock(&self.unfinished).is_unsettled = true;
         for shard in 0..SHARDS {
-            let doomed = self.index.remove_from_shard(shard, |slot| {
+            let is_doomed = |slot: &Slot| {
                 let is_last = || {
                     slot.touched == plan.before && left.get() > 0 && {
                         left.set(left.get().saturating_sub(bytes_at_rest(slot)));
@@ -255,15 +255,15 @@ impl Core {
                     }
                 };
                 is_meant(slot) && (slot.touched < plan.before || is_last())
-            })?;
-            for slot in doomed {
+            };
+            self.index.remove_from_shard(shard, is_doomed, |slot| {
                 report.evicted += 1;
                 report.evicted_bytes += bytes_at_rest(&slot);
                 self.counters.youngest_evicted.fetch_max(slot.touched, Ordering::Relaxed);
                 if let Place::Large { file, .. } = slot.place {
                     lock(&self.unfinished).files.push(file);
                 }
-            }
+            })?;
         }
         self.counters.evicted_blobs.fetch_add(report.evicted, Ordering::Relaxed);
         self.counters.evicted_bytes.fetch_add(report.evicted_bytes, Ordering::Relaxed);
@@ -378,8 +378,7 @@ impl Core {
     fn drop_slots_of(&self, number: u32) -> io::Result<()> {
         let mut lost = 0;
         for shard in 0..SHARDS {
-            let slots = self.index.remove_from_shard(shard, |slot| slot.place.segment() == Some(number))?;
-            lost += slots.len() as u64;
+            self.index.remove_from_shard(shard, |slot| slot.place.segment() == Some(number), |_| lost += 1)?;
         }
         if lost > 0 {
             tracing::error!(segment = number, lost, "the disk cannot read parts of a segment; what was there is lost");
@@ -394,7 +393,7 @@ impl Core {
         let mut payload = payload.unwrap_or_default();
         if header.kind == RecordKind::Blob
             && header.encoding == Encoding::Identity
-            && let Some(compressed) = zstandard::compress_if_smaller(&payload)?
+            && let Some(compressed) = zstandard::compress_if_worthwhile(&payload)?
         {
             payload = compressed;
             header.encoding = Encoding::Zstd;
@@ -416,9 +415,7 @@ impl Core {
 
     /// Blobs that share parts with others, one at a time, until none waits or the store is busy.
     pub(crate) async fn deduplicate_waiting(self: &Arc<Self>) {
-        while !self.closed.load(Ordering::Relaxed)
-            && self.clock.now().saturating_sub(self.last_busy.load(Ordering::Relaxed)) >= QUIET_S
-        {
+        while !self.closed.load(Ordering::Relaxed) && self.is_quiet() {
             let Some((owner, digest)) = lock(&self.to_chunk).pop() else { return };
             if let Err(error) = self.deduplicate(owner, digest).await {
                 tracing::debug!(%digest, %error, "a large blob was not looked at for shared parts");
@@ -426,9 +423,6 @@ impl Core {
         }
     }
 }
-
-/// Seconds without a read or an upload after which the store counts as quiet.
-const QUIET_S: u32 = 2;
 
 /// What a slot's bytes take on disk, about.
 pub(super) const fn bytes_at_rest(slot: &Slot) -> u64 {

@@ -169,15 +169,22 @@ impl Index {
         Ok(())
     }
 
-    /// Removes every slot of one shard for which `condition` holds, and returns them.
-    pub(crate) fn remove_from_shard(&self, number: usize, condition: impl Fn(&Slot) -> bool) -> io::Result<Vec<Slot>> {
+    /// Removes every slot of one shard for which `condition` holds, and hands over each that is gone: the disk may fail
+    /// before the last one.
+    pub(crate) fn remove_from_shard(
+        &self,
+        number: usize,
+        condition: impl Fn(&Slot) -> bool,
+        mut removed: impl FnMut(Slot),
+    ) -> io::Result<()> {
         let mut shard = self.lock(number)?;
         let doomed: Vec<(usize, Slot)> = shard.places().filter(|(_, slot)| condition(slot)).collect();
-        for (at, _) in &doomed {
-            shard.remove(*at)?;
+        for (at, slot) in doomed {
+            shard.remove(at)?;
             self.len.fetch_sub(1, Ordering::Relaxed);
+            removed(slot);
         }
-        Ok(doomed.into_iter().map(|(_, slot)| slot).collect())
+        Ok(())
     }
 
     /// Makes every slot one that a search finds. After a power cut a slot may be there without the one that it came

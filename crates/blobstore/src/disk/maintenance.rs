@@ -1,7 +1,7 @@
 //! The store's own work: making writes durable within the window, checkpoints, and what can wait for a quiet moment.
 //!
-//! Three threads. The first syncs; it must keep its time. The second, at the lowest priority, loads and mends the index,
-//! takes stock, keeps some space free, looks for shared parts and compresses. The third, as low, is the [`scrub`].
+//! Three threads. The first syncs; it must keep its time. The second, at a lower priority, loads and mends the index,
+//! takes stock, keeps some space free, looks for shared parts and compresses. The third, at the lowest, is the [`scrub`].
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -30,6 +30,12 @@ const STOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// ... and takes no more than one part in so many of the time of one core.
 const STOCK_SHARE: u32 = 50;
+
+/// The priority of who only reads.
+const LAST: i32 = 19;
+
+/// The priority of who takes locks on its way: others must not wait for one that never has its turn.
+const LATER: i32 = 10;
 
 /// How often it is said that the disk fails.
 const SAY_AGAIN_AFTER: Duration = Duration::from_secs(30);
@@ -72,7 +78,7 @@ impl Maintenance {
         );
         let (for_scrub, scrub_signal, scrub_runtime) = (Arc::clone(core), Arc::clone(&signal), runtime.clone());
         threads.push(std::thread::Builder::new().name("gf-store-scrub".into()).spawn(move || {
-            be_last();
+            give_way(LAST);
             scrub::scrub(&for_scrub, &scrub_signal, &scrub_runtime);
         })?);
         let (for_rest, rest_signal) = (Arc::clone(core), Arc::clone(&signal));
@@ -123,7 +129,7 @@ fn keep_durable(core: &Core, signal: &Signal) {
 }
 
 fn keep_in_order(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
-    be_last();
+    give_way(LATER);
     if let Err(error) = runtime.block_on(mend(core)) {
         tracing::error!(%error, "the index could not be read; run `gf store verify`");
     }
@@ -159,9 +165,9 @@ fn take_stock(core: &Core) -> Instant {
     Instant::now() + STOCK_EVERY.max(began.elapsed() * STOCK_SHARE)
 }
 
-/// Gives this thread alone the lowest priority. If the system says no, the work is done all the same.
-fn be_last() {
-    let _ = rustix::process::nice(19);
+/// Gives this thread alone a lower priority. If the system says no, the work is done all the same.
+fn give_way(priority: i32) {
+    let _ = rustix::process::nice(priority);
 }
 
 /// Reads the whole index, and builds again what it lost.

@@ -213,11 +213,11 @@ impl Core {
         };
         let mut dropped = Vec::new();
         for shard in 0..SHARDS {
-            for slot in self.index.remove_from_shard(shard, is_doubtful)? {
-                if let Place::Large { file, .. } = slot.place {
-                    self.large.remove(file)?;
-                }
-                dropped.push(slot);
+            self.index.remove_from_shard(shard, is_doubtful, |slot| dropped.push(slot))?;
+        }
+        for slot in &dropped {
+            if let Place::Large { file, .. } = slot.place {
+                self.large.remove(file)?;
             }
         }
         Ok(dropped)

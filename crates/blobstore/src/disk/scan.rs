@@ -82,13 +82,14 @@ pub(crate) fn records_as(
     walk(segments, segment, from, unreadable, |record| visit(record).map(ControlFlow::Continue))
 }
 
-/// Calls `visit` for the records from the beginning of a segment, until it has seen enough.
-pub(crate) fn first_records(
+/// Calls `visit` for the records of a segment from the first one that begins at `from` or later, until it has seen enough.
+pub(crate) fn some_records(
     segments: &Segments,
     segment: u32,
+    from: u64,
     visit: impl FnMut(Scanned) -> io::Result<ControlFlow<()>>,
 ) -> io::Result<()> {
-    walk(segments, segment, 0, Unreadable::Fails, visit)
+    walk(segments, segment, from, Unreadable::Fails, visit)
 }
 
 fn walk(

@@ -28,25 +28,31 @@ pub struct Stock {
 }
 
 impl Core {
-    /// Looks at every slot. Costs about a second of one core for ten million of them, and holds up no look-up for more than
-    /// a 64th of that.
+    /// Looks at every slot. Costs about a second of one core for ten million of them, and holds up look-ups only while it
+    /// copies one part in 64.
     pub(crate) fn take_stock(&self) -> io::Result<()> {
         if !self.index.load_all()? {
             return Ok(());
         }
         let mut stock = Stock { began: Instant::now(), owned: BTreeMap::new(), leased_bytes: 0 };
         let now = self.time_to_evict_by()?;
+        let mut held = Vec::new();
         for shard in 0..SHARDS {
-            self.index.visit_shard(shard, |slot| {
-                let bytes = bytes_at_rest(slot);
-                *stock.owned.entry(slot.owner).or_default() += bytes;
-                if !self.lease.may_evict(slot.touched, now) {
+            // Sums are made when the shard is free again: whoever takes stock may have to wait for a processor.
+            self.index.visit_shard(shard, |slot| held.push((slot.owner, slot.touched, bytes_at_rest(slot))))?;
+            for (owner, touched, bytes) in held.drain(..) {
+                *stock.owned.entry(owner).or_default() += bytes;
+                if !self.lease.may_evict(touched, now) {
                     stock.leased_bytes += bytes;
                 }
-            })?;
+            }
         }
-        self.counters.leased_bytes.store(stock.leased_bytes, Ordering::Relaxed);
-        *lock(&self.stock) = Some(Arc::new(stock));
+        let mut last = lock(&self.stock);
+        // Another one that began later may have ended before.
+        if last.as_ref().is_none_or(|last| last.began < stock.began) {
+            self.counters.leased_bytes.store(stock.leased_bytes, Ordering::Relaxed);
+            *last = Some(Arc::new(stock));
+        }
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// As [`compress`], if that saves an eighth: less is not worth decoding for.
-pub(crate) fn compress_if_smaller(bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn compress_if_worthwhile(bytes: &[u8]) -> io::Result<Option<Vec<u8>>> {
     let compressed = compress(bytes)?;
     Ok((compressed.len() < bytes.len() / 8 * 7).then_some(compressed))
 }
