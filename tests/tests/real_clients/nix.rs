@@ -6,8 +6,10 @@
 mod access;
 mod command;
 mod crash;
+mod crash_loop;
 mod http;
 mod push_and_pull;
+mod sharing;
 
 use std::path::Path;
 

@@ -64,7 +64,9 @@ impl SettingsRow {
 
 impl Default for SettingsRow {
     fn default() -> Self {
-        Self { gives_toolchains: None, ..Self::from(&Settings::default()) }
+        let mut row = Self::from(&Settings::default());
+        row.gives_toolchains = None;
+        row
     }
 }
 

@@ -107,3 +107,41 @@ async fn an_upload_that_was_dropped_gives_its_place_back() {
     let ingested = tokio::time::timeout(Duration::from_secs(20), taking).await.unwrap().unwrap();
     fixture.check(&ingested, &archive).await;
 }
+
+/// However many send nothing, who sends has its turn; who is alone may be as slow as it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_slowly_gives_way_to_who_waits() {
+    let patience = Duration::from_millis(300);
+    let fixture = Fixture::with(ArchiveLimits { concurrent_ingests: 2, patience, ..ArchiveLimits::default() }).await;
+    let Fixture { archives, store: _store, folder: _folder } = fixture;
+    let archives = Arc::new(archives);
+    let whole = nar(&plain(b"contents"));
+    let silent = |whole: &[u8]| {
+        let (archives, first) = (Arc::clone(&archives), Ok::<_, std::io::Error>(Bytes::copy_from_slice(&whole[..50])));
+        let body = futures::StreamExt::chain(stream::iter([first]), stream::pending());
+        tokio::spawn(async move { archives.ingest(OWNER, Compression::None, body, Expected::default()).await })
+    };
+    let (mut first, second) = (silent(&whole), silent(&whole));
+    let alone = tokio::time::timeout(3 * patience, &mut first).await;
+    assert!(alone.is_err(), "nobody waits for its turn");
+    let quick = archives.ingest(OWNER, Compression::None, body(&whole, 100), Expected::default());
+    assert!(tokio::time::timeout(100 * patience, quick).await.unwrap().is_ok());
+    // One gave way at least; the other may have gone on.
+    let given_up = futures::future::select(first, second).await.factor_first().0;
+    assert!(matches!(given_up.unwrap(), Err(IngestError::TooSlow)));
+}
+
+/// Names of all archives under way share a bound.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_all_archives_together_are_bounded() {
+    let fixture = Fixture::with(ArchiveLimits { names_bytes: 8 << 20, ..ArchiveLimits::default() }).await;
+    let names = |count: usize| {
+        let entry = |number: usize| (format!("{number:0>200}").into_bytes(), plain(b""));
+        nar(&Node::Directory((0..count).map(entry).collect()))
+    };
+    assert!(fixture.take(&names(2000), Compression::None).await.is_ok());
+    let taken = fixture.take(&names(20_000), Compression::None).await;
+    assert!(matches!(taken, Err(IngestError::Busy)), "{taken:?}");
+    // Nothing of it is held any more.
+    assert!(fixture.take(&names(2000), Compression::None).await.is_ok());
+}
