@@ -138,7 +138,7 @@ async fn configure(
     let retention = retention.filter(|retention| *retention != cache.settings().retention);
     let keeps = retention.map(|retention| Ok::<_, Problem>((door.authorize::<NixConfigureRetention>()?, retention)));
     let keeps = keeps.transpose()?;
-    if !change.is_empty() || key.is_some() || keeps.is_none() {
+    if !change.is_empty() || key.is_some() {
         let grant = door.authorize::<NixConfigureCache>()?;
         let visibility = change.visibility.map_or("", visibility_sentence);
         door.caches().configure(&grant, change, key).await?;

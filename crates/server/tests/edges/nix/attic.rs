@@ -125,9 +125,12 @@ async fn a_cache_is_made_changed_and_destroyed() {
         assert_eq!(answer.status, status, "{wrong}");
         error_of(&answer);
     }
-    let keeper = Client { server: &server, authorization: token("team-*", &["r", "cr", "cq"]) };
+    // Who changes the retention alone needs no other right, and has no other.
+    let keeper = Client { server: &server, authorization: token("team-*", &["r", "cq"]) };
     let patch = json!({"retention_period": {"Period": 3600}});
     assert_eq!(keeper.json("PATCH", "cache-config/team-a", &patch).await.status, 200);
+    let both = json!({"retention_period": {"Period": 7200}, "priority": 1});
+    assert_eq!(keeper.json("PATCH", "cache-config/team-a", &both).await.status, 403);
     assert_eq!(client.config("team-a").await["retention_period"], json!({"Period": 3600}));
 
     assert_eq!(client.call("DELETE", "_api/v1/cache-config/team-a", &[], b"").await.status, 200);

@@ -97,9 +97,43 @@ async fn letters_of_a_token_open_what_they_stand_for() {
     for (verb, url, letter) in &urls {
         for other in ["r", "w", "d", "cc", "cr", "cq", "cd"] {
             let status = status(&server, verb, url, Some(&token("team", &[other]))).await;
-            assert_eq!(status != 403, other == *letter, "{verb} {url} with {other}: {status}");
+            // A change of the retention is a PATCH, too.
+            let opens = other == *letter || (*verb == "PATCH" && other == "cq");
+            assert_eq!(status != 403, opens, "{verb} {url} with {other}: {status}");
         }
     }
+}
+
+/// Over REST each setting takes its own right, and toolchains that of all caches that give them.
+#[tokio::test]
+async fn settings_take_the_rights_for_what_they_change() {
+    let server = NixServer::start(Door::Closed).await;
+    let authorization = bearer();
+    let headers = [("Authorization", authorization.as_str())];
+    assert_eq!(server.call("POST", "/nix/_api/v1/cache-config/team", &headers, b"{}").await.status, 200);
+    let patch = async |authorization: &str, body: &str| {
+        let headers = [("Authorization", authorization), ("Content-Type", "application/json")];
+        server.call("PATCH", "/api/v1/nix/caches/team", &headers, body.as_bytes()).await
+    };
+    let (keeper, owner) = (token("team", &["r", "cq"]), token("team", &["r", "cr"]));
+    let (keep, order) = (r#"{"retention_seconds":3600}"#, r#"{"priority":7}"#);
+    let (both, tools) = (r#"{"retention_seconds":60,"priority":8}"#, r#"{"gives_toolchains":true}"#);
+    for (who, body, expected) in [
+        (&keeper, keep, 200),
+        (&keeper, order, 403),
+        (&keeper, both, 403),
+        (&owner, keep, 403),
+        (&owner, order, 200),
+        (&owner, both, 403),
+        (&owner, tools, 403),
+        (&token("*", &["r", "cr"]), tools, 200),
+        (&owner, r#"{"gives_toolchains":false}"#, 200),
+    ] {
+        let answer = patch(who, body).await;
+        assert_eq!(answer.status, expected, "{body}: {}", answer.text());
+    }
+    let shown = patch(&keeper, keep).await.text();
+    assert!(shown.contains(r#""priority":7"#) && shown.contains(r#""retention_seconds":3600"#), "{shown}");
 }
 
 #[tokio::test]
