@@ -20,7 +20,7 @@ use gf_database::{Database, DatabaseError};
 use gf_execution::{ActionCache, Operations, OperationsConfig, Timeouts};
 use gf_nix_cache::NixCaches;
 use gf_tenancy::trust::Exchange;
-use gf_tenancy::{Access, AccessConfigError};
+use gf_tenancy::{Access, AccessConfigError, Operate};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -31,9 +31,10 @@ use crate::access_services::{AccessServices, AccessStartError};
 use crate::builtin_worker::{Blueprint, BuiltinWorker, Condition};
 use crate::capacity::Background;
 use crate::config::{Config, ExecutionSettings, StoreSettings};
-use crate::edges::{self, EdgeState, ExchangeState, Limits, NixState};
-use crate::issuers::{IssuerFileError, Issuers};
+use crate::edges::credentials::Visitor;
+use crate::edges::{self, EdgeState, ExchangeState, Gate, Limits, NixState};
 use crate::health::{self, Readiness};
+use crate::issuers::{IssuerFileError, Issuers};
 use crate::listen::{Connections, Drained, Listener, TlsError};
 use crate::metrics::{self, EdgeMetrics};
 use crate::nix_caches::{self, NixStartError};
@@ -149,14 +150,13 @@ impl App {
         let knows_certificates = tls.as_ref().is_some_and(|tls| tls.clients.is_some());
         let tls = tls.map(|tls| tls.load()).transpose()?;
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let reached = access.tenants.iter().filter_map(|tenant| Some((tenant.instances.first()?, &tenant.name))).next();
-        let (instance, tenant) =
-            reached.map(|(instance, name)| (instance.clone(), name.clone())).ok_or(StartError::NoTenant)?;
+        let reached = access.tenants.iter().find(|tenant| !tenant.instances.is_empty());
+        let tenant = reached.map(|tenant| tenant.name.clone()).ok_or(StartError::NoTenant)?;
         let mut access = Access::new(access)?.with_worker_tokens(worker_token.as_slice());
         if let Some(attic) = attic {
             access = access.with_attic_tokens(attic);
         }
-        if !certificates.is_empty() {
+        if knows_certificates {
             access = access.with_certificates(certificates);
         }
         if require_token || !trust.rules.is_empty() {
@@ -183,7 +183,8 @@ impl App {
         background.run_to_its_end(|stopping| tended.tend_until(tended_in, stopping));
         let bare: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
         let blobs: Arc<dyn BlobStore> = Arc::new(QuotaStore::new(bare, Arc::clone(&quotas)));
-        let action_cache = ActionCache::open(Arc::clone(&blobs), facts.clone(), Arc::new(MachineTime::default())).await?;
+        let action_cache =
+            ActionCache::open(Arc::clone(&blobs), facts.clone(), Arc::new(MachineTime::default())).await?;
         let caches =
             nix_caches::open(&data_dir, facts, &blobs, access.tenant(&tenant).ok_or(StartError::NoTenant)?).await?;
         let tended = caches.clone();
@@ -194,7 +195,6 @@ impl App {
         let own_worker = Condition::default();
         let operator = Operator {
             gate: gate.clone(),
-            instance,
             store: Arc::clone(&store),
             settings,
             readiness: readiness.clone(),
@@ -229,14 +229,8 @@ impl App {
             trail: services.trail.clone(),
             background: background.clone(),
         };
-        let nix = NixState {
-            gate,
-            caches,
-            tenant,
-            metrics: Arc::clone(&metrics),
-            upload_idle_timeout,
-            scheme,
-        };
+        let shown = metrics_router(gate.clone(), Arc::clone(&metrics), Arc::clone(&store), operations.clone(), quotas);
+        let nix = NixState { gate, caches, tenant, metrics: Arc::clone(&metrics), upload_idle_timeout, scheme };
         let router = edges::router(edges)
             .merge(edges::nix_router(nix))
             .merge(edges::exchange_router(exchange))
@@ -244,7 +238,7 @@ impl App {
             .merge(access_api::router(Arc::new(access_api)))
             .merge(operator::router(Arc::new(operator)))
             .merge(operator::action_results::router(results))
-            .merge(metrics_router(metrics, Arc::clone(&store), operations.clone(), quotas))
+            .merge(shown)
             .layer(axum::middleware::from_fn(edges::origin::note));
 
         let address = listener.address();
@@ -367,15 +361,18 @@ pub(crate) fn blob_store_config(data_dir: &Path, settings: &StoreSettings) -> St
     StoreConfig { capacity_bytes, lease, sync_window, max_blob_size_bytes, ..defaults }
 }
 
+/// What tenants use is shown to whoever operates the server; the rest, which names nobody, to everybody.
 fn metrics_router(
+    gate: Gate,
     metrics: Arc<EdgeMetrics>,
     store: Arc<DiskBlobStore>,
     operations: Operations,
     quotas: Arc<Quotas>,
 ) -> Router {
-    let show = move || async move {
+    let show = move |visitor: Visitor| async move {
         let stats = operator::stats(&store).await.map_err(|error| error.to_string());
-        let tenants = quotas.report(&operations);
+        let may_know = gate.has_everywhere::<Operate>(&visitor);
+        let tenants = if may_know { quotas.report(&operations) } else { Vec::new() };
         let encode = |stats| metrics::encode(&metrics, stats, operations, tenants).map_err(|error| error.to_string());
         let text = stats.and_then(encode);
         match text {

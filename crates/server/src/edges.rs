@@ -26,8 +26,8 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::EdgeMetrics;
 use crate::quotas::Quotas;
 
-pub use gate::Gate;
 pub(crate) use exchange::{ExchangeState, router as exchange_router};
+pub use gate::{Gate, NotRecorded};
 pub use nix::{NixState, router as nix_router};
 
 /// What edges work with. Cheap to clone.

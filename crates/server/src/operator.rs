@@ -18,7 +18,6 @@ use std::time::Instant;
 use gf_blobstore::{
     CollectionReport, DiskBlobStore, OpenError, Repair, ScrubStats, StoreError, StoreStats, VerifyReport,
 };
-use gf_digest::InstanceName;
 use gf_execution::Operations;
 use gf_tenancy::{Authorized, Operate};
 use thiserror::Error;
@@ -28,7 +27,7 @@ use crate::app::{blob_store_config, store_folder};
 use crate::builtin_worker::Condition;
 use crate::capacity::Background;
 use crate::config::StoreSettings;
-use crate::edges::Gate;
+use crate::edges::{Gate, NotRecorded};
 use crate::health::{Readiness, Ready};
 use crate::quotas::Quotas;
 use report::{GcRequest, GcResult, Repaired, ScrubStatus, Status, StoreStatus, VerifyRequest, VerifyResult};
@@ -46,6 +45,9 @@ pub enum OperateError {
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// It could not be recorded.
+    #[error(transparent)]
+    NotRecorded(#[from] NotRecorded),
     /// There is no store in the folder.
     #[error("there is no store in {0}: name the folder that `gf serve --data-dir` was given")]
     NoStore(String),
@@ -60,8 +62,6 @@ pub enum OperateError {
 /// The operator's side of a running server.
 pub(crate) struct Operator {
     pub(crate) gate: Gate,
-    /// Any instance that is served: an operator's permission is for all of them.
-    pub(crate) instance: InstanceName,
     pub(crate) store: Arc<DiskBlobStore>,
     pub(crate) settings: StoreSettings,
     pub(crate) readiness: Readiness,
@@ -97,8 +97,15 @@ impl Operator {
         Ok(store_status(&stats(&self.store).await?, &self.settings))
     }
 
-    async fn verify(&self, _: &Authorized<Operate>, request: VerifyRequest) -> Result<VerifyResult, OperateError> {
+    /// Begins when it was recorded, which is done when it can begin.
+    async fn verify(
+        &self,
+        _: &Authorized<Operate>,
+        request: VerifyRequest,
+        recorded: impl Future<Output = Result<(), NotRecorded>>,
+    ) -> Result<VerifyResult, OperateError> {
         let only_one = self.only_one()?;
+        recorded.await?;
         let store = Arc::clone(&self.store);
         tracing::info!(repair = request.repair, "verifying the store");
         let verified = self.background.run(async move {
@@ -110,8 +117,15 @@ impl Operator {
         verified.await.map_err(std::io::Error::other)?.unwrap_or(Err(OperateError::Stopping))
     }
 
-    async fn collect_garbage(&self, _: &Authorized<Operate>, request: GcRequest) -> Result<GcResult, OperateError> {
+    /// As [`Self::verify`].
+    async fn collect_garbage(
+        &self,
+        _: &Authorized<Operate>,
+        request: GcRequest,
+        recorded: impl Future<Output = Result<(), NotRecorded>>,
+    ) -> Result<GcResult, OperateError> {
         let only_one = self.only_one()?;
+        recorded.await?;
         let GcRequest { free_bytes, dry_run } = request;
         let report = blocking(&self.store, move |store| {
             // It goes on when the caller has gone, so it keeps its turn.
@@ -229,18 +243,25 @@ mod tests {
     use std::time::Duration;
 
     use gf_blobstore::BlobStore;
-    use gf_digest::{Digest, DigestFunction};
+    use gf_digest::{Digest, DigestFunction, InstanceName};
     use gf_execution::operations::Request;
     use gf_execution::{ActionCache, Inlining, OperationsConfig};
     use gf_tenancy::{Access, AccessConfig, Execute, TenantConfig, TenantName};
 
     use super::*;
 
+    fn instance() -> InstanceName {
+        InstanceName::new("").unwrap()
+    }
+
+    fn recorded() -> impl Future<Output = Result<(), NotRecorded>> {
+        std::future::ready(Ok(()))
+    }
+
     async fn operator(data_dir: &Path) -> Operator {
         let settings = StoreSettings { capacity_bytes: Some(1 << 30), ..StoreSettings::default() };
         let store = DiskBlobStore::open(blob_store_config(data_dir, &settings)).await.unwrap();
-        let instance = InstanceName::new("").unwrap();
-        let tenant = TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance.clone()] };
+        let tenant = TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance()] };
         let access = AccessConfig { tenants: vec![tenant], token: None, anonymous_read: false };
         let access = Arc::new(Access::new(access).unwrap());
         let blobs: Arc<dyn BlobStore> = Arc::clone(&store) as Arc<dyn BlobStore>;
@@ -250,7 +271,6 @@ mod tests {
             own_worker: Condition::default(),
             quotas: Arc::new(Quotas::none()),
             gate: Gate::without_log(access),
-            instance,
             readiness: Readiness::new(Arc::clone(&store) as Arc<dyn gf_blobstore::BlobStore>, data_dir),
             background: Background::start(&store, data_dir, &settings).await,
             store,
@@ -265,8 +285,8 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let operator = operator(data.path()).await;
         let who = operator.gate.access().authenticate(None).unwrap();
-        let client = operator.gate.access().authorize::<Execute>(&who, &operator.instance).unwrap();
-        let who = operator.gate.access().authorize::<Operate>(who, &operator.instance).unwrap();
+        let client = operator.gate.access().authorize::<Execute>(&who, &instance()).unwrap();
+        let who = operator.gate.access().authorize::<Operate>(who, &instance()).unwrap();
         let request = Request {
             action: Digest::of(DigestFunction::Sha256, b"an action that is not there"),
             skip_cache_lookup: false,
@@ -298,25 +318,27 @@ mod tests {
         runtime.block_on(async {
             let operator = operator(data.path()).await;
             let who = operator.gate.access().authenticate(None).unwrap();
-            let who = operator.gate.access().authorize::<Operate>(who, &operator.instance).unwrap();
+            let who = operator.gate.access().authorize::<Operate>(who, &instance()).unwrap();
             let mut context = Context::from_waker(Waker::noop());
             let (release, held) = mpsc::channel::<()>();
             let holding = tokio::task::spawn_blocking(move || held.recv());
 
-            let mut collecting = Box::pin(operator.collect_garbage(&who, GcRequest { free_bytes: 0, dry_run: false }));
+            let mut collecting =
+                Box::pin(operator.collect_garbage(&who, GcRequest { free_bytes: 0, dry_run: false }, recorded()));
             assert!(collecting.as_mut().poll(&mut context).is_pending());
             drop(collecting);
-            let verified = operator.verify(&who, VerifyRequest { repair: false }).await;
+            let verified = operator.verify(&who, VerifyRequest { repair: false }, recorded()).await;
             assert!(matches!(verified, Err(OperateError::Busy)), "{verified:?}");
             drop(release);
             let _ = holding.await.unwrap();
             let turn = tokio::time::timeout(Duration::from_secs(20), operator.maintenance.acquire()).await;
             drop(turn.unwrap().unwrap());
 
-            let mut verifying = Box::pin(operator.verify(&who, VerifyRequest { repair: false }));
+            let mut verifying = Box::pin(operator.verify(&who, VerifyRequest { repair: false }, recorded()));
             assert!(verifying.as_mut().poll(&mut context).is_pending());
             drop(verifying);
-            let collected = operator.collect_garbage(&who, GcRequest { free_bytes: 0, dry_run: true }).await;
+            let unseen = async { panic!("what cannot be done is not recorded as done") };
+            let collected = operator.collect_garbage(&who, GcRequest { free_bytes: 0, dry_run: true }, unseen).await;
             assert!(matches!(collected, Err(OperateError::Busy)), "{collected:?}");
             operator.background.stop().await;
             assert_eq!(operator.maintenance.available_permits(), 1);

@@ -12,7 +12,7 @@ use crate::{Pattern, PermissionName};
 pub enum Role {
     /// Reads.
     Viewer,
-    /// Reads, writes, has actions run, and runs maintenance.
+    /// Reads, writes and has actions run: what a build in CI needs.
     Operator,
     /// Everything but attaching workers, which run other people's code.
     Admin,
@@ -35,7 +35,6 @@ impl Role {
                             | PermissionName::ActionCacheWrite
                             | PermissionName::Execute
                             | PermissionName::NixPush
-                            | PermissionName::Operate
                     )
             }
             Self::Admin => !matches!(permission, PermissionName::Work),
@@ -208,10 +207,7 @@ mod tests {
             assert_eq!(has.map(PermissionName::as_str).collect::<Vec<_>>().join(" "), expected, "{role:?}");
         };
         check(Role::Viewer, "cas:read actioncache:read nix:pull");
-        check(
-            Role::Operator,
-            "cas:read cas:write actioncache:read actioncache:write execute admin:operate nix:pull nix:push",
-        );
+        check(Role::Operator, "cas:read cas:write actioncache:read actioncache:write execute nix:pull nix:push");
         check(
             Role::Admin,
             "cas:read cas:write actioncache:read actioncache:write execute admin:operate admin:access nix:pull \

@@ -144,6 +144,18 @@ impl ActionCache {
         Ok(Standing::Incomplete { missing, missing_count })
     }
 
+    /// Whether a removal says what it has to; its reason, as it is kept.
+    ///
+    /// # Errors
+    /// [`RemovalError::Reason`] or [`RemovalError::Quarantine`].
+    pub fn check_removal(reason: &str, quarantine: Duration) -> Result<&str, RemovalError> {
+        let reason = checked_reason(reason).ok_or(RemovalError::Reason)?;
+        if quarantine < Duration::from_secs(1) || quarantine > MAX_QUARANTINE {
+            return Err(RemovalError::Quarantine);
+        }
+        Ok(reason)
+    }
+
     /// Removes the result of an action, if there is one, and lets none be written for a while. It is gone for good when
     /// this returns.
     ///
@@ -156,10 +168,7 @@ impl ActionCache {
         reason: &str,
         quarantine: Duration,
     ) -> Result<Removal, RemovalError> {
-        let reason = checked_reason(reason).ok_or(RemovalError::Reason)?;
-        if quarantine < Duration::from_secs(1) || quarantine > MAX_QUARANTINE {
-            return Err(RemovalError::Quarantine);
-        }
+        let reason = Self::check_removal(reason, quarantine)?;
         let removed_s = self.tombstones.now_s();
         let until_s = removed_s.saturating_add(quarantine.as_secs());
         let removed_by = grant.principal().to_string();

@@ -8,16 +8,23 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use gf_database::DatabaseError;
 use gf_digest::InstanceName;
 use gf_tenancy::audit::{Amount, Deed, Event, Outcome, Trail};
 use gf_tenancy::{
     Access, Authorized, Denied, InstancePermission, NixPermission, NixScope, Permission, PermissionName, Principal,
 };
+use thiserror::Error;
 
 use super::credentials::Visitor;
 
 /// Who is named when a credential fits nobody.
 const NOBODY_KNOWN: &str = "unknown";
+
+/// What must not be done unseen was not done.
+#[derive(Debug, Error)]
+#[error("nothing was done, since the audit log cannot be written to: {0}; look at the server's log and its disk")]
+pub struct NotRecorded(#[from] DatabaseError);
 
 /// The gate. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -68,6 +75,11 @@ impl Gate {
         let principal = self.known(visitor, P::NAME, "")?;
         let granted = self.access.authorize_everywhere(&principal);
         granted.inspect_err(|denied| self.refused(visitor, &principal.to_string(), P::NAME, "", denied))
+    }
+
+    /// Whether whoever calls has `P` everywhere: for what others are shown in part, so that not having it is no denial.
+    pub(crate) fn has_everywhere<P: InstancePermission>(&self, visitor: &Visitor) -> bool {
+        self.principal(visitor).is_ok_and(|principal| self.access.authorize_everywhere::<P>(principal).is_ok())
     }
 
     /// Who calls.
@@ -169,6 +181,21 @@ impl Gate {
                 trail.record(event, origin);
             }
         })
+    }
+
+    /// Records what is about to be done, which must not be done unless that is in the log when this returned.
+    pub(crate) fn record_before<P: Permission>(
+        &self,
+        visitor: &Visitor,
+        grant: &Authorized<P>,
+        action: &str,
+        subject: &str,
+        detail: &str,
+    ) -> BoxFuture<'static, Result<(), NotRecorded>> {
+        let Some(trail) = self.trail.clone() else { return Box::pin(std::future::ready(Ok(()))) };
+        let event = Event::new(grant.principal(), action, subject, Outcome::Done);
+        let event = Event { detail: detail.to_owned(), ..event }.from(&visitor.origin());
+        Box::pin(async move { Ok(trail.log().append(&[event]).await?) })
     }
 
     fn known(&self, visitor: &Visitor, permission: PermissionName, subject: &str) -> Result<Principal, Denied> {

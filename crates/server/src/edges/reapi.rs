@@ -32,10 +32,11 @@ use prost::Message;
 use tonic::{Code, Status};
 use tower::Service;
 
+use super::Services;
 use super::grpc::{self, Caller, Lists, Messages, Room};
-use super::{Services, workers};
+use super::workers::{self, Admitted};
 use crate::metrics::{Call, Method};
-use status::IntoStatus;
+pub(super) use status::IntoStatus;
 use uploads::Uploads;
 
 /// The most bytes of blobs in one batch; told to clients.
@@ -288,11 +289,12 @@ fn refuse_unknown(request: Request<Body>) -> Response<Body> {
     }
 }
 
-async fn attach(edge: Arc<Edge>, _caller: Caller, messages: Messages) -> Result<grpc::Frames, Status> {
+async fn attach(edge: Arc<Edge>, caller: Caller, messages: Messages) -> Result<grpc::Frames, Status> {
     if !edge.state.limits.executes {
         return Err(Status::unimplemented(execution::CACHE_ONLY));
     }
-    workers::attach(&edge.state.operations, messages, edge.state.stopping.clone()).await
+    let admitted = Admitted::new(&edge.state.gate, caller.visitor)?;
+    workers::attach(&edge.state.operations, admitted, messages, edge.state.stopping.clone()).await
 }
 
 /// A call under way.

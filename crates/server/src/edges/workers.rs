@@ -1,10 +1,12 @@
 //! Workers: one stream each, from their arrival to their end.
 //!
 //! Deliberately absent: what is assigned to whom. What always holds: the stream is the worker; when it ends, whatever
-//! it had is given back. A worker runs hostile code and may be hostile itself: what it says is bounded before it is
+//! it had is given back, and it ends soon after its credential did. A worker is given actions of all tenants, so it is
+//! let in by whoever may attach workers for all of them. A worker runs hostile code and may be hostile itself: what it says is bounded before it is
 //! kept, logged or repeated.
 
 mod messages;
+mod stay;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use gf_execution::Operations;
 use gf_execution::operations::{Attachment, Order, Reports};
 use gf_execution::scheduler::AssignmentId;
 use gf_reapi::worker::{self, FromWorker, Hello, ToWorker, from_worker, to_worker};
-use tokio::time::timeout;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -23,11 +25,16 @@ use super::grpc::{self, Messages};
 use super::reapi::MAX_BATCH_TOTAL_BYTES;
 pub(super) use messages::LISTS;
 use messages::{answer, assignment, encode, offer, run_stage};
+pub(super) use stay::Admitted;
+use stay::Stay;
 
 /// How often a worker says that it is alive.
 const HEARTBEAT: prost_types::Duration = prost_types::Duration { seconds: 10, nanos: 0 };
 /// How long a worker has to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How soon a worker is sent away whose credential counts no more.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
 
 /// A worker and both directions of its stream.
 struct Conversation {
@@ -40,6 +47,8 @@ struct Conversation {
     outstanding: HashSet<AssignmentId>,
     stopping: CancellationToken,
     is_stopping: bool,
+    stay: Stay,
+    checks: Interval,
 }
 
 /// What happened first.
@@ -49,11 +58,13 @@ enum Turn {
     Told(Order),
     HungUp,
     Stopping,
+    Check,
 }
 
 /// Takes a worker in; the answer is what it is told until one side hangs up.
 pub(super) async fn attach(
     operations: &Operations,
+    admitted: Admitted,
     mut messages: Messages,
     stopping: CancellationToken,
 ) -> Result<grpc::Frames, Status> {
@@ -65,6 +76,7 @@ pub(super) async fn attach(
     for limitation in &*limitations {
         tracing::warn!(worker = &*name, limitation, "a worker is limited");
     }
+    let stay = admitted.begin(&name, attachment.id());
     let welcome = worker::Welcome {
         worker_id: attachment.id().to_string(),
         heartbeat: Some(HEARTBEAT),
@@ -81,6 +93,8 @@ pub(super) async fn attach(
         outstanding: HashSet::new(),
         stopping,
         is_stopping: false,
+        stay,
+        checks: checks(),
     };
     let parts = stream::try_unfold(conversation, |mut conversation| async {
         Ok(conversation.next().await?.map(|message| (grpc::encode(&message), conversation)))
@@ -113,15 +127,18 @@ impl Conversation {
                 said = self.messages.try_next() => said?.map_or(Turn::Left, |said| Turn::Said(Box::new(said))),
                 told = self.attachment.next_order() => told.map_or(Turn::HungUp, Turn::Told),
                 () = self.stopping.cancelled(), if !self.is_stopping => Turn::Stopping,
+                _ = self.checks.tick() => Turn::Check,
             };
             match turn {
                 Turn::Said(message) => self.hear(*message)?,
                 Turn::Told(order) => {
                     if let Order::Assign(assignment) = &order {
+                        self.stay.check()?;
                         self.outstanding.insert(assignment.id);
                     }
                     return Ok(Some(ToWorker { message: Some(encode(order)) }));
                 }
+                Turn::Check => self.stay.check()?,
                 Turn::Left => return Ok(None),
                 Turn::HungUp => return Err(hung_up()),
                 Turn::Stopping => {
@@ -154,6 +171,12 @@ impl Conversation {
         }
         Ok(())
     }
+}
+
+fn checks() -> Interval {
+    let mut checks = interval_at(Instant::now() + CHECK_EVERY, CHECK_EVERY);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    checks
 }
 
 fn hung_up() -> Status {

@@ -25,8 +25,8 @@ use super::report::{
     ActionName, ActionResultRemoval, ActionResultRemoved, ActionResultReport, OutputReport, Problem, ProvenanceReport,
     ResultReport, TombstoneReport,
 };
-use crate::edges::Gate;
 use crate::edges::credentials::Visitor;
+use crate::edges::{Gate, NotRecorded};
 
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// Outputs that a report names.
@@ -105,7 +105,8 @@ impl ActionResults {
     ) -> Result<Tombstone, Refusal> {
         let hash = Digest::new(action.function, action.hash, 0).hash_hex();
         let subject = format!("{}/{}", grant.instance(), hash.as_str());
-        self.gate.record_now(visitor, grant, "actioncache.remove", &subject, reason).await;
+        ActionCache::check_removal(reason, quarantine)?;
+        self.gate.record_before(visitor, grant, "actioncache.remove", &subject, reason).await?;
         let removal = self.cache.remove(grant, action, reason, quarantine).await?;
         tracing::info!(subject, was_there = removal.was_there, "an action result was removed");
         Ok(removal.tombstone)
@@ -238,6 +239,7 @@ enum Refusal {
     Body(JsonRejection),
     Cache(ActionCacheError),
     Removal(RemovalError),
+    NotRecorded(NotRecorded),
 }
 
 macro_rules! refusals {
@@ -256,6 +258,7 @@ refusals! {
     JsonRejection => Body,
     ActionCacheError => Cache,
     RemovalError => Removal,
+    NotRecorded => NotRecorded,
 }
 
 impl IntoResponse for Refusal {
@@ -276,6 +279,7 @@ impl IntoResponse for Refusal {
                 (StatusCode::BAD_REQUEST, error.to_string())
             }
             Self::Removal(error) => unavailable(&error),
+            Self::NotRecorded(error) => unavailable(&error),
         };
         (status, Json(Problem { error })).into_response()
     }

@@ -18,6 +18,7 @@ use super::report::{
     ExecutionReport, GcRequest, GcResult, OperationReport, Problem, Status, StoreStatus, VerifyRequest, VerifyResult,
 };
 use super::{OperateError, Operator};
+use crate::edges::NotRecorded;
 use crate::edges::credentials::Visitor;
 
 const UNKNOWN_OPERATION: &str = "no such operation is known here: names look like operations/<uuid> or \
@@ -67,8 +68,8 @@ async fn verify(
 ) -> Answer<VerifyResult> {
     let request = request?.0;
     let detail = if request.repair { "with repair" } else { "" };
-    allowed.record(&operator, "store.verify", detail).await;
-    Ok(Json(operator.verify(&allowed.who, request).await?))
+    let recorded = allowed.record(&operator, "store.verify", detail);
+    Ok(Json(operator.verify(&allowed.who, request, recorded).await?))
 }
 
 async fn collect_garbage(
@@ -78,11 +79,11 @@ async fn collect_garbage(
 ) -> Answer<GcResult> {
     let request = request?.0;
     let detail = format!("{} bytes to free{}", request.free_bytes, if request.dry_run { ", as a dry run" } else { "" });
-    allowed.record(&operator, "store.gc", &detail).await;
-    Ok(Json(operator.collect_garbage(&allowed.who, request).await?))
+    let recorded = allowed.record(&operator, "store.gc", &detail);
+    Ok(Json(operator.collect_garbage(&allowed.who, request, recorded).await?))
 }
 
-/// A caller who may operate the server.
+/// A caller who may operate the server, which is all tenants'.
 struct Allowed {
     who: Authorized<Operate>,
     visitor: Visitor,
@@ -90,8 +91,13 @@ struct Allowed {
 
 impl Allowed {
     /// Records what is about to be done.
-    async fn record(&self, operator: &Operator, action: &str, detail: &str) {
-        operator.gate.record_now(&self.visitor, &self.who, action, "", detail).await;
+    fn record(
+        &self,
+        operator: &Operator,
+        action: &str,
+        detail: &str,
+    ) -> impl Future<Output = Result<(), NotRecorded>> + use<> {
+        operator.gate.record_before(&self.visitor, &self.who, action, "", detail)
     }
 }
 
@@ -103,7 +109,7 @@ impl FromRequestParts<Arc<Operator>> for Allowed {
 
     async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, ApiError> {
         let visitor = Visitor::of(parts);
-        let who = operator.gate.authorize(&visitor, &operator.instance)?;
+        let who = operator.gate.authorize_everywhere(&visitor)?;
         Ok(Self { who, visitor })
     }
 }
@@ -156,6 +162,10 @@ impl IntoResponse for ApiError {
             Self::Body(rejection) => (rejection.status(), rejection.body_text()),
             Self::UnknownOperation => (StatusCode::NOT_FOUND, UNKNOWN_OPERATION.to_owned()),
             Self::Operate(OperateError::Busy) => (StatusCode::CONFLICT, OperateError::Busy.to_string()),
+            Self::Operate(error @ OperateError::NotRecorded(_)) => {
+                tracing::error!(%error, "maintenance was refused");
+                (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+            }
             Self::Operate(error) => {
                 tracing::error!(%error, "maintenance failed");
                 (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())

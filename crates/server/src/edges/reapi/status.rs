@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use crate::quotas::OverQuota;
 
 /// Something that ends a call.
-pub(super) trait IntoStatus {
+pub(in crate::edges) trait IntoStatus {
     /// What the client is told.
     fn into_status(self) -> Status;
 }
