@@ -9,6 +9,7 @@ mod bazel4;
 mod buildbox;
 mod ccache;
 mod eviction;
+mod identities;
 mod nix;
 mod persistent;
 mod readme;

@@ -38,8 +38,15 @@ fn the_token_comes_from_the_netrc() {
             let arguments = [&["copy", "--to", &cache, &path], netrc].concat();
             builder.run("nix", &arguments).unwrap()
         };
-        for refused in [&[][..], &["--option", "netrc-file", &wrong]] {
-            assert!(!push(refused).status.success(), "{refused:?}");
+        for (given, told) in [
+            (
+                &[][..],
+                "nix:push needs a credential: send `Authorization: Bearer <token>`, or the token as the password",
+            ),
+            (&["--option", "netrc-file", &wrong], "the credential is not valid: it is not known here"),
+        ] {
+            let refused = push(given);
+            assert!(!refused.status.success() && refused.stderr.contains(told), "{given:?}: {}", refused.tail());
         }
         push(&["--option", "netrc-file", &right]).success().unwrap();
 
