@@ -30,6 +30,8 @@ pub use trail::{Trail, TrailStats};
 
 /// The longest text of a field, in characters; what is longer is cut.
 const MAX_TEXT: usize = 512;
+/// The longest detail of what was done: all grants of a token. What strangers say is never done.
+const MAX_DETAIL: usize = 40_000;
 /// Records that are read at one time.
 pub const PAGE: u32 = 1000;
 
@@ -273,14 +275,16 @@ impl Event {
 
     /// As it is stored: texts of a bounded length that can stand on one line.
     fn presentable(&self) -> Self {
-        let text = |text: &str| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
+        let cut = |text: &str, most| text.chars().filter(|c| !c.is_control()).take(most).collect();
+        let text = |text: &str| cut(text, MAX_TEXT);
+        let most = if self.outcome == Outcome::Done { MAX_DETAIL } else { MAX_TEXT };
         Self {
             who: text(&self.who),
             source: text(&self.source),
             action: text(&self.action),
             subject: text(&self.subject),
             outcome: self.outcome,
-            detail: text(&self.detail),
+            detail: cut(&self.detail, most),
             trace: text(&self.trace),
         }
     }

@@ -115,6 +115,12 @@ impl Grant {
         self.has(permission) && tenant_fits && self.name.fits(name)
     }
 
+    /// How much it gives: what holds in more places is more.
+    pub(crate) fn width(&self) -> (bool, bool, usize) {
+        let permissions = PermissionName::ALL.into_iter().filter(|permission| self.has(*permission)).count();
+        (self.tenant.is_any(), self.name.is_any(), permissions)
+    }
+
     /// Whether it holds for all tenants, and all that is theirs.
     pub(crate) fn is_everywhere(&self) -> bool {
         self.tenant.is_any() && self.name.is_any()

@@ -64,5 +64,10 @@ pub const MIGRATIONS: Migrations = Migrations {
                 );",
             back: "DROP TABLE tenancy_cut_off; DROP TABLE tenancy_exchanged;",
         },
+        Migration {
+            name: "makers of tokens",
+            forward: "CREATE INDEX tenancy_token_issued_by ON tenancy_token (issued_by);",
+            back: "DROP INDEX tenancy_token_issued_by;",
+        },
     ],
 };

@@ -3,16 +3,19 @@
 //! All tokens that are good are in memory, so that a request costs one hash and one look-up; the database is behind
 //! them. What always holds: a token that was issued survives a power cut, and one that was revoked is refused in this
 //! process before [`Tokens::revoke`] answers, and in every other that shares the database after its next
-//! [`Tokens::reload`]. Nobody hands out more than what they hold.
+//! [`Tokens::reload`]. Nobody hands out more than what they hold, for longer than they hold it; what a token made is
+//! revoked with it. Who is refused is in the audit log.
 //!
 //! Deliberately absent: the text of a token, which is shown once and is nowhere after that; cutting off requests that
 //! were let in before a revocation.
 
 mod exchanged;
+mod lineage;
 mod reach;
 mod rows;
 mod table;
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +30,7 @@ use crate::access::now_s;
 use crate::audit::{self, AuditLog, Event, Origin, Outcome};
 use crate::secret::Fingerprint;
 use crate::{Administer, Authorized, Denied, Grant, NoRandomness, PermissionName, Principal, Secret};
+use lineage::Member;
 use reach::{may_hand_out, sees};
 use rows::{fingerprint, insertion, report, show, stored};
 use table::{Entry, Table};
@@ -192,6 +196,15 @@ pub enum TokenError {
     /// The issuer does not hold it.
     #[error("{0} is more than what you hold, so that you cannot hand it out")]
     Exceeds(Grant),
+    /// The issuer has a token that an identity was exchanged for.
+    #[error("what an identity was exchanged for makes no tokens: have somebody make it who administers")]
+    Exchanged,
+    /// More would be revoked than what is the caller's.
+    #[error(
+        "this would revoke what others administer: name the issuer and the subject of an identity that holds nothing \
+         beyond what you administer, or ask who administers all tenants"
+    )]
+    BeyondReach,
     /// There is no such token, for all that this caller may know.
     #[error("there is no token {0} that is good")]
     Unknown(TokenId),
@@ -204,6 +217,13 @@ pub enum TokenError {
     /// The database. A token whose revocation failed here is refused by this process all the same.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+}
+
+impl TokenError {
+    /// Whether the caller may not do it: who asked for that is in the audit log.
+    const fn is_denial(&self) -> bool {
+        matches!(self, Self::Exceeds(_) | Self::Exchanged | Self::BeyondReach | Self::Unknown(_))
+    }
 }
 
 /// All tokens. Cheap to ask.
@@ -289,7 +309,7 @@ impl Tokens {
         }
     }
 
-    /// Makes a token. It is good, and durable, when this returns.
+    /// Makes a token. It is good, and durable, when this returns. One that a token makes ends with that one, if not before.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -300,25 +320,51 @@ impl Tokens {
         origin: &Origin,
     ) -> Result<IssuedToken, TokenError> {
         check(&new)?;
-        if let Some(more) = new.grants.iter().find(|grant| !may_hand_out(admin.principal(), grant)) {
-            let event = Event::new(admin.principal(), "token.issue", &new.name, Outcome::Denied).from(origin);
-            let detail = format!("it would grant {more}");
-            AuditLog::new(self.database.clone()).append(&[Event { detail, ..event }]).await?;
-            return Err(TokenError::Exceeds(more.clone()));
-        }
-        self.make(new, Event::new(admin.principal(), "token.issue", "", Outcome::Done).from(origin)).await
+        let name = new.name.clone();
+        let more = new.grants.iter().find(|grant| !may_hand_out(admin.principal(), grant)).cloned();
+        let made = match more {
+            Some(more) => Err(TokenError::Exceeds(more)),
+            None => self.make(new, admin.principal(), origin).await,
+        };
+        self.noted(admin, "token.issue", &name, origin, made).await
     }
 
     /// Makes what was checked, and records it.
-    async fn make(&self, new: NewToken, event: Event) -> Result<IssuedToken, TokenError> {
+    async fn make(&self, new: NewToken, maker: &Principal, origin: &Origin) -> Result<IssuedToken, TokenError> {
         self.check_room()?;
-        let (secret, report) = draw(new, event.who.clone())?;
+        let (secret, drawn) = draw(new, maker.to_string())?;
         let fingerprint = secret.fingerprint();
-        let event = Event { subject: report.token.id.to_string(), detail: report.describe(), ..event };
-        self.change(insertion(&report, &fingerprint), event).await?;
+        let event = Event::new(maker, "token.issue", drawn.token.id(), Outcome::Done).from(origin);
+        let (drawn, event) = (&drawn, &Event { detail: drawn.describe(), ..event });
+        let made = self.database.write(|transaction| {
+            work(async move {
+                let latest_s = lineage::latest_end(transaction, maker, drawn.issued_s).await?;
+                let report = TokenReport { expires_s: drawn.expires_s.min(latest_s), ..drawn.clone() };
+                transaction.execute(insertion(&report, &fingerprint)).await?;
+                audit::append(transaction, std::slice::from_ref(event)).await?;
+                Ok::<_, TokenError>(report)
+            })
+        });
+        let report = made.await?;
         self.keep(fingerprint, &report);
         tracing::info!(token = %report.token.id, by = report.issued_by, "a token was issued");
         Ok(IssuedToken { secret, report })
+    }
+
+    /// What came of it, once a refusal is in the audit log.
+    async fn noted<T>(
+        &self,
+        admin: &Authorized<Administer>,
+        action: &str,
+        subject: &str,
+        origin: &Origin,
+        result: Result<T, TokenError>,
+    ) -> Result<T, TokenError> {
+        if let Some(error) = result.as_ref().err().filter(|error| error.is_denial()) {
+            let event = Event::new(admin.principal(), action, subject, Outcome::Denied).from(origin);
+            AuditLog::new(self.database.clone()).append(&[Event { detail: error.to_string(), ..event }]).await?;
+        }
+        result
     }
 
     /// Refuses when there are too many; those that ended do not count.
@@ -337,11 +383,23 @@ impl Tokens {
         self.write().keep(fingerprint, entry);
     }
 
-    /// Revokes a token: nothing that begins after this returned is let in by it, also when another process issued it.
+    /// Revokes a token and all that it made: nothing that begins after this returned is let in by it, also when another
+    /// process issued it. Of one that an identity was exchanged for, also when it ended, all are revoked that this
+    /// identity was exchanged for, and it is exchanged no more.
     ///
     /// # Errors
     /// [`TokenError::Unknown`], also for one that grants more than what the caller holds; [`TokenError::Database`].
     pub async fn revoke(
+        &self,
+        admin: &Authorized<Administer>,
+        id: &TokenId,
+        origin: &Origin,
+    ) -> Result<(), TokenError> {
+        let revoked = self.revoke_seen(admin, id, origin).await;
+        self.noted(admin, "token.revoke", id.as_str(), origin, revoked).await
+    }
+
+    async fn revoke_seen(
         &self,
         admin: &Authorized<Administer>,
         id: &TokenId,
@@ -356,20 +414,46 @@ impl Tokens {
         let (fingerprint, _, expires_s) = seen.ok_or_else(|| TokenError::Unknown(id.clone()))?;
         // Here first, so that it is over whatever becomes of the database.
         self.write().revoke(fingerprint, expires_s);
-        let by = admin.principal().to_string();
-        let statement = "UPDATE tenancy_token SET revoked_s = $1, revoked_by = $2 WHERE id = $3 AND revoked_s IS NULL";
-        let statement = sql(statement).bind(stored(now_s())).bind(by.as_str()).bind(id.as_str());
-        self.change(statement, Event::new(admin.principal(), "token.revoke", id, Outcome::Done).from(origin)).await?;
-        tracing::info!(token = %id, by, "a token was revoked");
+        let (by, now_s) = (admin.principal().to_string(), now_s());
+        let event = Event::new(admin.principal(), "token.revoke", id, Outcome::Done).from(origin);
+        let (by, event) = (by.as_str(), &event);
+        let revoked = self.database.write(|transaction| {
+            work(async move {
+                let siblings = lineage::siblings(transaction, id).await?;
+                let revoked = lineage::revoke(transaction, siblings, by, now_s).await?;
+                let with = revoked.iter().filter(|member| member.id != id.as_str());
+                let with = with.map(|member| Event {
+                    subject: member.id.clone(),
+                    detail: format!("with the token {id}"),
+                    ..event.clone()
+                });
+                let events: Vec<Event> = std::iter::once(event.clone()).chain(with).collect();
+                audit::append(transaction, &events).await?;
+                Ok::<_, DatabaseError>(revoked)
+            })
+        });
+        let revoked = revoked.await?;
+        self.forget(&revoked);
+        tracing::info!(token = %id, by, tokens = revoked.len(), "a token was revoked, with those that depend on it");
         Ok(())
     }
 
-    /// A good token that another process issued, and this one has not read yet.
+    /// Lets in no more what was revoked.
+    fn forget(&self, revoked: &[Member]) {
+        let mut table = self.write();
+        for member in revoked {
+            table.revoke(member.fingerprint, member.expires_s);
+        }
+    }
+
+    /// A good token that another process issued, and this one has not read yet; also one that ended, while what it was
+    /// exchanged for can be exchanged again.
     async fn find_stored(&self, id: &TokenId) -> Result<Option<(Fingerprint, Arc<Token>, u64)>, TokenError> {
         if !id.is_formed() {
             return Ok(None);
         }
-        let statement = "SELECT * FROM tenancy_token WHERE id = $1 AND revoked_s IS NULL AND expires_s > $2";
+        let statement = "SELECT * FROM tenancy_token WHERE id = $1 AND revoked_s IS NULL \
+                         AND (expires_s > $2 OR id IN (SELECT id FROM tenancy_exchanged))";
         let row = self.database.first(sql(statement).bind(id.as_str()).bind(stored(now_s()))).await?;
         let Some(row) = row else { return Ok(None) };
         let report = report(&row)?;
@@ -506,18 +590,6 @@ impl Tokens {
         Ok(Arc::clone(&entry.token))
     }
 
-    /// Changes the table and records it, both or neither.
-    async fn change(&self, statement: Statement, event: Event) -> Result<(), DatabaseError> {
-        let (statement, event) = (&statement, std::slice::from_ref(&event));
-        let changed = self.database.write(|transaction| {
-            work(async move {
-                transaction.execute(statement.clone()).await?;
-                audit::append(transaction, event).await
-            })
-        });
-        changed.await
-    }
-
     // Nothing panics under the lock, and a map is whole between two of its calls.
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
@@ -529,9 +601,11 @@ impl Tokens {
 }
 
 impl TokenReport {
-    /// What a record of its making says.
+    /// What a record of its making says: the widest grant first, so that it is not overlooked.
     fn describe(&self) -> String {
-        format!("{}: {}", self.token.name, show(&self.token.grants))
+        let mut grants = self.token.grants.clone();
+        grants.sort_by_key(|grant| Reverse(grant.width()));
+        format!("{}: {}", self.token.name, show(&grants))
     }
 }
 

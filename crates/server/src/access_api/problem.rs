@@ -79,7 +79,7 @@ impl IntoResponse for AccessProblem {
 fn of_token(error: TokenError) -> (StatusCode, String) {
     let status = match &error {
         TokenError::Name | TokenError::Grants | TokenError::Lifetime => StatusCode::BAD_REQUEST,
-        TokenError::Exceeds(_) => StatusCode::FORBIDDEN,
+        TokenError::Exceeds(_) | TokenError::Exchanged | TokenError::BeyondReach => StatusCode::FORBIDDEN,
         TokenError::Unknown(_) => StatusCode::NOT_FOUND,
         TokenError::TooMany => StatusCode::CONFLICT,
         TokenError::NoRandomness(_) | TokenError::Database(_) => return unavailable(&error),

@@ -9,8 +9,9 @@ use std::time::Duration;
 use gf_database::{DatabaseError, Row, Transaction, places, sql, work};
 use gf_digest::InstanceName;
 
-use super::reach::may_hand_out;
-use super::rows::{fingerprint, insertion, seconds, stored};
+use super::lineage::{self, EXCHANGED};
+use super::reach::{may_hand_out, sees};
+use super::rows::{insertion, report, seconds, stored};
 use super::{ID_BYTES, IssuedToken, MAX_NAME, NewToken, TokenError, Tokens, check, draw, random_text};
 use crate::access::now_s;
 use crate::audit::{self, Event, Origin, Outcome};
@@ -24,8 +25,6 @@ const MAX_OF_SUBJECT: u64 = 1000;
 const MAX_EXCHANGED: u64 = 50_000;
 /// How many of those that ended are forgotten with each that is made.
 const FORGOTTEN_AT_ONCE: u32 = 200;
-/// Rows that are changed with one statement.
-const PAGE: usize = 500;
 /// For how long what was signed before a revocation is refused: longer than identities hold.
 const CUT_OFF: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -94,7 +93,7 @@ impl Tokens {
         origin: &Origin,
     ) -> Result<IssuedToken, TrustFault> {
         let name = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect::<String>();
-        let who = name(format!("oidc:{}", admitted.subject));
+        let who = name(format!("{EXCHANGED}{}", admitted.subject));
         let rules = admitted.rules.join(" ");
         let new = NewToken {
             name: name(format!("{rules}: {} of {}", admitted.subject, admitted.issuer)),
@@ -135,44 +134,61 @@ impl Tokens {
     /// Revokes what was exchanged, and has what was signed until now exchanged no more. Says how many tokens ended.
     ///
     /// # Errors
-    /// [`TokenError::Exceeds`] for whoever does not administer all tenants; [`TokenError::Database`].
+    /// [`TokenError::BeyondReach`] for whoever does not administer all tenants, unless they name an issuer and a subject
+    /// that holds only what they could have handed out; [`TokenError::Database`].
     pub async fn revoke_exchanged(
         &self,
         admin: &Authorized<Administer>,
         which: &Exchanged,
         origin: &Origin,
     ) -> Result<usize, TokenError> {
-        let everywhere = Grant::everywhere(Role::Admin);
-        if !may_hand_out(admin.principal(), &everywhere) {
-            return Err(TokenError::Exceeds(everywhere));
-        }
-        let (now_s, by, id) = (now_s(), admin.principal().to_string(), random_text::<ID_BYTES>()?);
-        let event = Event::new(admin.principal(), "token.revoke", which.show(), Outcome::Done).from(origin);
+        let revoked = self.revoke_within_reach(admin, which, origin).await;
+        self.noted(admin, "token.revoke", &which.show(), origin, revoked).await
+    }
+
+    async fn revoke_within_reach(
+        &self,
+        admin: &Authorized<Administer>,
+        which: &Exchanged,
+        origin: &Origin,
+    ) -> Result<usize, TokenError> {
+        let (who, now_s, id) = (admin.principal(), now_s(), random_text::<ID_BYTES>()?);
+        let (by, event) = (who.to_string(), Event::new(who, "token.revoke", which.show(), Outcome::Done).from(origin));
         let (by, id, event) = (by.as_str(), id.as_str(), &event);
-        let ended = self.database.write(|transaction| {
+        let revoked = self.database.write(|transaction| {
             work(async move {
+                check_reach(transaction, who, which).await?;
                 let meant = find_good(transaction, which, now_s).await?;
-                for page in meant.chunks(PAGE) {
-                    let text = "UPDATE tenancy_token SET revoked_s = $1, revoked_by = $2 WHERE id IN";
-                    let statement = sql(format!("{text} ({})", places(3, page.len())));
-                    let statement = statement.bind(stored(now_s)).bind(by);
-                    transaction.execute(statement.bind_all(page.iter().map(|good| good.id.as_str()))).await?;
-                }
+                let revoked = lineage::revoke(transaction, meant, by, now_s).await?;
                 cut_off(transaction, which, id, now_s).await?;
-                let detail = format!("{} tokens ended", meant.len());
+                let detail = format!("{} tokens ended", revoked.iter().filter(|member| member.was_good).count());
                 audit::append(transaction, &[Event { detail, ..event.clone() }]).await?;
-                Ok::<_, DatabaseError>(meant)
+                Ok::<_, TokenError>(revoked)
             })
         });
-        let ended = ended.await?;
-        let mut table = self.write();
-        for good in &ended {
-            table.revoke(good.fingerprint, good.expires_s);
-        }
-        drop(table);
-        tracing::info!(which = which.show(), by, tokens = ended.len(), "exchanged tokens were revoked");
-        Ok(ended.len())
+        let revoked = revoked.await?;
+        self.forget(&revoked);
+        let ended = revoked.iter().filter(|member| member.was_good).count();
+        tracing::info!(which = which.show(), by, tokens = ended, "exchanged tokens were revoked");
+        Ok(ended)
     }
+}
+
+/// Refuses who would revoke more than what they administer. An identity that holds nothing else is theirs.
+async fn check_reach(transaction: &mut Transaction, who: &Principal, which: &Exchanged) -> Result<(), TokenError> {
+    if may_hand_out(who, &Grant::everywhere(Role::Admin)) {
+        return Ok(());
+    }
+    let (Some(issuer), Some(subject)) = (&which.issuer, &which.subject) else { return Err(TokenError::BeyondReach) };
+    let held = sql("SELECT token.* FROM tenancy_exchanged origin JOIN tenancy_token token ON token.id = origin.id \
+             WHERE origin.issuer = $1 AND origin.subject = $2");
+    let held = transaction.all(held.bind_all([issuer.as_str(), subject.as_str()])).await?;
+    for row in &held {
+        if !sees(who, &report(row)?.token) {
+            return Err(TokenError::BeyondReach);
+        }
+    }
+    if held.is_empty() { Err(TokenError::BeyondReach) } else { Ok(()) }
 }
 
 /// Forgets some of those that ended, so that the table grows no further than with what is good.
@@ -234,15 +250,9 @@ fn count(row: Option<Row>) -> Result<u64, DatabaseError> {
     row.map_or(Ok(0), |row| row.get::<i64>("number").map(seconds))
 }
 
-/// One that was exchanged and is good.
-struct Good {
-    id: String,
-    fingerprint: Fingerprint,
-    expires_s: u64,
-}
-
-async fn find_good(transaction: &mut Transaction, which: &Exchanged, now_s: u64) -> Result<Vec<Good>, DatabaseError> {
-    let good = sql("SELECT token.id AS id, token.fingerprint AS fingerprint, token.expires_s AS expires_s, \
+/// Those that were exchanged and are good, by id.
+async fn find_good(transaction: &mut Transaction, which: &Exchanged, now_s: u64) -> Result<Vec<String>, DatabaseError> {
+    let good = sql("SELECT token.id AS id, \
              origin.issuer AS issuer, origin.subject AS subject, origin.rules AS rules \
              FROM tenancy_exchanged origin JOIN tenancy_token token ON token.id = origin.id \
              WHERE token.expires_s > $1 AND token.revoked_s IS NULL");
@@ -250,8 +260,7 @@ async fn find_good(transaction: &mut Transaction, which: &Exchanged, now_s: u64)
     for row in transaction.all(good.bind(stored(now_s))).await? {
         let text = |column: &str| row.get::<String>(column);
         if which.fits(&text("issuer")?, &text("subject")?, &text("rules")?) {
-            let expires_s = seconds(row.get("expires_s")?);
-            meant.push(Good { id: text("id")?, fingerprint: fingerprint(&row)?, expires_s });
+            meant.push(text("id")?);
         }
     }
     Ok(meant)

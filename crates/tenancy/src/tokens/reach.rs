@@ -3,18 +3,23 @@
 use super::Token;
 use crate::{Grant, PermissionName, Principal};
 
-/// Whether the caller may make a token with this grant. Whoever holds a token holds what it says, and may hand out what
-/// it also lets them administer. Others who were allowed to administer hold everything but attaching workers, which run
+/// Whether the caller may make a token with this grant. Whoever holds a token or a certificate holds what it says, and may
+/// hand out what it also lets them administer. Others who were allowed to administer hold everything but attaching workers, which run
 /// other people's code: neither the static token nor an open server hands that on.
 pub(super) fn may_hand_out(principal: &Principal, grant: &Grant) -> bool {
+    if let Some(held) = principal.grants() {
+        let administers = held.iter().any(|own| own.has(PermissionName::Administer) && own.spans(grant));
+        return administers && held.iter().any(|own| own.covers(grant));
+    }
     match principal {
-        Principal::Token(token) => {
-            let administers = token.grants.iter().any(|own| own.has(PermissionName::Administer) && own.spans(grant));
-            administers && token.grants.iter().any(|own| own.covers(grant))
-        }
         Principal::TokenHolder | Principal::Anonymous => !grant.has(PermissionName::Work),
         Principal::Server => true,
-        _ => false,
+        // Their grants were looked at, or they administer nothing.
+        Principal::Token(_)
+        | Principal::Certificate(_)
+        | Principal::Attic(_)
+        | Principal::Worker(_)
+        | Principal::WorkerHost => false,
     }
 }
 
@@ -23,11 +28,50 @@ pub(super) fn may_hand_out(principal: &Principal, grant: &Grant) -> bool {
 pub(super) fn sees(principal: &Principal, token: &Token) -> bool {
     match principal {
         Principal::Token(own) if own.id == token.id => true,
-        Principal::Token(_) => {
+        Principal::Token(_) | Principal::Certificate(_) => {
             token.unknown.is_empty() && token.grants.iter().all(|grant| may_hand_out(principal, grant))
         }
         // Whoever holds the static token is the operator, and may revoke also what it could not have made.
         Principal::TokenHolder | Principal::Anonymous | Principal::Server => true,
-        _ => false,
+        Principal::Attic(_) | Principal::Worker(_) | Principal::WorkerHost => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{CertificateName, CertificateNames, CertificateRule, Certified, Pattern, TokenId};
+
+    #[test]
+    fn a_certificate_reaches_as_far_as_a_token_of_its_grants() {
+        let token = |id: &str, grants: &[&str]| {
+            let grants = grants.iter().map(|grant| grant.parse().unwrap()).collect();
+            Token { id: TokenId::new(id), name: id.to_owned(), grants, unknown: Vec::new() }
+        };
+        let certified = |grants: &[&str]| {
+            let pattern = CertificateName::CommonName(Pattern::new("ann"));
+            let grants = grants.iter().map(|grant| grant.parse().unwrap()).collect();
+            let names = CertificateNames { common_names: vec!["ann".to_owned()], ..CertificateNames::default() };
+            Certified::new(&[CertificateRule { name: "ann".to_owned(), pattern, grants }], &names)
+        };
+        for (grants, may, may_not) in [
+            (["admin@org-acme"], "operator@org-acme", "viewer@org-other"),
+            (["operator@org-acme"], "", "viewer@org-acme"),
+            (["admin"], "admin@org-acme", "workers:attach"),
+        ] {
+            for who in
+                [Principal::Token(Arc::new(token("a", &grants))), Principal::Certificate(Arc::new(certified(&grants)))]
+            {
+                for (grant, expected) in [(may, true), (may_not, false)] {
+                    if grant.is_empty() {
+                        continue;
+                    }
+                    assert_eq!(may_hand_out(&who, &grant.parse().unwrap()), expected, "{who} {grants:?} {grant}");
+                    assert_eq!(sees(&who, &token("b", &[grant])), expected, "{who} {grants:?} {grant}");
+                }
+            }
+        }
     }
 }

@@ -77,8 +77,9 @@ async fn a_token_is_good_until_it_is_revoked() {
         let id = issued.report.token.id().to_string();
         assert!(records.iter().all(|event| event.who == "server" && event.subject == id), "{records:?}");
         let actions: Vec<&str> = records.iter().map(|event| event.action.as_str()).collect();
-        assert_eq!(actions, ["token.revoke", "token.issue"]);
-        assert_eq!(records[1].detail, "a test: operator@org-acme");
+        assert_eq!(actions, ["token.revoke", "token.revoke", "token.issue"], "a second time it is refused");
+        assert_eq!([records[0].outcome, records[1].outcome], [Outcome::Denied, Outcome::Done]);
+        assert_eq!(records[2].detail, "a test: operator@org-acme");
     }
 }
 
@@ -149,6 +150,9 @@ async fn nobody_hands_out_or_revokes_more_than_what_they_hold() {
     assert!(denied.iter().all(|record| record.event.who == who.to_string()), "{denied:?}");
     let error = tokens.revoke(&of_acme, everything.report.token.id(), &Origin::default()).await.unwrap_err();
     assert!(matches!(error, TokenError::Unknown(_)), "{error:?}");
+    let denied = audit::Search { action: Some("token.revoke".to_owned()), ..audit::Search::default() };
+    let denied = AuditLog::new(tokens.database.clone()).search(&denied).await.unwrap();
+    assert_eq!(denied.iter().map(|record| record.event.outcome).collect::<Vec<_>>(), [Outcome::Denied]);
     let mut seen: Vec<String> =
         tokens.list(&of_acme, Which::All, None, 10).await.unwrap().iter().map(|report| report.token.id().to_string()).collect();
     seen.sort();
@@ -385,4 +389,55 @@ async fn finding_a_token_takes_no_longer_among_many() {
     let among_many = measure(&access, issued.secret.expose());
     assert!(among_many < 2 * alone + 1000, "{alone} ns alone, {among_many} ns among 10,000");
     assert!(among_many < 20_000, "{among_many} ns");
+}
+
+#[tokio::test]
+async fn what_a_token_made_does_not_outlive_it() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let (tokens, others) = (open(&place).await, open(&place).await);
+        let access = access(&tokens);
+        let root = admin(&access);
+        let holder = |issued: &IssuedToken| {
+            let who = access.authenticate(Some(issued.secret.expose())).unwrap();
+            access.authorize::<Administer>(who, &instance("org-acme")).unwrap()
+        };
+        let parent = issue(&tokens, &root, &["admin@org-acme"]).await;
+        let longer = NewToken { lifetime: 24 * HOUR, ..new(&["admin@org-acme"]) };
+        let child = tokens.issue(&holder(&parent), longer, &Origin::default()).await.unwrap();
+        assert_eq!(child.report.expires_s, parent.report.expires_s, "it ends with the one that made it");
+        let of_child = holder(&child);
+        let grandchild = issue(&tokens, &of_child, &["viewer@org-acme"]).await;
+        let bystander = issue(&tokens, &root, &["viewer@org-acme"]).await;
+        others.reload().await.unwrap();
+
+        tokens.revoke(&root, parent.report.token.id(), &Origin::default()).await.unwrap();
+        others.follow().await.unwrap();
+        for tokens in [&tokens, &others] {
+            for ended in [&parent, &child, &grandchild] {
+                assert_eq!(tokens.find(ended.secret.fingerprint(), now_s()), Err(Denied::BadCredential));
+            }
+            assert!(tokens.find(bystander.secret.fingerprint(), now_s()).is_ok());
+        }
+        let late = tokens.issue(&of_child, new(&["viewer@org-acme"]), &Origin::default()).await.unwrap_err();
+        assert!(matches!(late, TokenError::Unknown(_)), "who was let in just before makes none: {late:?}");
+        let search = audit::Search { subject: Some(grandchild.report.token.id().to_string()), ..audit::Search::default() };
+        let records = AuditLog::new(tokens.database.clone()).search(&search).await.unwrap();
+        assert_eq!(records[0].event.action, "token.revoke");
+        assert_eq!(records[0].event.detail, format!("with the token {}", parent.report.token.id()));
+    }
+}
+
+#[tokio::test]
+async fn a_record_shows_all_grants_and_the_widest_first() {
+    let place = Place::sqlite();
+    let tokens = open(&place).await;
+    let narrow: Vec<String> = (0..63).map(|number| format!("nix:push@org-acme/{number}-{}", "x".repeat(400))).collect();
+    let grants: Vec<&str> = narrow.iter().map(String::as_str).chain(["admin"]).collect();
+    issue(&tokens, &admin(&access(&tokens)), &grants).await;
+    let log = AuditLog::new(tokens.database.clone());
+    let records = log.search(&audit::Search::default()).await.unwrap();
+    let detail = &records[0].event.detail;
+    assert!(detail.starts_with("a test: admin nix:push@"), "{}", &detail[..100]);
+    assert!(narrow.iter().all(|grant| detail.contains(grant.as_str())));
+    assert!(matches!(log.verify().await.unwrap(), audit::Verdict::Whole(1, _)));
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::jwt::tests::{encode, hs256};
 use crate::testing::Place;
-use crate::{Access, AccessConfig, Administer, Authorized, Exchanged, Principal, TenantConfig};
+use crate::{Access, AccessConfig, Administer, Authorized, Exchanged, NewToken, Principal, TenantConfig};
 
 const ISSUER: &str = "https://forge.example";
 const NOW_S: u64 = 4_000_000_000;
@@ -132,7 +132,8 @@ impl Setting {
     }
 
     async fn exchange(&self, token: &str, now_s: u64) -> Result<IssuedToken, TrustFault> {
-        self.exchange.exchange_at(token, &Origin::default(), now_s).await.map(|admission| admission.issued)
+        let since = Duration::from_secs(now_s);
+        self.exchange.exchange_at(token, &Origin::default(), now_s, since).await.map(|admission| admission.issued)
     }
 
     fn tokens(&self) -> &Tokens {
@@ -235,6 +236,27 @@ async fn jobs_that_begin_at_once_ask_once() {
 }
 
 #[tokio::test]
+async fn made_up_keys_leave_room_while_an_issuer_is_slow() {
+    let mut setting = Setting::new().await;
+    setting.exchange.fetch_timeout = Duration::from_secs(3600);
+    setting.present(&claims()).await.unwrap();
+    setting.answer(Answer::Hang);
+    let setting = Arc::new(setting);
+    let mut waiting = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let (setting, token) = (Arc::clone(&setting), sign(&format!("k{number}"), &setting.key, &claims()));
+        waiting.spawn(async move { setting.exchange(&token, NOW_S + 31).await.map(drop) });
+    }
+    let mut told = Vec::new();
+    while told.len() < 16 {
+        told.push(waiting.join_next().await.unwrap().unwrap().unwrap_err());
+    }
+    // They may come again, since nobody knows yet.
+    assert!(told.iter().all(TrustFault::is_unavailable), "{told:?}");
+    setting.exchange(&sign("one", &setting.key, &claims()), NOW_S + 31).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_issuer_that_does_not_answer() {
     for (answer, reason) in [
         (Answer::Refuse, "connection refused"),
@@ -329,7 +351,90 @@ async fn only_who_administers_everything_revokes_by_origin() {
     let who = setting.tokens().principal(limited.report.token.id()).unwrap();
     let limited = access.authorize::<Administer>(who, &InstanceName::new("org-acme").unwrap()).unwrap();
     let refused = setting.tokens().revoke_exchanged(&limited, &Exchanged::default(), &Origin::default()).await;
-    assert!(matches!(refused, Err(TokenError::Exceeds(_))), "{refused:?}");
+    assert!(matches!(refused, Err(TokenError::BeyondReach)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn who_administers_a_tenant_cuts_off_an_identity_that_holds_nothing_else() {
+    let setting = Setting::new().await;
+    let new = |grant: &str| NewToken {
+        name: "limited".to_owned(),
+        grants: vec![grant.parse().unwrap()],
+        lifetime: Duration::from_secs(60),
+    };
+    let tenant = |name: &str| TenantConfig {
+        name: TenantName::new(name).unwrap(),
+        instances: vec![InstanceName::new(name).unwrap()],
+    };
+    let tenants = vec![tenant("org-acme"), tenant("default")];
+    let access = Access::new(AccessConfig { tenants, token: None, anonymous_read: false }).unwrap().closed();
+    let mut admins = Vec::new();
+    for name in ["org-acme", "default"] {
+        let issued = setting.tokens().issue(&admin(), new(&format!("admin@{name}")), &Origin::default()).await.unwrap();
+        let who = setting.tokens().principal(issued.report.token.id()).unwrap();
+        admins.push(access.authorize::<Administer>(who, &InstanceName::new(name).unwrap()).unwrap());
+    }
+    let (good, other) =
+        (setting.present(&claims()).await.unwrap(), setting.present(&with(json!({"sub": "b"}))).await.unwrap());
+    let named = |subject: &str| Exchanged {
+        issuer: Some(ISSUER.to_owned()),
+        subject: Some(subject.to_owned()),
+        ..Exchanged::default()
+    };
+    let of_issuer = Exchanged { subject: None, ..named("") };
+    for (admin, which) in
+        [(&admins[1], named("repo:acme/app")), (&admins[0], named("nobody")), (&admins[0], of_issuer)]
+    {
+        let refused = setting.tokens().revoke_exchanged(admin, &which, &Origin::default()).await;
+        assert!(matches!(refused, Err(TokenError::BeyondReach)), "{which:?} {refused:?}");
+    }
+    let denied = crate::audit::Search { outcome: Some(crate::audit::Outcome::Denied), ..Default::default() };
+    let denied = crate::AuditLog::new(setting.tokens().database().clone()).search(&denied).await.unwrap();
+    assert_eq!(denied.len(), 3);
+    let ended = setting.tokens().revoke_exchanged(&admins[0], &named("repo:acme/app"), &Origin::default()).await;
+    assert_eq!(ended.unwrap(), 1);
+    assert!(!setting.is_good(&good) && setting.is_good(&other));
+    assert!(matches!(setting.present(&claims()).await, Err(TrustFault::Revoked { .. })));
+}
+
+#[tokio::test]
+async fn what_was_exchanged_makes_no_tokens() {
+    let setting = Setting::new().await;
+    let rules = vec![rule("main", &[("repository", "acme/*")], &["admin@org-acme"])];
+    let source: Arc<dyn KeySource> = Arc::clone(&setting.forge) as Arc<dyn KeySource>;
+    let exchange = Exchange::new(rules, source, Arc::clone(&setting.exchange.tokens));
+    let setting = Setting { exchange, ..setting };
+    let issued = setting.present(&claims()).await.unwrap();
+    let name = InstanceName::new("org-acme").unwrap();
+    let tenants = vec![TenantConfig { name: TenantName::new("org-acme").unwrap(), instances: vec![name.clone()] }];
+    let access = Access::new(AccessConfig { tenants, token: None, anonymous_read: false }).unwrap().closed();
+    let who = setting.tokens().principal(issued.report.token.id()).unwrap();
+    let administers = access.authorize::<Administer>(who, &name).unwrap();
+    let grants = vec!["viewer@org-acme".parse().unwrap()];
+    let new = NewToken { name: "another".to_owned(), grants, lifetime: Duration::from_secs(60) };
+    let refused = setting.tokens().issue(&administers, new, &Origin::default()).await.unwrap_err();
+    assert!(matches!(refused, TokenError::Exchanged), "{refused:?}");
+}
+
+#[tokio::test]
+async fn revoking_one_ends_all_that_its_identity_was_exchanged_for() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let setting = Setting::at(place).await;
+        let identity = sign("one", &setting.key, &claims());
+        let ended = setting.exchange(&identity, NOW_S).await.unwrap();
+        let sibling = setting.exchange(&identity, NOW_S).await.unwrap();
+        let other = setting.present(&with(json!({"jti": "another"}))).await.unwrap();
+        let end = gf_database::sql("UPDATE tenancy_token SET expires_s = 1 WHERE id = $1");
+        let end = end.bind(ended.report.token.id().as_str());
+        assert_eq!(setting.tokens().database().execute(end).await.unwrap(), 1);
+        setting.tokens().reload().await.unwrap();
+
+        setting.tokens().revoke(&admin(), ended.report.token.id(), &Origin::default()).await.unwrap();
+        assert!(!setting.is_good(&sibling), "of the same identity");
+        assert!(setting.is_good(&other), "of another");
+        let again = setting.exchange(&identity, NOW_S).await;
+        assert!(matches!(again, Err(TrustFault::Revoked { .. })), "{again:?}");
+    }
 }
 
 #[tokio::test]
