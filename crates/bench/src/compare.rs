@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tempfile::TempDir;
 
+use crate::access;
 use crate::connection::{Connections, Side};
 use crate::data::sha256_bytes_per_second;
 use crate::execution::Bench;
@@ -43,7 +44,7 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
         None => TempDir::with_prefix("gf-bench-")?,
     };
     let mut lines = Vec::new();
-    let needs_program = |row: &&Row| !matches!(row.measure, Measure::Index | Measure::Scheduler);
+    let needs_program = |row: &&Row| !matches!(row.measure, Measure::Index | Measure::Scheduler | Measure::TokenLookup);
     let gf = if !plan.rows.iter().any(needs_program) { PathBuf::new() } else { program(plan.gf.as_deref()).await? };
     if plan.rows.iter().any(|row| is_call(row)) {
         lines.extend(calls(plan, &gf, &folder.path().join("calls")).await?);
@@ -58,6 +59,14 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
             Measure::Scheduler => {
                 eprintln!("{} …", row.name);
                 lines.push(line(row, crate::works::scheduler_core(plan.rounds)));
+            }
+            Measure::TokenLookup => {
+                eprintln!("{} …", row.name);
+                lines.push(line(row, access::token_lookup(plan.rounds).await));
+            }
+            Measure::Denials => {
+                eprintln!("{} …", row.name);
+                lines.push(line(row, access::denials(&gf, &folder.path().join(row.name)).await));
             }
             Measure::Execution(execution) => {
                 eprintln!("{} …", row.name);
@@ -78,7 +87,13 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
 fn is_call(row: &Row) -> bool {
     !matches!(
         row.measure,
-        Measure::Start(_) | Measure::Index | Measure::Scheduler | Measure::Execution(_) | Measure::Nix(_)
+        Measure::Start(_)
+            | Measure::Index
+            | Measure::Scheduler
+            | Measure::TokenLookup
+            | Measure::Denials
+            | Measure::Execution(_)
+            | Measure::Nix(_)
     )
 }
 
@@ -114,7 +129,13 @@ async fn calls(plan: &Plan, gf: &Path, data_dir: &Path) -> anyhow::Result<Vec<Li
                 lines.push(line(row, compared.map(|compared| compared.p99())));
             }
             Measure::Memory => lines.push(line(row, memory(&product))),
-            Measure::Start(_) | Measure::Index | Measure::Scheduler | Measure::Execution(_) | Measure::Nix(_) => {}
+            Measure::Start(_)
+            | Measure::Index
+            | Measure::Scheduler
+            | Measure::TokenLookup
+            | Measure::Denials
+            | Measure::Execution(_)
+            | Measure::Nix(_) => {}
         }
     }
     drop(run);

@@ -5,10 +5,11 @@
 //! load, on the same connections, from the same client. Floor, product and load are three processes.
 //!
 //! It does not look inside the product: what it knows, it knows through the public edge and `/proc`. Every answer is
-//! checked; a wrong answer fails its row whatever its speed. The rows `index` and `scheduler-core` are the exceptions:
-//! they measure a part of the product alone. The floor of `execute-trivial` is another: it makes the product's sandboxes
+//! checked; a wrong answer fails its row whatever its speed. The rows `index`, `scheduler-core` and `token-lookup` are the
+//! exceptions: they measure a part of the product alone. The floor of `execute-trivial` is another: it makes the product's sandboxes
 //! without the product.
 
+mod access;
 mod compare;
 mod connection;
 mod data;

@@ -39,6 +39,10 @@ pub(crate) enum Measure {
     Index,
     /// The scheduler without a server around it.
     Scheduler,
+    /// Finding out who presents a token, without a server around it.
+    TokenLookup,
+    /// Whether the time of a denial tells what is there, by a server of the row's own.
+    Denials,
     /// Actions, by servers and workers of the row's own.
     Execution(Execution),
     /// The Nix cache, by servers of the row's own.
@@ -138,6 +142,22 @@ pub(crate) const ROWS: &[Row] = &[
         limit: Limit::AtLeast(200_000.0),
         usual: true,
         measure: Measure::Scheduler,
+    },
+    Row {
+        name: "token-lookup",
+        about: "who presents this token, and may they read, 10,000 tokens",
+        unit: "µs",
+        limit: Limit::AtMost(20.0),
+        usual: true,
+        measure: Measure::TokenLookup,
+    },
+    Row {
+        name: "denial-timing",
+        about: "by how much a denial differs for what is there (95 %)",
+        unit: "µs",
+        limit: Limit::AtMost(25.0),
+        usual: true,
+        measure: Measure::Denials,
     },
     execution("execute-trivial", "/bin/true through Execute, uncached, 16 clients", "/s", Limit::Share(0.4), {
         Execution::Trivial

@@ -52,9 +52,9 @@ const PIN: &str = "/api/v1/nix/caches/{cache}/pins/{pin}";
 const PIN_PATH: &str = "/api/v1/nix/caches/secret/pins/p";
 const PIN_BODY: &str = r#"{"path":"/nix/store/s66mzxpvicwk07gjbjfw9izjfa797vsw-hello-2.12.1"}"#;
 const TOKEN_BODY: &str = r#"{"name":"x","grants":["viewer@default"],"lifetime_seconds":60}"#;
-const ACTION: &str = "/api/v1/action-results?instance=default&hash=\
-                      aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa&size_bytes=1";
-const REMOVE_BODY: &str = r#"{"instance":"default","hash":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","size_bytes":1,"reason":"a test","dry_run":true}"#;
+const ACTION: &str =
+    "/api/v1/action-results?instance=default&action=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const REMOVE_BODY: &str = r#"{"instance":"default","action":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","reason":"a test","quarantine_seconds":60,"dry_run":true}"#;
 
 /// Every door. The cache `secret` is a private one of `default`.
 fn doors() -> Vec<Door> {
@@ -84,7 +84,7 @@ fn doors() -> Vec<Door> {
         door(("DELETE", "/api/v1/access/tokens/{id}"), "/api/v1/access/tokens/0123456789", "", AdministerSomething),
         door(
             ("DELETE", "/api/v1/access/exchanged"),
-            "/api/v1/access/exchanged?issuer=https://a.example&identity=b",
+            "/api/v1/access/exchanged?issuer=https://a.example&subject=b",
             "",
             AdministerAll,
         ),
