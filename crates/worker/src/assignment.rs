@@ -21,7 +21,8 @@ use crate::store_paths::StorePath;
 use crate::times::read_duration;
 
 /// What an action may ask for to get the network: our word, and that of other services.
-const NETWORK_PROPERTIES: [(&str, &str); 3] = [("network", "on"), ("network", "host"), ("dockerNetwork", "standard")];
+pub(crate) const NETWORK_PROPERTIES: [(&str, &str); 3] =
+    [("network", "on"), ("network", "host"), ("dockerNetwork", "standard")];
 
 /// What a server that says nothing grants.
 const USUAL_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::assignment::NETWORK_PROPERTIES;
 use crate::sandbox::{SandboxConfig, machine_memory_bytes};
 
 /// Everything that a worker needs to know. [`WorkerConfig::new`] fills in what most machines want.
@@ -144,11 +145,19 @@ impl WorkerConfig {
     /// What is offered to the server: what was found out first, unless the operator named the same property.
     pub(crate) fn offered_properties(&self) -> Vec<(String, String)> {
         let found = [("Arch", arch()), ("ISA", instruction_set()), ("OSFamily", "linux"), ("nix-closure", "supported")];
+        let network = match self.network {
+            NetworkPolicy::Refused => &[][..],
+            NetworkPolicy::OnRequest => &NETWORK_PROPERTIES,
+        };
+        let found = found.into_iter().chain(WITHOUT_NETWORK).chain(network.iter().copied());
         let is_said = |name: &str| self.properties.iter().any(|(said, _)| said == name);
-        let found = found.into_iter().filter(|(name, _)| !is_said(name));
+        let found = found.filter(|(name, _)| !is_said(name));
         found.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(self.properties.iter().cloned()).collect()
     }
 }
+
+/// What actions may say that want none, on whatever worker.
+const WITHOUT_NETWORK: [(&str, &str); 2] = [("network", "off"), ("dockerNetwork", "off")];
 
 /// As Linux and most build tools call it.
 const fn arch() -> &'static str {
@@ -180,6 +189,10 @@ mod tests {
         assert_eq!(of("OSFamily"), ["debian"]);
         assert_eq!(of("pool"), ["nix"]);
         assert_eq!(of("ISA").len(), 1);
+        assert_eq!(of("network"), ["off"]);
+        config.network = NetworkPolicy::OnRequest;
+        let offered = config.offered_properties();
+        assert!(NETWORK_PROPERTIES.iter().all(|(name, value)| offered.contains(&((*name).into(), (*value).into()))));
         assert!(config.memory_bytes > 0 && config.cores > 0);
         assert!(!format!("{config:?}").contains("secret"));
     }
