@@ -70,6 +70,11 @@ impl GfServer {
         Ok(server)
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `http://HOST:PORT`, as the server said it.
     pub fn url(&self) -> &str {
         &self.url

@@ -67,8 +67,13 @@ impl GfWorker {
     }
 
     /// Asks it to finish what it has and to end.
-    pub fn stop(mut self) -> Result<ExitStatus> {
+    pub fn stop(self) -> Result<ExitStatus> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        self.wait()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(mut self) -> Result<ExitStatus> {
         let begin = Instant::now();
         while begin.elapsed() < STOP_LIMIT {
             if let Some(status) = self.child.try_wait()? {

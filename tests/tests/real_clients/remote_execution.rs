@@ -166,6 +166,48 @@ fn what_a_killed_client_wanted_is_not_run_to_its_end() {
 }
 
 #[test]
+fn a_build_whose_client_was_killed_succeeds_when_it_is_tried_again() {
+    let farm = Farm::start();
+    let workshop = Workshop::new();
+    let executor = farm.executor();
+    let mut command = workshop.command("first");
+    command.arg("build").args(options(&executor, &[])).arg("//...");
+    let mut client = command.spawn().unwrap();
+    farm.wait_until("something runs", |farm| farm.metric("gf_executions_running") >= 1.0);
+    // Its session is killed with all that is in it.
+    drop(workshop);
+    assert!(!client.wait().unwrap().success(), "it was killed in the middle of its build");
+    farm.wait_until("nothing runs for it any more, and nothing waits", |farm| {
+        farm.metric("gf_executions_running") + farm.metric("gf_executions_queued") == 0.0
+    });
+    assert_eq!(sandboxed(&farm.server), 0, "nothing of it is left");
+
+    let workshop = Workshop::new();
+    let bazel = workshop.bazel("second");
+    let built = bazel.build("build", &["//..."], &options(&executor, &[]), CLIENT_LIMIT).unwrap();
+    let remote = built.log.spawns.iter().filter(|spawn| spawn.is_remote_run() || spawn.is_remote_hit()).count();
+    assert!(remote == built.log.spawns.len() && built.log.spawns.iter().any(|spawn| spawn.is_remote_run()));
+    drop(bazel);
+    farm.stop();
+}
+
+/// The processes of actions: below a server is its worker, below that its launcher, and below that the first processes of
+/// sandboxes, one of which waits for the next action.
+fn sandboxed(server: &GfServer) -> usize {
+    let below = |parents: &[u32]| -> Vec<u32> {
+        let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+            parents.contains(&parent).then(|| entry.file_name().to_str()?.parse().ok())?
+        });
+        processes.collect()
+    };
+    let launchers = below(&below(&[server.id()]));
+    assert!(!launchers.is_empty(), "there is no launcher");
+    below(&below(&launchers)).len()
+}
+
+#[test]
 fn a_build_survives_a_server_that_is_killed() {
     let farm = Farm::start();
     let Farm { server, data, tools } = farm;
