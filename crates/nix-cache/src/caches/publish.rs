@@ -272,6 +272,7 @@ async fn publish_in(
         return Err(PublishError::MissingReference { path: row.path.clone(), missing: missing.clone() });
     }
     let mut row = PathRow { waiting: missing.len() as u64, ..row.clone() };
+    let is_hidden = existing.is_some();
     match existing {
         Some(first) if first.has_content_of(&row) => drop(row.signatures.merge(&first.signatures)?),
         // Nobody saw either of them yet, so the first stays.
@@ -279,7 +280,10 @@ async fn publish_in(
         Some(_) | None => {}
     }
     use_references(transaction, cache, &row).await?;
-    replace_hidden(transaction, cache, &row).await?;
+    if is_hidden {
+        remove_hidden(transaction, cache, &row).await?;
+    }
+    insert(transaction, cache, &row).await?;
     if !cache.settings.upstream_key_names.is_empty() {
         transaction.execute(fulfil(cache.id, row.path.hash())).await?;
     }
@@ -304,7 +308,8 @@ async fn take_from_upstream(transaction: &mut Transaction, cache: &Cache, row: &
         }
         Some(_) | None => {}
     }
-    replace_hidden(transaction, cache, &row).await?;
+    remove_hidden(transaction, cache, &row).await?;
+    insert(transaction, cache, &row).await?;
     Ok(waiting::release(transaction, cache.id, row.path.hash()).await?)
 }
 
@@ -329,10 +334,14 @@ async fn use_references(transaction: &mut Transaction, cache: &Cache, row: &Path
     Ok(())
 }
 
-/// Puts a path where there is none, or one that is hidden, with what that waits for.
-async fn replace_hidden(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
+/// Removes a path that is hidden, with what it waits for.
+async fn remove_hidden(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
     let hidden = sql("DELETE FROM nix_paths WHERE cache = $1 AND hash = $2 AND waiting > 0");
     transaction.execute(hidden.bind(cache.id.0).bind(row.path.hash().to_string())).await?;
+    Ok(())
+}
+
+async fn insert(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
     let values: Vec<Value> = row.values();
     let insert = format!("INSERT INTO nix_paths VALUES ($1, {})", places(2, values.len()));
     transaction.execute(sql(insert).bind(cache.id.0).bind_all(values)).await?;
