@@ -86,7 +86,7 @@ fn doors() -> Vec<Door> {
             ("DELETE", "/api/v1/access/exchanged"),
             "/api/v1/access/exchanged?issuer=https://a.example&subject=b",
             "",
-            AdministerAll,
+            AdministerSomething,
         ),
         door(("GET", "/api/v1/access/audit"), "/api/v1/access/audit", "", AdministerAll),
         door(("POST", "/api/v1/access/audit/verify"), "/api/v1/access/audit/verify", "", AdministerAll),
