@@ -99,7 +99,7 @@ impl Parent {
         if !parent.path.join(version.limit_file()).exists() {
             return Err(format!("{} has no memory controller", base.display()));
         }
-        limit_memory(&parent.path, version, memory_bytes)
+        limit_memory(&parent.path, version, u64::MAX, memory_bytes)
             .map_err(|error| format!("the memory of {} cannot be bounded: {error}", parent.path.display()))?;
         Ok(parent)
     }
@@ -112,27 +112,21 @@ impl Parent {
         }
     }
 
-    /// A group for one run.
-    pub(super) fn group(&mut self, memory_bytes: u64) -> io::Result<Group> {
-        let kept = self.unused.iter().rposition(|group| group.memory_bytes == memory_bytes);
-        if let Some(kept) = kept {
-            return Ok(self.unused.remove(kept));
+    /// A group for one run, whose bound is still to be said.
+    pub(super) fn group(&mut self) -> io::Result<Group> {
+        if let Some(kept) = self.unused.pop() {
+            return Ok(kept);
         }
         let path = self.path.join(self.next.to_string());
         self.next += 1;
-        Group::make(path, self.version, memory_bytes)
+        Group::make(path, self.version)
     }
 
     /// Takes back that of a run that is over.
     pub(super) fn give_back(&mut self, group: Group) {
-        if !group.is_as_new() {
-            return;
+        if self.unused.len() < MOST_KEPT && group.is_as_new() {
+            self.unused.push(group);
         }
-        if self.unused.len() >= MOST_KEPT {
-            // Who asks for the most memory now need not be who did when it was made.
-            self.unused.remove(0);
-        }
-        self.unused.push(group);
     }
 }
 
@@ -147,6 +141,8 @@ impl Drop for Parent {
 /// The control group of one run. Dropping it removes it, if its processes are gone.
 pub(super) struct Group {
     path: PathBuf,
+    version: Version,
+    /// As much as those around it, before anything is said.
     memory_bytes: u64,
     processes: File,
     kills: Kills,
@@ -163,17 +159,16 @@ struct Peak {
 }
 
 impl Group {
-    fn make(path: PathBuf, version: Version, memory_bytes: u64) -> io::Result<Self> {
+    fn make(path: PathBuf, version: Version) -> io::Result<Self> {
         fs::create_dir(&path)?;
-        let made = Self::fill(&path, version, memory_bytes);
+        let made = Self::open(&path, version);
         if made.is_err() {
             let _ = fs::remove_dir(&path);
         }
         made
     }
 
-    fn fill(path: &Path, version: Version, memory_bytes: u64) -> io::Result<Self> {
-        limit_memory(path, version, memory_bytes)?;
+    fn open(path: &Path, version: Version) -> io::Result<Self> {
         let peak = path.join(version.peak_file());
         let forgetful = OpenOptions::new().read(true).write(true).open(&peak).ok();
         let forgets = forgetful.is_some();
@@ -184,8 +179,18 @@ impl Group {
             usage: File::open(path.join(version.usage_file()))?,
             peak,
             path: path.to_owned(),
-            memory_bytes,
+            version,
+            memory_bytes: u64::MAX,
         })
+    }
+
+    /// Gives it another bound.
+    pub(super) fn limit(&mut self, memory_bytes: u64) -> io::Result<()> {
+        if memory_bytes != self.memory_bytes {
+            limit_memory(&self.path, self.version, self.memory_bytes, memory_bytes)?;
+            self.memory_bytes = memory_bytes;
+        }
+        Ok(())
     }
 
     /// What the first process of the run needs to join it.
@@ -272,14 +277,20 @@ fn counts_kills(text: &str) -> bool {
 
 const GROUP_PREFIX: &str = "gf-worker-";
 
-/// Bounds the memory of a group and of all groups in it together.
-fn limit_memory(group: &Path, version: Version, bytes: u64) -> io::Result<()> {
-    write(&group.join(version.limit_file()), bytes)?;
+/// Bounds the memory of a group and of all groups in it together. At no time may version 1 have more memory than memory
+/// and swap together.
+fn limit_memory(group: &Path, version: Version, before: u64, bytes: u64) -> io::Result<()> {
     let (swap_file, swap_bytes) = version.swap_limit(bytes);
-    match write(&group.join(swap_file), swap_bytes) {
+    let limit_swap = || match write(&group.join(swap_file), swap_bytes) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         answer => answer,
+    };
+    if bytes > before {
+        limit_swap()?;
+        return write(&group.join(version.limit_file()), bytes);
     }
+    write(&group.join(version.limit_file()), bytes)?;
+    limit_swap()
 }
 
 fn write(file: &Path, number: u64) -> io::Result<()> {

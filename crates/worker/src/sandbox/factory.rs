@@ -45,17 +45,27 @@ pub(super) struct Factory {
     privileged: bool,
     networks: Networks,
     pub cgroups: Option<cgroup::Parent>,
-    /// Of the kind that was wanted last.
-    waiting: Option<(Kind, Sandbox)>,
+    waiting: Option<Waiting>,
+    /// The kind of the last run, once there was one.
     wanted: Option<Kind>,
 }
+
+/// One that has no run yet.
+struct Waiting {
+    kind: Kind,
+    sandbox: Sandbox,
+    /// Runs in a row that could not use it.
+    passed_over: u32,
+}
+
+/// After so many it makes room for one of another kind.
+const MOST_PASSED_OVER: u32 = 2;
 
 /// What must be known of a run before its first process is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Kind {
     host_network: bool,
-    /// Nothing for one without a control group.
-    memory_bytes: Option<u64>,
+    has_group: bool,
 }
 
 /// One that was made and not yet over.
@@ -121,14 +131,14 @@ impl Factory {
         drop(scratch);
         let kind = self.kind(start);
         self.wanted = Some(kind);
-        if let Some((_, waiting)) = self.waiting.take_if(|(waits, _)| *waits == kind) {
+        if let Some(mut waiting) = self.take_waiting(kind) {
             if waiting.tell(start, &streams).is_ok() {
                 return Ok(waiting);
             }
             // It may have been the first to go when the machine had no memory left.
             self.dismiss(waiting);
         }
-        let sandbox = self.first_process(kind)?;
+        let mut sandbox = self.first_process(kind)?;
         match sandbox.tell(start, &streams) {
             Ok(()) => Ok(sandbox),
             // One that has failed already does not listen, and says why in its report.
@@ -143,19 +153,28 @@ impl Factory {
     /// Has one wait for the next run, of the kind that was wanted last: to make it, and above all to move it into its
     /// control group, can take longer than many a command. Failing that, the next run makes its own, and is told why.
     pub(super) fn prepare_next(&mut self) {
-        let Some(wanted) = self.wanted else { return };
-        match self.waiting.take_if(|(waits, _)| *waits != wanted) {
-            Some((_, unwanted)) => self.dismiss(unwanted),
-            None if self.waiting.is_some() => return,
-            None => {}
+        let Some(kind) = self.wanted else { return };
+        if let Some(unwanted) = self.waiting.take_if(|waiting| waiting.passed_over >= MOST_PASSED_OVER) {
+            self.dismiss(unwanted.sandbox);
         }
-        self.waiting = self.first_process(wanted).ok().map(|waiting| (wanted, waiting));
+        if self.waiting.is_none() {
+            let sandbox = self.first_process(kind).ok();
+            self.waiting = sandbox.map(|sandbox| Waiting { kind, sandbox, passed_over: 0 });
+        }
+    }
+
+    fn take_waiting(&mut self, kind: Kind) -> Option<Sandbox> {
+        let fitting = self.waiting.take_if(|waiting| waiting.kind == kind);
+        if let Some(waiting) = &mut self.waiting {
+            waiting.passed_over += 1;
+        }
+        fitting.map(|waiting| waiting.sandbox)
     }
 
     /// Ends the one that waits.
     pub(super) fn end(&mut self) {
-        if let Some((_, waiting)) = self.waiting.take() {
-            self.dismiss(waiting);
+        if let Some(waiting) = self.waiting.take() {
+            self.dismiss(waiting.sandbox);
         }
     }
 
@@ -167,7 +186,7 @@ impl Factory {
 
     fn kind(&self, start: &Start) -> Kind {
         let has_group = !start.arguments.is_empty() && self.cgroups.is_some();
-        Kind { host_network: start.host_network, memory_bytes: has_group.then_some(start.memory_bytes) }
+        Kind { host_network: start.host_network, has_group }
     }
 
     fn first_process(&mut self, kind: Kind) -> Result<Sandbox, Failure> {
@@ -219,8 +238,8 @@ impl Factory {
     }
 
     fn group(&mut self, kind: Kind) -> Result<Option<cgroup::Group>, Failure> {
-        let wanted = self.cgroups.as_mut().zip(kind.memory_bytes);
-        wanted.map(|(groups, memory_bytes)| groups.group(memory_bytes)).transpose().doing("make a control group")
+        let groups = self.cgroups.as_mut().filter(|_| kind.has_group);
+        groups.map(cgroup::Parent::group).transpose().doing("make a control group")
     }
 
     fn map_users(&self, pid: Pid) -> Result<(), Failure> {
@@ -278,7 +297,10 @@ impl Sandbox {
         &self.pidfd
     }
 
-    fn tell(&self, start: &Start, streams: &Streams) -> std::io::Result<()> {
+    fn tell(&mut self, start: &Start, streams: &Streams) -> std::io::Result<()> {
+        if let Some(group) = &mut self.group {
+            group.limit(start.memory_bytes)?;
+        }
         self.control.as_ref().map_or(Ok(()), |control| order::tell(control, start, streams))
     }
 
