@@ -80,6 +80,7 @@ pub struct Quotas {
 }
 
 struct Account {
+    began: Instant,
     id: TenantId,
     tenant: TenantName,
     meter: Mutex<Meter>,
@@ -107,7 +108,7 @@ impl Held {
     fn settle(mut self, stored_bytes: u64) {
         if let Some(account) = self.account.take() {
             let mut meter = account.meter();
-            meter.settle(stored_bytes.min(self.bytes), now_s());
+            meter.settle(stored_bytes.min(self.bytes), now_s(), account.began.elapsed());
             meter.release(self.bytes.saturating_sub(stored_bytes));
         }
     }
@@ -137,6 +138,7 @@ impl Quotas {
         tenants: impl IntoIterator<Item = &'t Tenant>,
         quotas: &HashMap<TenantName, Quota>,
     ) -> Result<Self, DatabaseError> {
+        let began = Instant::now();
         let mut accounts = HashMap::new();
         for tenant in tenants {
             let quota = quotas.get(tenant.name()).copied().unwrap_or_default();
@@ -148,6 +150,7 @@ impl Quotas {
                 }
             }
             let account = Account {
+                began,
                 id: tenant.id(),
                 tenant: tenant.name().clone(),
                 meter: Mutex::new(meter),
@@ -156,7 +159,7 @@ impl Quotas {
             };
             accounts.insert(OwnerId(tenant.id().number()), Arc::new(account));
         }
-        Ok(Self { began: Instant::now(), store, accounts })
+        Ok(Self { began, store, accounts })
     }
 
     /// Of nobody: nothing is counted, and nothing refused.
@@ -245,9 +248,9 @@ impl Quotas {
     /// Takes over what the store found when it last looked at itself.
     pub(crate) fn note_stock(&self) {
         let Some(stock) = self.store.as_ref().and_then(|store| store.stock()) else { return };
-        let began_s = now_s().saturating_sub(stock.began.elapsed().as_secs() + 1);
+        let began = stock.began.saturating_duration_since(self.began);
         for (owner, account) in &self.accounts {
-            account.meter().found(stock.owned.get(owner).copied().unwrap_or(0), began_s);
+            account.meter().found(stock.owned.get(owner).copied().unwrap_or(0), began);
         }
     }
 

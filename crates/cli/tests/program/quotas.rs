@@ -69,13 +69,13 @@ fn what_a_tenant_stores_is_bounded_over_restarts() {
     for _ in 0..2 {
         let (status, answer) = put(&server, "acme/", &noise(3, 900_000));
         assert_eq!(status, 507, "{answer}");
-        assert!(answer.contains("of its 2 MiB") && answer.contains("tenant.quota.stored"), "{answer}");
+        assert!(answer.contains("of its 2.0 MiB") && answer.contains("tenant.quota.stored"), "{answer}");
         assert_eq!(put(&server, "acme/", &first).0, 200, "what is there already costs nothing");
         assert_eq!(put(&server, "", &noise(4, 2_000_000)).0, 200, "another tenant is not concerned");
         let hash = Digest::of(DigestFunction::Sha256, &first).hash_hex();
         assert_eq!(send(&server, "GET", &format!("/acme/cas/{}", hash.as_str()), b"").0, 200, "reads go on");
         let shown = text(&ask(&server, home.path(), &["status"]).stdout);
-        assert!(shown.contains("org-acme: stores 1.7 MiB of 2 MiB") && shown.contains("times refused"), "{shown}");
+        assert!(shown.contains("org-acme: stores 1.7 MiB of 2.0 MiB") && shown.contains("times refused"), "{shown}");
         let metrics = server.get("/metrics").1;
         assert!(metrics.contains(r#"gf_tenant_limit{tenant="org-acme",quota="stored_bytes"} 2097152"#), "{metrics}");
 
@@ -98,7 +98,7 @@ fn what_comes_in_a_day_is_bounded_over_restarts() {
     for _ in 0..2 {
         let (status, answer) = put(&server, "acme/", &noise(2, 900_000));
         assert_eq!(status, 429, "{answer}");
-        assert!(answer.contains("of its 1 MiB today") && answer.to_lowercase().contains("retry-after: "), "{answer}");
+        assert!(answer.contains("of its 1.0 MiB today") && answer.to_lowercase().contains("retry-after: "), "{answer}");
         assert_eq!(put(&server, "", &noise(3, 2_000_000)).0, 200, "another tenant is not concerned");
         server.signal("-TERM");
         assert!(server.wait_for_end().success());

@@ -3,7 +3,7 @@
 //! What always holds: uploads under way count as if they had ended, so that many at once exceed nothing together; what was
 //! not yet seen when the store was last looked at counts as large as it came.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// What a tenant may use; what has no number has no bound.
@@ -23,6 +23,9 @@ pub struct Quota {
 pub const BURST_S: u32 = 5;
 
 const DAY_S: u64 = 86_400;
+
+/// Writes since the last look at the store that are told apart by when they came.
+const MAX_TOLD_APART: usize = 4096;
 
 /// What is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +53,9 @@ pub(crate) struct Meter {
     quota: Quota,
     /// What the last look at the store found; `None` before the first.
     found_bytes: Option<u64>,
-    /// What came since, by the second.
-    since: BTreeMap<u64, u64>,
+    /// What came since, in the order of time: when, after the beginning, and how much.
+    since: VecDeque<(Duration, u64)>,
+    since_bytes: u64,
     /// Uploads under way.
     reserved_bytes: u64,
     /// The day that is counted, since 1970.
@@ -98,11 +102,21 @@ impl Meter {
     }
 
     /// An upload has ended well.
-    pub(crate) fn settle(&mut self, bytes: u64, now_s: u64) {
+    pub(crate) fn settle(&mut self, bytes: u64, now_s: u64, at: Duration) {
         self.release(bytes);
         self.begin_day(now_s);
         self.uploaded_bytes += bytes;
-        *self.since.entry(now_s).or_default() += bytes;
+        self.since_bytes += bytes;
+        // No earlier than those before, though clocks of threads may differ.
+        let at = self.since.back().map_or(at, |(last, _)| at.max(*last));
+        self.since.push_back((at, bytes));
+        // Two that are told apart no more count for as long as the later one.
+        if self.since.len() > MAX_TOLD_APART
+            && let Some((_, first)) = self.since.pop_front()
+            && let Some((_, second)) = self.since.front_mut()
+        {
+            *second += first;
+        }
     }
 
     /// An upload came to nothing.
@@ -110,10 +124,13 @@ impl Meter {
         self.reserved_bytes = self.reserved_bytes.saturating_sub(bytes);
     }
 
-    /// The store was looked at, beginning at this second: everything that came before was seen.
-    pub(crate) fn found(&mut self, bytes: u64, began_s: u64) {
+    /// The store was looked at, beginning at this time: everything that had come before was seen.
+    pub(crate) fn found(&mut self, bytes: u64, began: Duration) {
         self.found_bytes = Some(bytes);
-        self.since.retain(|second, _| *second >= began_s);
+        while let Some((_, seen)) = self.since.front().filter(|(at, _)| *at < began) {
+            self.since_bytes = self.since_bytes.saturating_sub(*seen);
+            self.since.pop_front();
+        }
     }
 
     /// Counts a request.
@@ -139,8 +156,8 @@ impl Meter {
     /// What is used now.
     pub(crate) fn used(&mut self, now_s: u64) -> Use {
         self.begin_day(now_s);
-        let since: u64 = self.since.values().sum();
-        let stored_bytes = self.found_bytes.unwrap_or(0).saturating_add(since).saturating_add(self.reserved_bytes);
+        let known = self.found_bytes.unwrap_or(0).saturating_add(self.since_bytes);
+        let stored_bytes = known.saturating_add(self.reserved_bytes);
         Use { stored_bytes, uploaded_bytes: self.uploaded_bytes }
     }
 
@@ -183,22 +200,29 @@ mod tests {
         assert_eq!(meter.reserve(60, NOON), Err(Excess::Stored { used_bytes: 60, limit_bytes: 100 }));
         meter.release(60);
         meter.reserve(100, NOON).unwrap();
-        meter.settle(100, NOON);
+        meter.settle(100, NOON, Duration::ZERO);
         assert_eq!(meter.reserve(1, NOON), Err(Excess::Stored { used_bytes: 100, limit_bytes: 100 }));
     }
 
     #[test]
     fn a_look_at_the_store_replaces_what_came_before_it() {
         let mut meter = meter(Some(100), None);
-        for (bytes, second) in [(30, NOON), (20, NOON + 5)] {
-            meter.reserve(bytes, second).unwrap();
-            meter.settle(bytes, second);
+        let ms = Duration::from_millis;
+        for (bytes, at) in [(30, ms(700)), (20, ms(705))] {
+            meter.reserve(bytes, NOON).unwrap();
+            meter.settle(bytes, NOON, at);
         }
         // It was compressed; what came later was perhaps not seen.
-        meter.found(10, NOON + 5);
+        meter.found(10, ms(705));
         assert_eq!(meter.used(NOON + 6), Use { stored_bytes: 30, uploaded_bytes: 50 });
-        meter.found(15, NOON + 6);
+        meter.found(15, ms(706));
         assert_eq!(meter.used(NOON + 6).stored_bytes, 15);
+        for number in 0..10_000 {
+            meter.settle(1, NOON, ms(1000 + number));
+        }
+        assert_eq!((meter.used(NOON).stored_bytes, meter.since.len()), (10_015, MAX_TOLD_APART));
+        meter.found(7, ms(1000 + 9_999));
+        assert_eq!(meter.used(NOON).stored_bytes, 8);
     }
 
     #[test]
@@ -206,7 +230,7 @@ mod tests {
         let mut meter = meter(None, Some(100));
         meter.resume(NOON / DAY_S, 70, NOON);
         meter.reserve(30, NOON).unwrap();
-        meter.settle(30, NOON);
+        meter.settle(30, NOON, Duration::ZERO);
         let wait = Duration::from_secs(DAY_S / 2);
         assert_eq!(meter.reserve(1, NOON), Err(Excess::Uploaded { used_bytes: 100, limit_bytes: 100, wait }));
         assert_eq!(meter.today(), (NOON / DAY_S, 100));
