@@ -58,6 +58,8 @@ pub enum Reach {
     Anywhere,
     /// Over TLS, or to this machine: what comes is believed because of who says it.
     Authentic,
+    /// Over TLS alone: whoever is asked has no business in leading to this machine.
+    Tls,
 }
 
 impl Reach {
@@ -71,11 +73,12 @@ impl Reach {
 
     fn admit(self, uri: &Uri) -> Result<(), String> {
         match (self, uri.scheme_str()) {
-            (Self::Anywhere, Some("http" | "https")) | (Self::Authentic, Some("https")) => Ok(()),
+            (Self::Anywhere, Some("http" | "https")) | (Self::Authentic | Self::Tls, Some("https")) => Ok(()),
             (Self::Authentic, Some("http")) if is_loopback(uri) => Ok(()),
             (Self::Authentic, Some("http")) => {
                 Err(format!("{uri} is not over TLS: only https is trusted, and http on this machine"))
             }
+            (Self::Tls, Some("http")) => Err(format!("{uri} is not over TLS")),
             _ => Err(format!("{uri} is no URL of http or https")),
         }
     }
@@ -142,12 +145,12 @@ impl Client {
     /// The body, and where it begins.
     async fn ask(&self, url: &str, bearer: Option<&str>, offset: u64) -> Result<Option<(Incoming, u64)>, String> {
         let mut uri = parse(url)?;
-        let host = uri.authority().cloned();
+        let named = uri.clone();
         // Fails only when it is closed, which it never is.
         let _question = self.questions.acquire().await.map_err(|error| error.to_string())?;
         for _ in 0..=MAX_REDIRECTS {
             self.reach.admit(&uri)?;
-            if bearer.is_some() && uri.authority() != host.as_ref() {
+            if bearer.is_some() && !is_same_server(&uri, &named) {
                 return Err("it redirects to another host, which must not see the credential".to_owned());
             }
             let answer = timeout(ANSWER_TIMEOUT, self.http()?.request(question(&uri, bearer, offset)?)).await;
@@ -252,6 +255,11 @@ fn parse(url: &str) -> Result<Uri, String> {
     url.parse().map_err(|error| format!("{url} is no URL: {error}"))
 }
 
+/// Whether two URLs lead to one server, in one way.
+fn is_same_server(a: &Uri, b: &Uri) -> bool {
+    a.scheme() == b.scheme() && a.authority() == b.authority()
+}
+
 fn is_loopback(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
@@ -283,6 +291,7 @@ mod tests {
     #[test]
     fn what_is_believed_comes_over_tls_or_from_here() {
         let check = |url: &str, anywhere: bool, authentic: bool| {
+            assert_eq!(Reach::Tls.check(url).is_ok(), authentic && url.starts_with("https:"), "{url}");
             assert_eq!(Reach::Anywhere.check(url).is_ok(), anywhere, "{url}");
             assert_eq!(Reach::Authentic.check(url).is_ok(), authentic, "{url}");
         };
@@ -309,5 +318,16 @@ mod tests {
         check("https://b.example/", Some("https://b.example/"));
         check("", None);
         check("a b", None);
+    }
+
+    #[test]
+    fn credentials_go_to_one_server() {
+        let check = |a: &str, b: &str, expected: bool| {
+            assert_eq!(is_same_server(&a.parse().unwrap(), &b.parse().unwrap()), expected, "{a} {b}");
+        };
+        check("https://a.example/x", "https://A.example/y?z", true);
+        check("https://a.example/", "https://a.example:444/", false);
+        check("https://a.example/", "https://b.example/", false);
+        check("https://localhost/", "http://localhost/", false);
     }
 }

@@ -1,8 +1,9 @@
 //! Asks issuers of OpenID Connect for the keys that they publish: discovery, then the set of keys that it names.
 //!
-//! What always holds: a set of keys comes over TLS, from this machine or out of a file of the operator, and the issuer
-//! says itself that it is the one that was asked; every answer is bounded. Deliberately absent: how long keys are
-//! believed and how often they are asked for, which tenancy knows.
+//! What always holds: a set of keys comes over TLS or out of a file of the operator, and from this machine without TLS
+//! only when the issuer is there; the issuer says itself that it is the one that was asked; the token that it is asked
+//! with goes to its own server and no other; every answer is bounded. Deliberately absent: how long keys are believed and
+//! how often they are asked for, which tenancy knows.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,6 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use axum::http::Uri;
 use gf_fetch::{Client, Reach};
 use gf_tenancy::MAX_KEY_SET_BYTES;
 use gf_tenancy::trust::KeySource;
@@ -37,7 +39,10 @@ pub struct IssuerFileError {
 
 /// All issuers that rules are about.
 pub(crate) struct Issuers {
+    /// Asks those that are elsewhere.
     client: Client,
+    /// Asks those on this machine.
+    local: Client,
     /// Those of which more is known.
     known: HashMap<String, Known>,
 }
@@ -64,10 +69,16 @@ impl Issuers {
         let known = settings.into_iter().map(|IssuerSettings { url, ca_file, token_file, keys_file }| {
             let wrong = |(path, reason)| IssuerFileError { issuer: url.clone(), path, reason };
             let client = ca_file.map(|path| authorities(&path).map_err(|reason| wrong((path, reason)))).transpose()?;
-            let client = client.map(|roots| Client::with_authorities(Reach::Authentic, roots));
+            let client = client.map(|roots| Client::with_authorities(reach(&url), roots));
             Ok((url, Known { client, token_file, keys_file }))
         });
-        Ok(Self { client: Client::new(Reach::Authentic), known: known.collect::<Result<_, _>>()? })
+        let (client, local) = (Client::new(Reach::Tls), Client::new(Reach::Authentic));
+        Ok(Self { client, local, known: known.collect::<Result<_, _>>()? })
+    }
+
+    fn client(&self, issuer: &str) -> &Client {
+        let own = self.known.get(issuer).and_then(|known| known.client.as_ref());
+        own.unwrap_or(if reach(issuer) == Reach::Tls { &self.client } else { &self.local })
     }
 }
 
@@ -78,7 +89,7 @@ impl KeySource for Issuers {
         if let Some(path) = known.and_then(|known| known.keys_file.as_deref()) {
             return read_file(path, MAX_KEY_SET_BYTES as u64).await;
         }
-        let client = known.and_then(|known| known.client.as_ref()).unwrap_or(&self.client);
+        let client = self.client(issuer);
         let token = match known.and_then(|known| known.token_file.as_deref()) {
             Some(path) => Some(read_file(path, MAX_TOKEN_BYTES).await?),
             None => None,
@@ -92,8 +103,39 @@ impl KeySource for Issuers {
         if named != issuer {
             return Err(format!("{url} is about the issuer {named:?}: name it in the rule as it names itself"));
         }
-        ask(client, &jwks_uri, token, MAX_KEY_SET_BYTES).await
+        match token {
+            Some(token) => ask_with_token(client, issuer, &jwks_uri, token).await,
+            None => ask(client, &jwks_uri, None, MAX_KEY_SET_BYTES).await,
+        }
     }
+}
+
+/// Where an issuer may lead: one that is elsewhere has no business on this machine.
+fn reach(issuer: &str) -> Reach {
+    if Reach::Tls.check(issuer).is_ok() { Reach::Tls } else { Reach::Authentic }
+}
+
+/// The keys of an issuer that wants a token. A cluster names itself by another address than the one it is known by here:
+/// the token stays with the latter, which has the same keys under the same path.
+async fn ask_with_token(client: &Client, issuer: &str, jwks_uri: &str, token: &str) -> Result<Vec<u8>, String> {
+    let own = on_server_of(issuer, jwks_uri).ok_or_else(|| format!("{jwks_uri} is no URL"))?;
+    let answer = ask(client, &own.to_string(), Some(token), MAX_KEY_SET_BYTES).await;
+    if answer.is_ok() || jwks_uri.parse().is_ok_and(|named: Uri| named == own) {
+        return answer;
+    }
+    ask(client, jwks_uri, None, MAX_KEY_SET_BYTES).await
+}
+
+/// The same path on the issuer's server.
+fn on_server_of(issuer: &str, url: &str) -> Option<Uri> {
+    let (issuer, url): (Uri, Uri) = (issuer.parse().ok()?, url.parse().ok()?);
+    let path = url.path_and_query()?.clone();
+    Uri::builder()
+        .scheme(issuer.scheme()?.clone())
+        .authority(issuer.authority()?.clone())
+        .path_and_query(path)
+        .build()
+        .ok()
 }
 
 async fn ask(client: &Client, url: &str, token: Option<&str>, max_bytes: usize) -> Result<Vec<u8>, String> {
@@ -127,4 +169,81 @@ async fn read_file(path: &Path, max_bytes: u64) -> Result<Vec<u8>, String> {
         Ok(bytes)
     });
     read.await.map_err(|error| error.to_string())?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::Router;
+    use axum::extract::State;
+    use axum::http::{HeaderMap, StatusCode};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const KEYS: &str = r#"{"keys":[]}"#;
+
+    /// Answers `answers` by path, and notes with which token what was asked.
+    #[derive(Clone, Default)]
+    struct Server {
+        answers: Arc<Mutex<HashMap<String, String>>>,
+        asked: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Server {
+        async fn start(&self) -> String {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let router = Router::new().fallback(answer).with_state(self.clone());
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            url
+        }
+
+        fn answers(&self, path: &str, text: String) {
+            self.answers.lock().unwrap().insert(path.to_owned(), text);
+        }
+
+        fn asked(&self) -> Vec<String> {
+            std::mem::take(&mut self.asked.lock().unwrap())
+        }
+    }
+
+    async fn answer(State(server): State<Server>, uri: Uri, headers: HeaderMap) -> Result<String, StatusCode> {
+        let token = headers.get("authorization").map_or("", |value| value.to_str().unwrap());
+        server.asked.lock().unwrap().push(format!("{} {token}", uri.path()));
+        server.answers.lock().unwrap().get(uri.path()).cloned().ok_or(StatusCode::NOT_FOUND)
+    }
+
+    #[tokio::test]
+    async fn a_token_goes_to_its_issuer_and_no_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let token_file = folder.path().join("token");
+        std::fs::write(&token_file, "t").unwrap();
+        let (issuer, other) = (Server::default(), Server::default());
+        let (url, elsewhere) = (issuer.start().await, other.start().await);
+        let discovery = format!(r#"{{"issuer":"{url}","jwks_uri":"{elsewhere}/keys"}}"#);
+        issuer.answers("/.well-known/openid-configuration", discovery);
+        other.answers("/keys", KEYS.to_owned());
+        let settings =
+            IssuerSettings { url: url.clone(), ca_file: None, token_file: Some(token_file), keys_file: None };
+        let issuers = Issuers::new(vec![settings]).unwrap();
+
+        assert_eq!(issuers.fetch(&url).await.unwrap(), KEYS.as_bytes());
+        assert_eq!(issuer.asked(), ["/.well-known/openid-configuration Bearer t", "/keys Bearer t"]);
+        assert_eq!(other.asked(), ["/keys "], "without the token");
+        // A cluster that names itself otherwise has its keys under its known name too.
+        issuer.answers("/keys", KEYS.to_owned());
+        assert_eq!(issuers.fetch(&url).await.unwrap(), KEYS.as_bytes());
+        assert_eq!(other.asked(), [""; 0]);
+    }
+
+    #[test]
+    fn who_is_elsewhere_does_not_lead_here() {
+        let issuers = Issuers::new(Vec::new()).unwrap();
+        assert!(std::ptr::eq(issuers.client("https://forge.example"), &issuers.client));
+        assert!(std::ptr::eq(issuers.client("https://127.0.0.1"), &issuers.client));
+        assert!(std::ptr::eq(issuers.client("http://127.0.0.1:1"), &issuers.local));
+        assert!(Reach::check(reach("https://forge.example"), "http://127.0.0.1/keys").is_err());
+    }
 }
