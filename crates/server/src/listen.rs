@@ -65,6 +65,8 @@ const WRITE_BUFFER_BYTES: usize = 66 << 10;
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// From the end of a client's certificate to that of its connection, for requests that were let in before.
+const AFTER_CERTIFICATE: Duration = Duration::from_secs(60);
 /// From cutting connections off to the end of the streams on them.
 const CUT_DEADLINE: Duration = Duration::from_secs(2);
 /// Out of file descriptors, most likely: others must end first.
@@ -212,12 +214,31 @@ impl Connections {
             Ok(Ok(stream)) => {
                 let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let known = access.zip(certificate).and_then(|(access, own)| PeerCertificate::of(&access, own));
-                marks.extend(known.map_or_else(Extensions::new, mark));
-                self.serve_http(stream, Peer::OverNetwork, marks).await;
+                let Some(known) = known else { return self.serve_http(stream, Peer::OverNetwork, marks).await };
+                marks.insert(known.clone());
+                self.serve_while_certified(&known, self.serve_http(stream, Peer::OverNetwork, marks)).await;
             }
             // A port scan, a client that speaks no TLS, or one without the certificate that it needs.
             Ok(Err(error)) => tracing::debug!(%error, %source, "a TLS handshake failed"),
             Err(_) => tracing::debug!(%source, "a TLS handshake took too long"),
+        }
+    }
+
+    /// Returns when the client is to go: to a server that does not stop, or to come back with a certificate that is good.
+    async fn leave(&self, certificate: Option<PeerCertificate>) {
+        let Some(certificate) = certificate else { return self.draining.cancelled().await };
+        self.draining.run_until_cancelled(certificate.ended()).await;
+    }
+
+    /// A certificate that ends takes its connection along, also when a stream on it would go on for ever.
+    async fn serve_while_certified(&self, known: &PeerCertificate, serve: impl Future<Output = ()>) {
+        let ended = async {
+            known.ended().await;
+            sleep(AFTER_CERTIFICATE).await;
+        };
+        tokio::select! {
+            () = serve => {}
+            () = ended => tracing::debug!("a connection was cut off: the certificate of its client has ended"),
         }
     }
 
@@ -232,11 +253,12 @@ impl Connections {
         let stream = Lingering::new(stream, unread.clone());
         let io = TokioIo::new(FirstBytesDeadline::new(stream, HANDSHAKE_TIMEOUT));
         let room = ConnectionRoom::within(&self.http.room);
+        let certificate = marks.get().cloned();
         let service = WatchedService::new(self.http.router.clone(), unread, room, marks);
         let mut connection = std::pin::pin!(self.http.builder(peer).serve_connection(io, service));
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = self.draining.cancelled() => {
+            () = self.leave(certificate) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -254,12 +276,6 @@ impl Http {
             Peer::OnThisMachine => &self.on_machine,
         }
     }
-}
-
-fn mark(certificate: PeerCertificate) -> Extensions {
-    let mut marks = Extensions::new();
-    marks.insert(certificate);
-    marks
 }
 
 async fn accept_all(listener: Listener, connections: Connections) {

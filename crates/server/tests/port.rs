@@ -11,7 +11,7 @@ use gf_server::App;
 use gf_server::config::{Config, Environment, Overrides};
 use gf_server::listen::Drained;
 use http::{Request, StatusCode, Version};
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -97,6 +97,36 @@ async fn both_protocols_over_tls() {
     let mut answer = Vec::new();
     let _ = clear.read_to_end(&mut answer).await;
     assert!(!answer.starts_with(b"HTTP"));
+}
+
+/// Both facts in one test, since it waits until a certificate has ended.
+#[tokio::test]
+async fn a_certificate_without_a_rule_grants_nothing_and_takes_its_connection_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = make_certificate(dir.path());
+    let mut params = rcgen::CertificateParams::new(["ann.example".to_owned()]).unwrap();
+    params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(5);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    fs::write(dir.path().join("clients.pem"), certificate.pem()).unwrap();
+    let text = "[tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\nclient_ca_file = \"clients.pem\"\n";
+    let app = start(dir.path(), text).await;
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let own = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let builder = builder.with_root_certificates(roots);
+    let config = Arc::new(builder.with_client_auth_cert(vec![certificate.der().clone()], own).unwrap());
+    let stream = TcpStream::connect(app.address()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
+    let request = format!("GET /cas/{} HTTP/1.1\r\nHost: t\r\n\r\n", "0".repeat(64));
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    assert!(closed.is_ok(), "the connection outlives the certificate");
 }
 
 #[tokio::test]

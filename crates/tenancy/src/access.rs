@@ -186,7 +186,7 @@ impl Access {
             return Ok(Principal::WorkerHost);
         }
         if Ledger::is_lent(credential) {
-            return self.loans.borrower(fingerprint).ok_or(Denied::BadCredential);
+            return self.loans.borrower(fingerprint, now_s());
         }
         if let Some(tokens) = self.tokens.as_ref().filter(|_| Tokens::is_token(credential)) {
             let found = tokens.find(fingerprint, now_s());
@@ -363,12 +363,12 @@ impl Access {
     }
 
     /// Lends a credential for the connection of a client whose certificate was verified: whoever presents it is the
-    /// holder of that certificate, until the connection ends.
+    /// holder of that certificate, until the connection ends or the certificate does, at `ends_s` seconds since 1970.
     ///
     /// # Errors
     /// [`NoRandomness`].
-    pub fn lend_certificate(&self, names: &CertificateNames) -> Result<Loan, NoRandomness> {
-        self.loans.lend_as(Principal::Certificate(Arc::new(Certified::new(&self.certificates, names))))
+    pub fn lend_certificate(&self, names: &CertificateNames, ends_s: u64) -> Result<Loan, NoRandomness> {
+        self.loans.lend_as(Principal::Certificate(Arc::new(Certified::new(&self.certificates, names))), ends_s)
     }
 
     /// A cache as the policy sees it, and whose it is.

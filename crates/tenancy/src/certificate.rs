@@ -150,7 +150,7 @@ mod tests {
         let access = access.with_certificates(rules);
         let names = |uri: &str| CertificateNames { uris: vec![uri.to_owned()], ..CertificateNames::default() };
 
-        let loan = access.lend_certificate(&names("spiffe://acme/ci")).unwrap();
+        let loan = access.lend_certificate(&names("spiffe://acme/ci"), u64::MAX).unwrap();
         let who = access.authenticate(Some(loan.credential().expose())).unwrap();
         assert_eq!(who.to_string(), "certificate:spiffe://acme/ci");
         assert!(access.authorize::<CasRead>(&who, &instance("org-acme")).is_ok());
@@ -163,7 +163,7 @@ mod tests {
         let why = access.explain(&who, PermissionName::CasRead, &instance("org-acme")).rule.to_string();
         assert_eq!(why, "the certificate spiffe://acme/ci grants viewer@org-acme");
 
-        let stranger = access.lend_certificate(&names("spiffe://other/ci")).unwrap();
+        let stranger = access.lend_certificate(&names("spiffe://other/ci"), u64::MAX).unwrap();
         let stranger = access.authenticate(Some(stranger.credential().expose())).unwrap();
         let why = access.explain(&stranger, PermissionName::CasRead, &instance("org-acme"));
         assert_eq!(why.rule.to_string(), "no [[tls.client]] grants it to the certificate spiffe://other/ci");
@@ -173,6 +173,9 @@ mod tests {
             !access.allows(crate::Principal::Anonymous, PermissionName::CasRead),
             "the server is not open any more"
         );
+
+        let late = access.lend_certificate(&names("spiffe://acme/ci"), crate::access::now_s()).unwrap();
+        assert_eq!(access.authenticate(Some(late.credential().expose())), Err(Denied::Expired), "the connection lasts");
 
         let ended = loan.credential().expose().to_owned();
         drop(loan);

@@ -13,7 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
 
 use crate::secret::Fingerprint;
-use crate::{Principal, Secret};
+use crate::{Denied, Principal, Secret};
 
 /// How every lent credential begins, so that one is known as such when its loan has ended, and others need no look-up.
 const PREFIX: &str = "gf-loan-";
@@ -69,9 +69,22 @@ pub(crate) struct Ledger {
 
 #[derive(Debug, Default)]
 struct Loans {
-    borrowers: HashMap<Fingerprint, Principal>,
+    borrowers: HashMap<Fingerprint, Borrower>,
     /// Where a [`Principal::Worker`] may read and write.
     instances: HashMap<LoanId, InstanceName>,
+}
+
+#[derive(Debug)]
+struct Borrower {
+    principal: Principal,
+    /// When it stands for that no more, in seconds since 1970, though the loan may last longer.
+    ends_s: u64,
+}
+
+impl Borrower {
+    const fn for_good(principal: Principal) -> Self {
+        Self { principal, ends_s: u64::MAX }
+    }
 }
 
 impl Ledger {
@@ -79,7 +92,7 @@ impl Ledger {
     pub(crate) fn lend_instance(self: &Arc<Self>, instance: InstanceName) -> Result<Loan, NoRandomness> {
         let loan = self.draw()?;
         let mut loans = self.write();
-        loans.borrowers.insert(loan.credential.fingerprint(), Principal::Worker(loan.id));
+        loans.borrowers.insert(loan.credential.fingerprint(), Borrower::for_good(Principal::Worker(loan.id)));
         loans.instances.insert(loan.id, instance);
         drop(loans);
         Ok(loan)
@@ -87,13 +100,13 @@ impl Ledger {
 
     /// Lends a credential of a [`Principal::WorkerHost`].
     pub(crate) fn lend_attachment(self: &Arc<Self>) -> Result<Loan, NoRandomness> {
-        self.lend_as(Principal::WorkerHost)
+        self.lend_as(Principal::WorkerHost, u64::MAX)
     }
 
-    /// Lends a credential of this principal.
-    pub(crate) fn lend_as(self: &Arc<Self>, principal: Principal) -> Result<Loan, NoRandomness> {
+    /// Lends a credential of this principal, which stands for it until this time.
+    pub(crate) fn lend_as(self: &Arc<Self>, principal: Principal, ends_s: u64) -> Result<Loan, NoRandomness> {
         let loan = self.draw()?;
-        self.write().borrowers.insert(loan.credential.fingerprint(), principal);
+        self.write().borrowers.insert(loan.credential.fingerprint(), Borrower { principal, ends_s });
         Ok(loan)
     }
 
@@ -102,8 +115,10 @@ impl Ledger {
         credential.starts_with(PREFIX)
     }
 
-    pub(crate) fn borrower(&self, credential: Fingerprint) -> Option<Principal> {
-        self.read().borrowers.get(&credential).cloned()
+    pub(crate) fn borrower(&self, credential: Fingerprint, now_s: u64) -> Result<Principal, Denied> {
+        let loans = self.read();
+        let borrower = loans.borrowers.get(&credential).ok_or(Denied::BadCredential)?;
+        if now_s < borrower.ends_s { Ok(borrower.principal.clone()) } else { Err(Denied::Expired) }
     }
 
     /// Whether the loan has not ended, and is for this instance.
