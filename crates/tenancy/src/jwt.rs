@@ -164,6 +164,11 @@ impl<'t> Unverified<'t> {
         self.header.kid.as_deref()
     }
 
+    /// The algorithm that it names; the key says which one counts.
+    pub(crate) fn algorithm(&self) -> &str {
+        &self.header.alg
+    }
+
     /// The claims, before it is known whose they are: for finding out whose keys to check with, and nothing else.
     pub(crate) fn unverified_claims(&self) -> &[u8] {
         &self.claims

@@ -93,7 +93,7 @@ impl KeySet {
     /// The claims of a token that one of the keys signed: the one that it names, or the only one.
     pub(crate) fn verify(&self, token: Unverified<'_>) -> Result<Vec<u8>, JwtFault> {
         let named = match token.key_id() {
-            Some(id) => self.0.iter().find(|key| key.id.as_deref() == Some(id)),
+            Some(id) => self.named(id, token.algorithm()),
             None => self.0.first().filter(|_| self.0.len() == 1),
         };
         match &named.ok_or(JwtFault::UnknownKey)?.kind {
@@ -107,7 +107,23 @@ impl KeySet {
     }
 }
 
+impl KeySet {
+    /// The key of this name. Two of different kinds may share one, and then the algorithm says which is meant.
+    fn named(&self, id: &str, algorithm: &str) -> Option<&Key> {
+        let mut named = self.0.iter().filter(|key| key.id.as_deref() == Some(id));
+        let first = named.clone().next();
+        named.find(|key| key.algorithm() == algorithm).or(first)
+    }
+}
+
 impl Key {
+    const fn algorithm(&self) -> &'static str {
+        match self.kind {
+            Kind::Rsa(_) => "RS256",
+            Kind::P256(_) => "ES256",
+        }
+    }
+
     fn read(key: WireKey) -> Option<Self> {
         let part = |text: Option<String>| BASE64_URL_SAFE_NO_PAD.decode(text?).ok();
         let algorithm = match key.kty.as_str() {
@@ -202,6 +218,20 @@ mod tests {
         cache.asking(at(631));
         let night = 31 + 12 * 3600;
         assert!(cache.keys(at(night - 1)).is_some() && cache.keys(at(night)).is_none());
+    }
+
+    #[test]
+    fn keys_of_two_kinds_may_share_a_name() {
+        let point = "A".repeat(43);
+        let rsa = r#"{"kty":"RSA","kid":"a","n":"AQAB","e":"AQAB"}"#;
+        let p256 = format!(r#"{{"kty":"EC","kid":"a","crv":"P-256","x":"{point}","y":"{point}"}}"#);
+        for keys in [format!("{rsa},{p256}"), format!("{p256},{rsa}")] {
+            let set = KeySet::parse(format!(r#"{{"keys":[{keys}]}}"#).as_bytes()).unwrap();
+            for algorithm in ["RS256", "ES256"] {
+                assert_eq!(set.named("a", algorithm).map(Key::algorithm), Some(algorithm));
+            }
+            assert!(set.named("b", "RS256").is_none() && set.named("a", "none").is_some());
+        }
     }
 
     #[test]

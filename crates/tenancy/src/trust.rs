@@ -14,7 +14,7 @@ mod issuer;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use gf_digest::InstanceName;
@@ -164,6 +164,8 @@ pub struct Exchange {
     /// Those that rules are about.
     issuers: HashMap<String, Issuer>,
     fetch_timeout: Duration,
+    /// What times of keys are counted from: a clock that is set makes none older or younger.
+    began: Instant,
 }
 
 impl Exchange {
@@ -171,7 +173,12 @@ impl Exchange {
     #[must_use]
     pub fn new(rules: Vec<TrustRule>, source: Arc<dyn KeySource>, tokens: Arc<Tokens>) -> Self {
         let issuers = rules.iter().map(|rule| (rule.issuer.clone(), Issuer::new(&rule.issuer))).collect();
-        Self { rules, source, tokens, issuers, fetch_timeout: FETCH_TIMEOUT }
+        Self { rules, source, tokens, issuers, fetch_timeout: FETCH_TIMEOUT, began: Instant::now() }
+    }
+
+    /// The issuers that rules are about, each once.
+    pub fn issuers(&self) -> impl Iterator<Item = &str> {
+        self.issuers.keys().map(String::as_str)
     }
 
     /// A short token of our own for one of a trusted issuer. It should be run to its end also when the caller has gone:
@@ -180,17 +187,23 @@ impl Exchange {
     /// # Errors
     /// [`TrustFault`].
     pub async fn exchange(&self, token: &str, origin: &Origin) -> Result<Admission, TrustFault> {
-        self.exchange_at(token, origin, now_s()).await
+        self.exchange_at(token, origin, now_s(), self.began.elapsed()).await
     }
 
-    async fn exchange_at(&self, token: &str, origin: &Origin, now_s: u64) -> Result<Admission, TrustFault> {
+    /// `since` is a time that only goes on, for the keys.
+    async fn exchange_at(
+        &self,
+        token: &str,
+        origin: &Origin,
+        now_s: u64,
+        since: Duration,
+    ) -> Result<Admission, TrustFault> {
         let unverified = Unverified::read(token)?;
         let Claimed { iss: name, .. } = serde_json::from_slice(unverified.unverified_claims())?;
         let Some(issuer) = self.issuers.get(&name) else {
             return Err(TrustFault::Issuer(name.chars().take(MAX_SHOWN).collect()));
         };
-        let now = Duration::from_secs(now_s);
-        let claims = issuer.verify(self.source.as_ref(), self.fetch_timeout, token, now).await?;
+        let claims = issuer.verify(self.source.as_ref(), self.fetch_timeout, token, since).await?;
         let admitted = admit(&self.rules, &name, &claims, now_s)?;
         let (tenant, instance) = (admitted.tenant.clone(), admitted.instance.clone());
         let issued = self.tokens.issue_exchanged(admitted, unverified.fingerprint(), origin).await?;
@@ -203,6 +216,14 @@ struct Claimed {
     iss: String,
     #[serde(default)]
     sub: String,
+}
+
+/// Which issuer a token says that it is of. Anybody can make that up; for telling apart who waits for whom.
+#[must_use]
+pub fn claimed_issuer(token: &str) -> Option<String> {
+    let unverified = Unverified::read(token).ok()?;
+    let Claimed { iss, .. } = serde_json::from_slice(unverified.unverified_claims()).ok()?;
+    Some(iss)
 }
 
 /// Whose a token says that it is: `SUBJECT of ISSUER`. Anybody can make that up; for telling an operator which of many

@@ -15,17 +15,16 @@ use crate::listen::PeerCertificate;
 /// A caller. What it presents is shown to nobody but the gate.
 #[derive(Clone)]
 pub(crate) struct Visitor {
-    credential: Option<String>,
+    presented: Option<String>,
+    certificate: Option<String>,
     origin: Origin,
 }
 
 impl Visitor {
     /// Whoever sent this request.
     pub(crate) fn new(headers: &HeaderMap, extensions: &Extensions) -> Self {
-        // The certificate of a connection counts for requests that present nothing themselves.
-        let certificate = || extensions.get::<PeerCertificate>().map(|own| own.credential().to_owned());
-        let credential = credential(headers).or_else(certificate);
-        Self { credential, origin: extensions.get().copied().unwrap_or_default() }
+        let certificate = extensions.get::<PeerCertificate>().map(|own| own.credential().to_owned());
+        Self { presented: credential(headers), certificate, origin: extensions.get().copied().unwrap_or_default() }
     }
 
     /// As [`Self::new`].
@@ -33,9 +32,14 @@ impl Visitor {
         Self::new(&head.headers, &head.extensions)
     }
 
-    /// What it presents.
+    /// What it is known by. The certificate of a connection counts for requests that present nothing themselves.
     pub(crate) fn credential(&self) -> Option<&str> {
-        self.credential.as_deref()
+        self.presented().or(self.certificate.as_deref())
+    }
+
+    /// What the request itself presents.
+    pub(crate) fn presented(&self) -> Option<&str> {
+        self.presented.as_deref()
     }
 
     /// Where it is.

@@ -1,11 +1,13 @@
 //! `POST /v1/token/exchange`: the token of a trusted issuer, as a bearer, for a short one of our own.
 //!
 //! What always holds: whoever is refused learns no more than whether to come again; the reason is in the audit log and
-//! among the traces, under the trace that the answer names. Exchanges at one time are bounded, and run to their end when
-//! their caller has gone, since others may wait for the keys that they ask for.
+//! among the traces, under the trace that the answer names. Exchanges of one issuer at one time are bounded, as are those
+//! that wait, so that an issuer that is slow to answer delays its own alone. Once begun, they run to their end when their
+//! caller has gone, since others may wait for the keys that they ask for.
 //!
 //! Deliberately absent: asking for less than the rules grant; refreshing, which is exchanging again.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,7 +18,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use gf_digest::InstanceName;
 use gf_tenancy::audit::{Deed, Event, Origin, Outcome, Trail};
-use gf_tenancy::trust::{Admission, Exchange, TrustFault, claimed_identity};
+use gf_tenancy::trust::{Admission, Exchange, TrustFault, claimed_identity, claimed_issuer};
 use gf_tenancy::{Access, PermissionName, Principal, Token};
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -28,8 +30,10 @@ use super::credentials::Visitor;
 use crate::capacity::Background;
 use crate::operator::report::Problem;
 
-/// Exchanges at one time. One takes a millisecond, or as long as an issuer that is asked for its keys.
-const MAX_EXCHANGES: usize = 64;
+/// Exchanges of one issuer at one time. One takes a millisecond, or as long as an issuer that is asked for its keys.
+const MAX_EXCHANGES: usize = 16;
+/// Those of one issuer that are under way or wait: the jobs of a build, with room.
+const MAX_CALLERS: usize = 512;
 /// How long one waits for its turn: the jobs of a build begin all at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Refusals in a minute that are recorded one by one.
@@ -57,8 +61,15 @@ pub(crate) struct ExchangeState {
 
 struct Edge {
     state: ExchangeState,
-    places: Semaphore,
+    /// By the issuers that rules are about.
+    lanes: HashMap<String, Lane>,
     budget: Budget,
+}
+
+/// Where exchanges of one issuer go through.
+struct Lane {
+    callers: Semaphore,
+    places: Arc<Semaphore>,
 }
 
 /// How many refusals still get a record of their own. Anybody can send many, which are counted together then.
@@ -93,7 +104,10 @@ struct Exchanged {
 /// `/v1/token/exchange`.
 pub(crate) fn router(state: ExchangeState) -> Router {
     let budget = Budget(Mutex::new((Instant::now(), RECORDED_A_MINUTE)));
-    let edge = Arc::new(Edge { state, places: Semaphore::new(MAX_EXCHANGES), budget });
+    let lane = || Lane { callers: Semaphore::new(MAX_CALLERS), places: Arc::new(Semaphore::new(MAX_EXCHANGES)) };
+    let issuers = state.exchange.iter().flat_map(Exchange::issuers);
+    let lanes = issuers.map(|issuer| (issuer.to_owned(), lane())).collect();
+    let edge = Arc::new(Edge { state, lanes, budget });
     Router::new().route("/v1/token/exchange", post(serve)).with_state(edge)
 }
 
@@ -102,24 +116,40 @@ async fn serve(State(edge): State<Arc<Edge>>, visitor: Visitor) -> Response {
         return refuse(StatusCode::NOT_FOUND, NO_RULES);
     }
     let origin = visitor.origin();
-    let Some(token) = visitor.credential().map(str::to_owned) else {
+    // Not the certificate of the connection, which is no identity of an issuer.
+    let Some(token) = visitor.presented().map(str::to_owned) else {
         return refuse(StatusCode::UNAUTHORIZED, NO_TOKEN);
     };
+    // Of an issuer that no rule is about it is refused at once.
+    let lane = claimed_issuer(&token).and_then(|issuer| edge.lanes.get(&issuer));
+    let Ok(_caller) = lane.map(|lane| lane.callers.try_acquire()).transpose() else { return busy() };
+    let place = match lane {
+        Some(lane) => match timeout(PATIENCE, Arc::clone(&lane.places).acquire_owned()).await {
+            Ok(Ok(place)) => Some(place),
+            Ok(Err(_)) | Err(_) => return busy(),
+        },
+        None => None,
+    };
     let own = Arc::clone(&edge);
-    let answer = edge.state.background.run(async move { own.exchange(&token, origin).await });
+    let answer = edge.state.background.run(async move {
+        let answer = own.exchange(&token, origin).await;
+        drop(place);
+        answer
+    });
     match answer.await {
         Ok(Some(answer)) => answer,
         // The server stops.
-        Ok(None) | Err(_) => refuse(StatusCode::SERVICE_UNAVAILABLE, TRY_AGAIN),
+        Ok(None) | Err(_) => busy(),
     }
+}
+
+fn busy() -> Response {
+    refuse(StatusCode::SERVICE_UNAVAILABLE, TRY_AGAIN)
 }
 
 impl Edge {
     async fn exchange(&self, token: &str, origin: Origin) -> Response {
         let Some(exchange) = &self.state.exchange else { return refuse(StatusCode::NOT_FOUND, NO_RULES) };
-        let Ok(Ok(_place)) = timeout(PATIENCE, self.places.acquire()).await else {
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, TRY_AGAIN);
-        };
         match exchange.exchange(token, &origin).await {
             Ok(admission) => self.admit(&admission),
             Err(fault) => {

@@ -9,17 +9,28 @@ use super::{KeySource, TrustFault};
 use crate::jwt::{JwtFault, Unverified};
 use crate::key_set::{KeyCache, KeySet, Unknown};
 
+/// Tokens with a key that is not known, and that wait for an answer of the issuer. Strangers can make them up: they keep no
+/// place that the others need.
+const MAX_UNKNOWN: usize = 4;
+
 /// What is known of an issuer that rules are about.
 pub(super) struct Issuer {
     name: String,
     cache: Mutex<KeyCache>,
     /// One asks, and the others wait for the answer: the jobs of a build begin all at once.
     turn: Semaphore,
+    /// Whose key is not known.
+    unknown: Semaphore,
 }
 
 impl Issuer {
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), cache: Mutex::default(), turn: Semaphore::new(1) }
+        Self {
+            name: name.to_owned(),
+            cache: Mutex::default(),
+            turn: Semaphore::new(1),
+            unknown: Semaphore::new(MAX_UNKNOWN),
+        }
     }
 
     /// The claims, when one of its keys signed them.
@@ -33,8 +44,15 @@ impl Issuer {
         let mut unreachable = self.refresh(source, limit, now, Unknown::No).await;
         let mut verified = self.verify_now(token, now);
         if matches!(verified, Some(Err(JwtFault::UnknownKey))) {
-            unreachable = self.refresh(source, limit, now, Unknown::Yes).await;
+            unreachable = match self.unknown.try_acquire() {
+                Ok(_place) => self.refresh(source, limit, now, Unknown::Yes).await,
+                Err(_) => Some("others wait already for whether it has new ones".to_owned()),
+            };
             verified = self.verify_now(token, now);
+            // Whether there is such a key is not known: it may be a new one.
+            if unreachable.is_some() && matches!(verified, Some(Err(JwtFault::UnknownKey))) {
+                verified = None;
+            }
         }
         let reason = || unreachable.unwrap_or_else(|| "it was asked a moment ago and did not answer".to_owned());
         Ok(verified.ok_or_else(|| TrustFault::Keys { issuer: self.name.clone(), reason: reason() })??)
