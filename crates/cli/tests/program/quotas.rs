@@ -142,7 +142,7 @@ fn an_action_result_is_explained_and_removed() {
 
     let no_reason = ask(&server, home.path(), &["ac", "remove", &hash]);
     assert_eq!(no_reason.status.code(), Some(2));
-    let remove = ["ac", "remove", &hash, "--reason", "a compiler with a bug", "--quarantine", "2h"];
+    let remove = ["ac", "remove", &hash, "--reason", "a compiler with a bug", "--quarantine", "90min"];
     let planned = ask(&server, home.path(), &remove);
     assert_eq!(planned.status.code(), Some(0), "{}", text(&planned.stderr));
     assert!(text(&planned.stderr).contains("--yes"), "{}", text(&planned.stderr));
