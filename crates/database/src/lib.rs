@@ -22,6 +22,7 @@ mod database;
 mod error;
 mod location;
 mod migrations;
+mod restore;
 mod statement;
 mod transaction;
 
@@ -30,5 +31,6 @@ pub use database::Database;
 pub use error::{DatabaseError, OpenError};
 pub use location::{Location, LocationError};
 pub use migrations::{Dialect, Migration, Migrations};
+pub use restore::RestoreError;
 pub use statement::{Column, Row, Statement, Value, places, sql};
 pub use transaction::{Transaction, Work, work};
