@@ -113,13 +113,26 @@ impl AccessServices {
 
     /// Keeps the tokens in step with the database until the server stops, and then once more.
     pub(crate) async fn tend_until(self, stopping: CancellationToken) {
+        tokio::join!(self.follow_until(&stopping), self.tidy_until(&stopping));
+    }
+
+    /// By itself: what was revoked elsewhere is not good for longer because something here takes its time.
+    async fn follow_until(&self, stopping: &CancellationToken) {
+        let mut follow = ticks(FOLLOW_EVERY);
+        while stopping.run_until_cancelled(follow.tick()).await.is_some() {
+            if let Err(error) = self.tokens.follow().await {
+                tracing::warn!(%error, "tokens that others issued or revoked are not known here");
+            }
+        }
+    }
+
+    async fn tidy_until(&self, stopping: &CancellationToken) {
         let tokens = &*self.tokens;
-        let [mut follow, mut save, mut sweep] = [FOLLOW_EVERY, SAVE_EVERY, SWEEP_EVERY].map(ticks);
+        let [mut save, mut sweep] = [SAVE_EVERY, SWEEP_EVERY].map(ticks);
         loop {
             // Whatever cannot be done now is done at the next tick.
             let (what, done) = tokio::select! {
                 () = stopping.cancelled() => break,
-                _ = follow.tick() => ("tokens that others issued or revoked are not known here", tokens.follow().await),
                 _ = save.tick() => ("when tokens were used last is not written down", tokens.save_uses().await),
                 _ = sweep.tick() => ("tokens that ended are not removed", tokens.sweep().await),
             };

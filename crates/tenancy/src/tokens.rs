@@ -10,8 +10,10 @@
 //! were let in before a revocation.
 
 mod exchanged;
+mod follow;
 mod lineage;
 mod reach;
+mod room;
 mod rows;
 mod table;
 
@@ -19,7 +21,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use gf_database::{Database, DatabaseError, Statement, sql, work};
@@ -52,12 +54,11 @@ const MAX_TOKENS: usize = 100_000;
 const MAX_GRANTS: usize = 64;
 /// The longest name, in characters.
 const MAX_NAME: usize = 128;
-/// What has ended is shown for this long, so that people find out what became of it. The audit log keeps more.
+/// What has ended is shown for this long, so that people find out what became of it; of what was exchanged, there is too
+/// much for that. The audit log keeps more.
 const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Rows that are read, changed or removed at one time, so that others have their turn between.
 const BATCH: u32 = 1000;
-/// What is recorded when tokens are made or end.
-const CHANGES: [&str; 3] = ["token.issue", "token.exchange", "token.revoke"];
 
 /// Which token: a few characters, which stand in its text too and are no secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -209,8 +210,8 @@ pub enum TokenError {
     #[error("there is no token {0} that is good")]
     Unknown(TokenId),
     /// Too many are good at one time.
-    #[error("there are {MAX_TOKENS} tokens already: revoke those that nobody uses")]
-    TooMany,
+    #[error("{0} tokens are good already, and there is no room for more: revoke those that nobody uses")]
+    TooMany(usize),
     /// Nothing that must not be guessed can be made.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -231,6 +232,8 @@ impl TokenError {
 pub struct Tokens {
     database: Database,
     table: RwLock<Table>,
+    /// Whose turn it is to change the table: taken before that is locked.
+    editing: Mutex<()>,
     /// Counts what is issued and read here, so that reading anew does not forget what was issued meanwhile.
     changes: AtomicU64,
     /// The last record of the audit log that was looked at for what others changed.
@@ -244,46 +247,9 @@ impl Tokens {
     /// [`TokenError::Database`].
     pub async fn open(database: Database) -> Result<Self, TokenError> {
         let (changes, seen) = (AtomicU64::new(0), AtomicU64::new(0));
-        let tokens = Self { database, table: RwLock::default(), changes, seen };
+        let tokens = Self { database, table: RwLock::default(), editing: Mutex::default(), changes, seen };
         tokens.reload().await?;
         Ok(tokens)
-    }
-
-    /// Reads again what other processes issued and revoked.
-    ///
-    /// # Errors
-    /// As [`Self::open`]; what was known before stays.
-    pub async fn reload(&self) -> Result<(), TokenError> {
-        let began = self.changes.fetch_add(1, Ordering::Relaxed);
-        let statement = "SELECT * FROM tenancy_token WHERE revoked_s IS NULL AND expires_s > $1 LIMIT $2";
-        let most = i64::try_from(MAX_TOKENS).unwrap_or(i64::MAX);
-        let rows = self.database.all(sql(statement).bind(stored(now_s())).bind(most)).await?;
-        let mut read = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            read.insert(fingerprint(row)?, Arc::new(Entry::of(&report(row)?, began)));
-        }
-        self.write().replace(read, began);
-        Ok(())
-    }
-
-    /// As [`Self::reload`], if the audit log says that somebody issued or revoked a token since the last call: cheap
-    /// enough to be asked every few seconds, however many tokens there are.
-    ///
-    /// # Errors
-    /// As [`Self::reload`]; the next call tries again.
-    pub async fn follow(&self) -> Result<(), TokenError> {
-        let seen = self.seen.load(Ordering::Relaxed);
-        let (head, _) = AuditLog::new(self.database.clone()).head().await?;
-        let changed = sql("SELECT number FROM tenancy_audit \
-             WHERE number > $1 AND number <= $2 AND action IN ($3, $4, $5) LIMIT 1")
-        .bind(stored(seen))
-        .bind(stored(head))
-        .bind_all(CHANGES);
-        if head < seen || self.database.first(changed).await?.is_some() {
-            self.reload().await?;
-        }
-        self.seen.store(head, Ordering::Relaxed);
-        Ok(())
     }
 
     /// Takes what has ended out of memory, and out of the database what ended a week ago.
@@ -331,7 +297,7 @@ impl Tokens {
 
     /// Makes what was checked, and records it.
     async fn make(&self, new: NewToken, maker: &Principal, origin: &Origin) -> Result<IssuedToken, TokenError> {
-        self.check_room()?;
+        self.check_room_for(maker)?;
         let (secret, drawn) = draw(new, maker.to_string())?;
         let fingerprint = secret.fingerprint();
         let event = Event::new(maker, "token.issue", drawn.token.id(), Outcome::Done).from(origin);
@@ -365,16 +331,6 @@ impl Tokens {
             AuditLog::new(self.database.clone()).append(&[Event { detail: error.to_string(), ..event }]).await?;
         }
         result
-    }
-
-    /// Refuses when there are too many; those that ended do not count.
-    fn check_room(&self) -> Result<(), TokenError> {
-        if self.read().good.len() < MAX_TOKENS {
-            return Ok(());
-        }
-        let mut table = self.write();
-        table.sweep(now_s());
-        if table.good.len() < MAX_TOKENS { Ok(()) } else { Err(TokenError::TooMany) }
     }
 
     /// Lets a token count here that was written down.
@@ -593,10 +549,6 @@ impl Tokens {
     // Nothing panics under the lock, and a map is whole between two of its calls.
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -81,7 +81,7 @@ fn of_token(error: TokenError) -> (StatusCode, String) {
         TokenError::Name | TokenError::Grants | TokenError::Lifetime => StatusCode::BAD_REQUEST,
         TokenError::Exceeds(_) | TokenError::Exchanged | TokenError::BeyondReach => StatusCode::FORBIDDEN,
         TokenError::Unknown(_) => StatusCode::NOT_FOUND,
-        TokenError::TooMany => StatusCode::CONFLICT,
+        TokenError::TooMany(_) => StatusCode::CONFLICT,
         TokenError::NoRandomness(_) | TokenError::Database(_) => return unavailable(&error),
     };
     (status, error.to_string())

@@ -21,6 +21,10 @@ use crate::{Administer, Authorized, Grant, Principal, Role, TenantName};
 
 /// The most that one subject of an issuer holds at one time: more than jobs of one branch run at once.
 const MAX_OF_SUBJECT: u64 = 1000;
+/// The most that are remembered of one subject: what ended is, for as long as its identity could be exchanged again.
+const MAX_REMEMBERED: u64 = 4000;
+/// The most that are remembered by the same rules, so that no tenant uses up what there is for all.
+const MAX_OF_RULES: u64 = 25_000;
 /// The most that are remembered at one time.
 const MAX_EXCHANGED: u64 = 50_000;
 /// How many of those that ended are forgotten with each that is made.
@@ -109,11 +113,12 @@ impl Tokens {
         let (insert, event) = (&insertion(&report, &own), &event);
         let (admitted, rules, id, now_s) = (&admitted, rules.as_str(), report.token.id().to_string(), report.issued_s);
         let (id, ends_s) = (id.as_str(), report.expires_s.max(admitted.ends_s));
+        // Beside the transaction, which others wait for: it may be a few too many.
+        self.check_number(admitted, rules, now_s).await?;
         let made = self.database.write(|transaction| {
             work(async move {
                 forget_ended(transaction, now_s).await?;
                 check_not_revoked(transaction, admitted, rules, source).await?;
-                check_number(transaction, admitted, now_s).await?;
                 transaction.execute(insert.clone()).await?;
                 let origin = sql("INSERT INTO tenancy_exchanged (id, issuer, subject, rules, source, ends_s) \
                          VALUES ($1, $2, $3, $4, $5, $6)")
@@ -129,6 +134,28 @@ impl Tokens {
         self.keep(own, &report);
         tracing::info!(token = %report.token.id, by = report.issued_by, rules, "an identity was exchanged");
         Ok(IssuedToken { secret, report })
+    }
+
+    /// Refuses when too many are good or remembered: of the subject, by the rules, or in all.
+    async fn check_number(&self, admitted: &Admitted, rules: &str, now_s: u64) -> Result<(), TrustFault> {
+        let all = sql("SELECT COUNT(*) AS number, COALESCE(SUM(CASE WHEN rules = $2 THEN 1 ELSE 0 END), 0) AS part \
+             FROM tenancy_exchanged WHERE ends_s >= $1");
+        let own = sql("SELECT COUNT(*) AS number, \
+             COALESCE(SUM(CASE WHEN token.expires_s > $3 AND token.revoked_s IS NULL THEN 1 ELSE 0 END), 0) AS part \
+             FROM tenancy_exchanged origin JOIN tenancy_token token ON token.id = origin.id \
+             WHERE origin.issuer = $1 AND origin.subject = $2 AND origin.ends_s >= $3");
+        let all = counts(self.database.first(all.bind(stored(now_s)).bind(rules)).await?)?;
+        let own = own.bind_all([admitted.issuer.as_str(), &admitted.subject]).bind(stored(now_s));
+        let own = counts(self.database.first(own).await?)?;
+        let subject = || format!("{} of {}", admitted.subject, admitted.issuer);
+        let too_many = |holder: String, limit| Err(TrustFault::TooMany { holder, limit });
+        match (own, all) {
+            ((_, good), _) if good >= MAX_OF_SUBJECT => too_many(subject(), MAX_OF_SUBJECT),
+            ((remembered, _), _) if remembered >= MAX_REMEMBERED => too_many(subject(), MAX_REMEMBERED),
+            (_, (_, of_rules)) if of_rules >= MAX_OF_RULES => too_many(format!("whoever {rules} fits"), MAX_OF_RULES),
+            (_, (all, _)) if all >= MAX_EXCHANGED => too_many("everybody together".to_owned(), MAX_EXCHANGED),
+            _ => Ok(()),
+        }
     }
 
     /// Revokes what was exchanged, and has what was signed until now exchanged no more. Says how many tokens ended.
@@ -229,25 +256,10 @@ async fn check_not_revoked(
     Ok(())
 }
 
-async fn check_number(transaction: &mut Transaction, admitted: &Admitted, now_s: u64) -> Result<(), TrustFault> {
-    let all = sql("SELECT COUNT(*) AS number FROM tenancy_exchanged WHERE ends_s >= $1").bind(stored(now_s));
-    let own = sql("SELECT COUNT(*) AS number FROM tenancy_exchanged origin \
-             JOIN tenancy_token token ON token.id = origin.id \
-             WHERE origin.issuer = $1 AND origin.subject = $2 AND token.expires_s > $3 AND token.revoked_s IS NULL")
-    .bind_all([admitted.issuer.as_str(), &admitted.subject])
-    .bind(stored(now_s));
-    let holder = || format!("{} of {}", admitted.subject, admitted.issuer);
-    if count(transaction.first(own).await?)? >= MAX_OF_SUBJECT {
-        return Err(TrustFault::TooMany { holder: holder(), limit: MAX_OF_SUBJECT });
-    }
-    if count(transaction.first(all).await?)? >= MAX_EXCHANGED {
-        return Err(TrustFault::TooMany { holder: "everybody together".to_owned(), limit: MAX_EXCHANGED });
-    }
-    Ok(())
-}
-
-fn count(row: Option<Row>) -> Result<u64, DatabaseError> {
-    row.map_or(Ok(0), |row| row.get::<i64>("number").map(seconds))
+/// How many there are, and how many of those are of some kind.
+fn counts(row: Option<Row>) -> Result<(u64, u64), DatabaseError> {
+    let Some(row) = row else { return Ok((0, 0)) };
+    Ok((seconds(row.get("number")?), seconds(row.get("part")?)))
 }
 
 /// Those that were exchanged and are good, by id.

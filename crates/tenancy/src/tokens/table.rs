@@ -29,21 +29,28 @@ pub(super) struct Entry {
 }
 
 impl Table {
-    /// Takes what was read from the database instead of what was known when the reading began.
-    pub(super) fn replace(&mut self, mut read: HashMap<Fingerprint, Arc<Entry>>, began: u64) {
-        for (fingerprint, before) in self.good.drain() {
-            match read.get(&fingerprint) {
-                Some(entry) => {
-                    entry.used_s.fetch_max(before.used_s(), Ordering::Relaxed);
+    /// What is good by what was read from the database, and by what was kept since the reading began.
+    pub(super) fn updated(
+        &self,
+        mut read: HashMap<Fingerprint, Arc<Entry>>,
+        began: u64,
+    ) -> HashMap<Fingerprint, Arc<Entry>> {
+        for (fingerprint, before) in &self.good {
+            match read.get_mut(fingerprint) {
+                // What is used meanwhile is counted in the old one.
+                Some(entry) if entry.expires_s == before.expires_s => {
+                    before.learn(entry);
+                    *entry = Arc::clone(before);
                 }
+                Some(entry) => entry.touch(before.used_s()),
                 None if before.known_since > began => {
-                    read.insert(fingerprint, before);
+                    read.insert(*fingerprint, Arc::clone(before));
                 }
                 None => {}
             }
         }
         read.retain(|fingerprint, _| !self.revoked.contains_key(fingerprint));
-        self.good = read;
+        read
     }
 
     /// Takes a token that was written down, unless it was revoked since.
@@ -92,6 +99,12 @@ impl Entry {
         if self.used_s() < now_s {
             self.used_s.store(now_s, Ordering::Relaxed);
         }
+    }
+
+    /// Takes what the database knows of uses.
+    fn learn(&self, read: &Self) {
+        self.used_s.fetch_max(read.used_s(), Ordering::Relaxed);
+        self.saved_s.fetch_max(read.used_s(), Ordering::Relaxed);
     }
 
     pub(super) fn used_s(&self) -> u64 {

@@ -221,12 +221,52 @@ async fn following_reads_only_what_changed() {
         ours.follow().await.unwrap();
         assert_eq!(reads(), before, "another record is no reason to read all tokens");
         let issued = issue(&theirs, &admin(&access(&theirs)), &["viewer"]).await;
+        // One that nobody says anything of is found by reading all: the sign that only the new one was read.
+        let unsaid = issue(&theirs, &admin(&access(&theirs)), &["viewer"]).await;
+        let forget = sql("UPDATE tenancy_audit SET subject = 'x' WHERE subject = $1");
+        ours.database.execute(forget.bind(unsaid.report.token.id().as_str())).await.unwrap();
         ours.follow().await.unwrap();
-        assert!(ours.find(issued.secret.fingerprint(), now_s()).is_ok());
+        let is_known = |issued: &IssuedToken| ours.find(issued.secret.fingerprint(), now_s()).is_ok();
+        assert!(is_known(&issued) && !is_known(&unsaid));
+        theirs.revoke(&admin(&access(&theirs)), issued.report.token.id(), &Origin::default()).await.unwrap();
+        ours.follow().await.unwrap();
+        assert!(!is_known(&issued) && is_known(&unsaid), "a revocation has all read again");
         let after = reads();
         ours.follow().await.unwrap();
         assert_eq!(reads(), after);
     }
+}
+
+#[tokio::test]
+async fn one_tenant_leaves_room_for_others_and_all_for_the_operator() {
+    let place = Place::sqlite();
+    let tokens = open(&place).await;
+    let access = access(&tokens);
+    let root = admin(&access);
+    let of = async |grant: &str, name: &str| {
+        let made = issue(&tokens, &root, &[grant]).await;
+        let who = access.authenticate(Some(made.secret.expose())).unwrap();
+        (access.authorize::<Administer>(&who, &instance(name)).unwrap(), made.report)
+    };
+    let (acme, report) = of("admin@org-acme", "org-acme").await;
+    let (default, _) = of("admin@default", "default").await;
+    let fill = |number: usize| {
+        let mut table = tokens.write();
+        while table.good.len() < number {
+            let fingerprint = Fingerprint::of(&table.good.len().to_string());
+            table.good.insert(fingerprint, Arc::new(Entry::of(&report, 0)));
+        }
+    };
+    let refused = async |admin: &Authorized<Administer>, grant: &str| {
+        let made = tokens.issue(admin, new(&[grant]), &Origin::default()).await;
+        matches!(made, Err(TokenError::TooMany(_)))
+    };
+    fill(room::MAX_WITHIN_REACH + 1);
+    assert!(refused(&acme, "viewer@org-acme").await && !refused(&default, "viewer@default").await);
+    fill(MAX_TOKENS - room::RESERVED);
+    assert!(refused(&default, "viewer@default").await && !refused(&root, "viewer").await);
+    fill(MAX_TOKENS);
+    assert!(refused(&root, "viewer").await);
 }
 
 #[tokio::test]
