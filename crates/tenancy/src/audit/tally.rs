@@ -2,7 +2,9 @@
 //!
 //! Pure: no clock, no store. What always holds: what was counted once is shown at the next asking, what goes on is shown
 //! once a minute, and nothing counted is forgotten. The number of things counted at one time is bounded: when there are
-//! too many, they are counted together, first without what, where from and why, then without who.
+//! too many, they are counted together, first without what, where from and why, then without who. What strangers try,
+//! what callers without a name do, what known ones are denied and what they do has a bound each, so that none of them
+//! hides the others; what strangers try has few records an hour.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,8 +14,11 @@ use super::{Event, Origin, Outcome};
 
 /// How long what goes on is counted before it is shown again.
 const TOGETHER_MS: u64 = 60_000;
-/// Things that are counted each by itself.
+/// Things of a share that are counted each by itself.
 const MAX_KINDS: usize = 2048;
+/// Records in an hour of what strangers try, after which it is counted together.
+const STRANGERS_AN_HOUR: usize = 1000;
+const HOUR_MS: u64 = 3_600_000;
 /// Of whose deeds of one kind are counted together, once there are that many.
 const MAX_CALLERS: usize = 512;
 /// Who is named when there are too many to be named.
@@ -64,14 +69,59 @@ struct Tally {
 }
 
 /// Everything that is counted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tallies {
-    kinds: HashMap<(Deed, Option<IpAddr>), Tally>,
+    strangers: Share,
+    nameless: Share,
+    denials: Share,
+    deeds: Share,
+}
+
+impl Default for Tallies {
+    fn default() -> Self {
+        let [nameless, denials, deeds] = std::array::from_fn(|_| Share::new(usize::MAX));
+        Self { strangers: Share::new(STRANGERS_AN_HOUR), nameless, denials, deeds }
+    }
 }
 
 impl Tallies {
     /// Counts some more.
     pub(super) fn add(&mut self, deed: Deed, origin: Origin, more: Amount) {
+        self.share(&deed).add(deed, origin, more);
+    }
+
+    /// What is to be shown now. `None` for the time is the end: everything.
+    pub(super) fn due(&mut self, now_ms: Option<u64>) -> Vec<Event> {
+        let shares = [&mut self.deeds, &mut self.denials, &mut self.nameless, &mut self.strangers];
+        shares.into_iter().flat_map(|share| share.due(now_ms)).collect()
+    }
+
+    fn share(&mut self, deed: &Deed) -> &mut Share {
+        match (deed.who.as_str(), deed.outcome) {
+            ("anonymous", Outcome::Done) => &mut self.nameless,
+            ("unknown" | "anonymous", _) => &mut self.strangers,
+            (_, Outcome::Done) => &mut self.deeds,
+            _ => &mut self.denials,
+        }
+    }
+}
+
+/// What is counted within one bound.
+#[derive(Debug)]
+struct Share {
+    kinds: HashMap<(Deed, Option<IpAddr>), Tally>,
+    /// Records in an hour, after which what comes is counted together.
+    an_hour: usize,
+    /// When the hour began, and the records since.
+    shown: (u64, usize),
+}
+
+impl Share {
+    fn new(an_hour: usize) -> Self {
+        Self { kinds: HashMap::new(), an_hour, shown: (0, 0) }
+    }
+
+    fn add(&mut self, deed: Deed, origin: Origin, more: Amount) {
         let key = self.place_for(deed, origin);
         let tally = self.kinds.entry(key).or_default();
         if tally.amount.times == 0 {
@@ -81,8 +131,7 @@ impl Tallies {
         tally.amount.bytes = tally.amount.bytes.saturating_add(more.bytes);
     }
 
-    /// What is to be shown now. `None` for the time is the end: everything.
-    pub(super) fn due(&mut self, now_ms: Option<u64>) -> Vec<Event> {
+    fn due(&mut self, now_ms: Option<u64>) -> Vec<Event> {
         let is_due = |tally: &Tally| match (now_ms, tally.shown_ms) {
             (Some(now_ms), Some(shown_ms)) => now_ms.saturating_sub(shown_ms) >= TOGETHER_MS,
             _ => true,
@@ -100,13 +149,22 @@ impl Tallies {
             // What did not go on needs no place.
             amount.times > 0
         });
+        self.note_shown(now_ms, events.len());
         events
+    }
+
+    fn note_shown(&mut self, now_ms: Option<u64>, number: usize) {
+        if let Some(now_ms) = now_ms.filter(|now_ms| now_ms.saturating_sub(self.shown.0) >= HOUR_MS) {
+            self.shown = (now_ms, 0);
+        }
+        self.shown.1 = self.shown.1.saturating_add(number);
     }
 
     /// Where it is counted: by itself, or with others when there are too many.
     fn place_for(&self, deed: Deed, origin: Origin) -> (Deed, Option<IpAddr>) {
         let key = (deed, origin.source);
-        if self.kinds.len() < MAX_KINDS || self.kinds.contains_key(&key) {
+        let has_room = self.shown.1.saturating_add(self.kinds.len()) < self.an_hour;
+        if has_room && (self.kinds.len() < MAX_KINDS || self.kinds.contains_key(&key)) {
             return key;
         }
         let (deed, _) = key;
@@ -170,9 +228,9 @@ mod tests {
         assert_eq!(details(&tallies.due(Some(2000))), [""; 0]);
         assert_eq!(details(&tallies.due(Some(60_999))), [""; 0]);
         assert_eq!(details(&tallies.due(Some(61_000))), ["3 times, 30 bytes"]);
-        assert_eq!(tallies.kinds.len(), 1, "it may go on");
+        assert_eq!(tallies.deeds.kinds.len(), 1, "it may go on");
         assert_eq!(details(&tallies.due(Some(121_000))), [""; 0]);
-        assert_eq!(tallies.kinds.len(), 0, "it did not");
+        assert_eq!(tallies.deeds.kinds.len(), 0, "it did not");
     }
 
     #[test]
@@ -197,11 +255,40 @@ mod tests {
             let who = if number % 2 == 0 { "one".to_owned() } else { format!("many-{number}") };
             tallies.add(deed(&who, &number.to_string()), Origin::default(), Amount::once(1));
         }
-        assert!(tallies.kinds.len() <= MAX_KINDS + MAX_CALLERS + 1, "{}", tallies.kinds.len());
-        assert!(tallies.kinds.keys().any(|(deed, _)| deed.who == OTHERS));
-        let together = tallies.kinds.iter().find(|((deed, _), _)| deed.who == "one" && deed.subject.is_empty());
+        let kinds = &tallies.deeds.kinds;
+        assert!(kinds.len() <= MAX_KINDS + MAX_CALLERS + 1, "{}", kinds.len());
+        assert!(kinds.keys().any(|(deed, _)| deed.who == OTHERS));
+        let together = kinds.iter().find(|((deed, _), _)| deed.who == "one" && deed.subject.is_empty());
         assert!(together.is_some_and(|(_, tally)| tally.amount.times > MAX_CALLERS as u64));
-        let counted: u64 = tallies.kinds.values().map(|tally| tally.amount.times).sum();
+        let counted: u64 = kinds.values().map(|tally| tally.amount.times).sum();
         assert_eq!(counted, flood as u64);
+    }
+
+    #[test]
+    fn strangers_hide_nobody_and_fill_nothing() {
+        let mut tallies = Tallies::default();
+        let tried = |number: usize| Deed { outcome: Outcome::Denied, ..deed("unknown", &number.to_string()) };
+        let (mut shown, mut seen) = (0, 0);
+        for second in 0..3000 {
+            for number in 0..5 {
+                tallies.add(tried(5 * second + number), Origin::default(), Amount::ONCE);
+            }
+            tallies.add(deed("a", &second.to_string()), Origin::default(), Amount::ONCE);
+            let denied = Deed { outcome: Outcome::Denied, ..deed("b", &second.to_string()) };
+            tallies.add(denied, Origin::default(), Amount::ONCE);
+            let events = tallies.due(Some(second as u64 * 1000));
+            shown += events.iter().filter(|event| event.who == "unknown").count();
+            seen += events.iter().filter(|event| event.who != "unknown" && event.subject == second.to_string()).count();
+        }
+        assert_eq!(seen, 6000, "others are shown each by itself");
+        assert!(shown <= STRANGERS_AN_HOUR + 60, "{shown}");
+        // The next hour they are heard again.
+        tallies.due(Some(2 * HOUR_MS));
+        tallies.due(Some(2 * HOUR_MS + TOGETHER_MS));
+        tallies.add(tried(0), Origin::default(), Amount::ONCE);
+        assert_eq!(
+            tallies.due(Some(2 * HOUR_MS + 2 * TOGETHER_MS)).first().map(|event| event.subject.as_str()),
+            Some("0")
+        );
     }
 }
