@@ -88,7 +88,11 @@ async fn why(State(api): Api, visitor: Visitor, question: Asked<WhyQuestion>) ->
     if let Some(admin) = &admin {
         api.gate.count_read(&visitor, admin, "/api/v1/access/why");
     }
-    Ok(Json(api.why(&asker, admin.as_ref(), about, permission, &thing).await?))
+    let answer = api.why(&asker, admin.as_ref(), about, permission, &thing).await;
+    if let (Err(AccessProblem::UnknownPrincipal), Some(admin), Some(name)) = (&answer, &admin, about) {
+        api.gate.count_denied(&visitor, admin, "access.why", name, "it is nobody of whom this caller may know");
+    }
+    Ok(Json(answer?))
 }
 
 async fn issue(
@@ -153,6 +157,7 @@ struct AuditQuestion {
     action: Option<String>,
     subject: Option<String>,
     outcome: Option<String>,
+    trace: Option<String>,
     since_ms: Option<u64>,
     before: Option<u64>,
 }
@@ -170,6 +175,7 @@ async fn search(
         action: question.action,
         subject: question.subject,
         outcome: outcome.map_err(|error| AccessProblem::Invalid(error.to_string()))?,
+        trace: question.trace,
         since_ms: question.since_ms,
         before: question.before,
     };

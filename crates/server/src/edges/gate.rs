@@ -148,6 +148,26 @@ impl Gate {
         }
     }
 
+    /// Counts that somebody who administers was refused what they asked of something.
+    pub(crate) fn count_denied<P: Permission>(
+        &self,
+        visitor: &Visitor,
+        grant: &Authorized<P>,
+        action: &'static str,
+        subject: &str,
+        detail: &str,
+    ) {
+        let Some(trail) = &self.trail else { return };
+        let deed = Deed {
+            who: grant.principal().to_string(),
+            action: action.into(),
+            subject: subject.to_owned(),
+            outcome: Outcome::Denied,
+            detail: detail.to_owned(),
+        };
+        trail.count_deed(deed, visitor.origin());
+    }
+
     /// Records what was done, once for each time, within a second.
     pub(crate) fn record<P: Permission>(
         &self,

@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod everywhere;
 mod exchange;
 mod execution;
 mod grpc;

@@ -1,0 +1,187 @@
+//! What concerns all tenants is for whoever holds the right to it for all of them: through the port of a whole server.
+
+use std::path::Path;
+use std::time::Duration;
+
+use gf_database::{Database, Location, sql};
+use gf_digest::InstanceName;
+use gf_reapi::worker::workers_client::WorkersClient;
+use gf_reapi::worker::{FromWorker, Hello, Resources, ToWorker, from_worker};
+use gf_server::App;
+use gf_server::config::{Config, Environment, Overrides};
+use gf_tenancy::audit::{Event, Origin, Search};
+use gf_tenancy::{Access, AccessConfig, AuditLog, IssuedToken, NewToken, Principal, TenantConfig, TenantName, Tokens};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::server::{Answer, request};
+
+const CONFIG: &str = r#"
+    [access]
+    require_token = true
+    [worker]
+    enabled = false
+    [[tenant]]
+    name = "default"
+    instances = ["default"]
+    [[tenant]]
+    name = "org-acme"
+    instances = ["acme"]
+    "#;
+/// No such blob, and no such action.
+const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+/// A server of two tenants, and a token for each grant.
+struct Setting {
+    app: App,
+    tokens: Vec<IssuedToken>,
+    folder: TempDir,
+}
+
+impl Setting {
+    async fn start(grants: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        let tokens = issue(&facts(folder.path()), grants).await;
+        let overrides = Overrides { listen: Some("127.0.0.1:0".parse().unwrap()), data_dir: Some(data) };
+        let file = folder.path().join("gf.toml");
+        let config = Config::parse(Some(&file), CONFIG, overrides, &Environment::default()).unwrap();
+        Self { app: App::start(config).await.unwrap(), tokens, folder }
+    }
+
+    async fn ask(&self, token: Option<usize>, verb: &str, path: &str, body: &str) -> Answer {
+        let credential = token.map(|at| format!("Bearer {}", self.tokens[at].secret.expose()));
+        let mut headers = vec![("Content-Type", "application/json")];
+        headers.extend(credential.as_ref().map(|credential| ("Authorization", credential.as_str())));
+        request(self.app.address(), verb, path, &headers, body.as_bytes()).await
+    }
+
+    /// Attaches a worker that says no more than who it is.
+    async fn attach(&self, token: usize) -> Result<Streaming<ToWorker>, Status> {
+        let channel = Channel::from_shared(self.app.url()).unwrap().connect().await.unwrap();
+        let capacity = Some(Resources { milli_cores: 1000, memory_bytes: 1 << 30 });
+        let hello = Hello { name: "a test".to_owned(), capacity, ..Hello::default() };
+        let hello = FromWorker { message: Some(from_worker::Message::Hello(hello)) };
+        let mut request = Request::new(tokio_stream::iter([hello]).chain(tokio_stream::pending()));
+        let credential = format!("Bearer {}", self.tokens[token].secret.expose());
+        request.metadata_mut().insert("authorization", credential.parse().unwrap());
+        Ok(WorkersClient::new(channel).attach(request).await?.into_inner())
+    }
+
+    /// Stops the server, and says what is recorded of an action, the oldest first.
+    async fn stop(self, action: &str) -> Vec<Event> {
+        self.app.stop(Duration::from_secs(5)).await.unwrap();
+        let log = AuditLog::new(Database::connect(&facts(self.folder.path())).await.unwrap());
+        let search = Search { action: Some(action.to_owned()), ..Search::default() };
+        log.search(&search).await.unwrap().into_iter().rev().map(|record| record.event).collect()
+    }
+}
+
+fn facts(folder: &Path) -> Location {
+    Location::file(&folder.join("data/facts.sqlite"))
+}
+
+/// Tokens as only the server itself can make them, before it starts: one for each text, in which spaces part grants.
+async fn issue(facts: &Location, grants: &[&str]) -> Vec<IssuedToken> {
+    let database = Database::open(facts, &[gf_tenancy::MIGRATIONS]).await.unwrap();
+    let tokens = Tokens::open(database.clone()).await.unwrap();
+    let instances = vec![InstanceName::new("default").unwrap()];
+    let tenants = vec![TenantConfig { name: TenantName::new("default").unwrap(), instances }];
+    let access = Access::new(AccessConfig { tenants, token: None, anonymous_read: false }).unwrap();
+    let server = access.authorize_somewhere(Principal::Server).unwrap();
+    let mut issued = Vec::new();
+    for grant in grants {
+        let lifetime = Duration::from_secs(600);
+        let grants = grant.split(' ').map(|grant| grant.parse().unwrap()).collect();
+        let new = NewToken { name: (*grant).to_owned(), grants, lifetime };
+        issued.push(tokens.issue(&server, new, &Origin::default()).await.unwrap());
+    }
+    database.close().await;
+    issued
+}
+
+#[tokio::test]
+async fn the_server_is_run_by_whoever_operates_all_tenants() {
+    let grants = ["admin:operate", "admin:operate@default", "operator", "admin@default"];
+    let setting = Setting::start(&grants).await;
+    for (verb, path, body) in [
+        ("GET", "/api/v1/status", ""),
+        ("GET", "/api/v1/execution", ""),
+        ("GET", "/api/v1/store/stats", ""),
+        ("POST", "/api/v1/store/verify", r#"{"repair":false}"#),
+        ("POST", "/api/v1/store/gc", r#"{"free_bytes":0,"dry_run":true}"#),
+    ] {
+        assert_eq!(setting.ask(Some(0), verb, path, body).await.status, 200, "{path}");
+        for lesser in 1..grants.len() {
+            let answer = setting.ask(Some(lesser), verb, path, body).await;
+            assert_eq!(answer.status, 403, "{path} with {}: {}", grants[lesser], answer.text());
+        }
+    }
+    let partial = setting.ask(Some(1), "GET", "/api/v1/status", "").await.text();
+    assert!(partial.contains("needs it on all"), "{partial}");
+    for (token, names_tenants) in [(Some(0), true), (None, false), (Some(1), false), (Some(3), false)] {
+        let metrics = setting.ask(token, "GET", "/metrics", "").await;
+        assert_eq!(metrics.status, 200);
+        assert_eq!(metrics.text().contains("org-acme"), names_tenants, "{token:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_worker_is_let_in_for_all_tenants_and_stays_while_its_token_is_good() {
+    let setting = Setting::start(&["admin workers:attach", "workers:attach@default", "workers:attach"]).await;
+    let refused = setting.attach(1).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    let mut told = setting.attach(2).await.unwrap();
+    assert!(told.message().await.unwrap().is_some(), "it is welcome");
+    let path = format!("/api/v1/access/tokens/{}", setting.tokens[2].report.token.id());
+    assert_eq!(setting.ask(Some(0), "DELETE", &path, "").await.status, 204);
+    let sent_away = timeout(Duration::from_secs(20), told.message()).await.expect("it stays").unwrap_err();
+    assert_eq!(sent_away.code(), Code::Unauthenticated, "{sent_away}");
+    let who = format!("token:{}", setting.tokens[2].report.token.id());
+    let records = setting.stop("worker").await;
+    let shown: Vec<&str> = records.iter().map(|event| event.action.as_str()).collect();
+    assert_eq!(shown, ["worker.attach", "worker.leave"]);
+    assert!(records.iter().all(|event| event.who == who && event.subject == "a test"), "{records:?}");
+}
+
+#[tokio::test]
+async fn what_is_not_done_is_not_recorded_as_done() {
+    let setting = Setting::start(&["admin"]).await;
+    let body = |reason: &str| {
+        format!(
+            r#"{{"instance":"default","action":"{HASH}","reason":"{reason}","quarantine_seconds":60,"dry_run":false}}"#
+        )
+    };
+    let remove = "/api/v1/action-results/remove";
+    assert_eq!(setting.ask(Some(0), "POST", remove, &body("  ")).await.status, 400);
+    let answer = setting.ask(Some(0), "POST", remove, &body("it is wrong")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let records = setting.stop("actioncache").await;
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0].detail, "it is wrong");
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_done() {
+    let setting = Setting::start(&["admin"]).await;
+    let database = Database::connect(&facts(setting.folder.path())).await.unwrap();
+    database.execute(sql("DROP TABLE tenancy_audit")).await.unwrap();
+    let answer = setting.ask(Some(0), "POST", "/api/v1/store/gc", r#"{"free_bytes":0,"dry_run":false}"#).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.text().contains("nothing was done"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn who_asks_about_others_that_they_may_not_know_is_recorded() {
+    let setting = Setting::start(&["admin@default", "viewer@org-acme"]).await;
+    let id = setting.tokens[1].report.token.id().to_string();
+    let path = format!("/api/v1/access/why?principal=token:{id}&permission=cas:read&instance=default");
+    assert_eq!(setting.ask(Some(0), "GET", &path, "").await.status, 404);
+    let records = setting.stop("access.why").await;
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert!(records[0].subject.ends_with(&id) && records[0].outcome.as_str() == "denied", "{records:?}");
+}
