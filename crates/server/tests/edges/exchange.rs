@@ -117,9 +117,15 @@ async fn post(app: &App, token: &str) -> (u16, String, String) {
 }
 
 async fn send(app: &App, verb: &str, path: &str, token: Option<&str>) -> (u16, String, String) {
+    send_text(app, verb, path, token, "").await
+}
+
+async fn send_text(app: &App, verb: &str, path: &str, token: Option<&str>, body: &str) -> (u16, String, String) {
     let credential = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-    let request =
-        format!("{verb} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{credential}Content-Length: 0\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{verb} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{credential}Content-Length: {length}\r\n\r\n{body}"
+    );
     let mut stream = TcpStream::connect(app.address()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -164,6 +170,22 @@ async fn a_job_gets_what_the_rules_give() {
     let records = forge.stop().await;
     assert!(records.iter().all(|(outcome, detail, _)| outcome == "done" && !detail.contains("eyJ")), "{records:?}");
     assert!(records.iter().any(|(_, detail, _)| detail.contains("operator@org-acme")), "{records:?}");
+}
+
+#[tokio::test]
+async fn a_new_cache_is_of_the_only_tenant_where_its_maker_may_make_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let issuer = OidcIssuer::start().unwrap();
+    let text = rules(issuer.url()).replace("[\"operator\"]", "[\"operator\", \"nix:create\"]");
+    let forge = Forge { app: start(folder.path(), &text).await, issuer, folder };
+    let answer = forge.token().await;
+    let token = answer["token"].as_str();
+    let config = "/nix/_api/v1/cache-config/team";
+    let (status, _, told) = send_text(&forge.app, "POST", config, token, "{\"is_public\":false}").await;
+    assert_eq!(status, 200, "{told}");
+    let (_, _, shown) = send(&forge.app, "GET", "/api/v1/nix/caches/team", token).await;
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["tenant"], "org-acme", "{shown}");
 }
 
 /// A token that is wrong in one way, and what its operator reads.

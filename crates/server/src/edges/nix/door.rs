@@ -44,10 +44,19 @@ impl<'a> Door<'a> {
         self.found.as_ref().map_or(absent, |cache| cache.scope())
     }
 
-    /// Grants `P` for making this cache, or says why not.
+    /// Grants `P` for making this cache, or says why not. It becomes one of the first tenant, or of the only one where the
+    /// caller may make it: a request does not say whose it is to be.
     pub(super) fn authorize_new<P: NixPermission>(&self) -> Result<Authorized<P>, Problem> {
-        let scope = NixScope::New { name: self.name.as_str(), tenant: &self.edge.state.tenant };
-        Ok(self.edge.state.gate.admit_nix(&self.visitor, scope)?)
+        let (gate, first) = (&self.edge.state.gate, &self.edge.state.tenant);
+        let ask = |tenant| gate.ask_nix(&self.visitor, NixScope::New { name: self.name.as_str(), tenant });
+        let granted = ask(first).or_else(|_| {
+            let mut elsewhere = gate.access().tenants().into_iter().filter_map(|tenant| ask(tenant.name()).ok());
+            elsewhere.next().filter(|_| elsewhere.next().is_none()).ok_or(())
+        });
+        if let Ok(granted) = granted {
+            return Ok(granted);
+        }
+        Ok(gate.admit_nix(&self.visitor, NixScope::New { name: self.name.as_str(), tenant: first })?)
     }
 
     /// Counts what was done by right of a grant.
