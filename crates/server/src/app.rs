@@ -173,7 +173,8 @@ impl App {
         let gate = services.gate(&access);
         background.run_to_its_end(|stopping| services.clone().tend_until(stopping));
         let trail = services.trail.clone();
-        background.run_to_its_end(|stopping| async move { trail.write_until(stopping.cancelled()).await });
+        // What the others do until their end is recorded too.
+        background.run_beyond_the_others(|stopping| async move { trail.write_until(stopping.cancelled()).await });
         let metrics = Arc::new(EdgeMetrics::default());
 
         let facts = services.database.clone();

@@ -38,12 +38,15 @@ fn share_of_disk(stats: &StoreStats, disk_bytes: u64) -> u64 {
 pub(crate) struct Background {
     tasks: TaskTracker,
     stopping: CancellationToken,
+    /// What the others may need until their end.
+    last: TaskTracker,
+    ending: CancellationToken,
 }
 
 impl Background {
     /// Sets the capacity, and watches it from then on unless the operator chose one.
     pub(crate) async fn start(store: &Arc<DiskBlobStore>, data_dir: &Path, settings: &StoreSettings) -> Self {
-        let background = Self { tasks: TaskTracker::new(), stopping: CancellationToken::new() };
+        let background = Self::new();
         let watch = Watch { store: Arc::clone(store), data_dir: data_dir.into() };
         match settings.capacity_bytes {
             Some(capacity_bytes) => watch.warn_if_out_of_reach(capacity_bytes).await,
@@ -53,8 +56,14 @@ impl Background {
                 background.tasks.spawn(async move { stopping.run_until_cancelled(watch.adapt_for_ever()).await });
             }
         }
-        background.tasks.close();
         background
+    }
+
+    fn new() -> Self {
+        let (tasks, last) = (TaskTracker::new(), TaskTracker::new());
+        tasks.close();
+        last.close();
+        Self { tasks, stopping: CancellationToken::new(), last, ending: CancellationToken::new() }
     }
 
     /// Runs what must not stop when the caller goes away. `None` when the server stops before it ends.
@@ -73,9 +82,19 @@ impl Background {
         self.tasks.spawn(work(self.stopping.clone()));
     }
 
+    /// As [`Self::run_to_its_end`], and it is told only when all others have ended.
+    pub(crate) fn run_beyond_the_others<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        work: impl FnOnce(CancellationToken) -> F,
+    ) {
+        self.last.spawn(work(self.ending.clone()));
+    }
+
     pub(crate) async fn stop(&self) {
         self.stopping.cancel();
         self.tasks.wait().await;
+        self.ending.cancel();
+        self.last.wait().await;
     }
 }
 
@@ -145,6 +164,27 @@ mod tests {
         check(30, 4, 100, 17);
         // A huge disk.
         check(0, 4000, 4000, 1024);
+    }
+
+    #[tokio::test]
+    async fn what_others_need_ends_after_them() {
+        let (background, ended) = (Background::new(), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let note = |what: &'static str| {
+            let ended = Arc::clone(&ended);
+            move || ended.lock().unwrap().push(what)
+        };
+        let (last, first) = (note("last"), note("first"));
+        background.run_beyond_the_others(|stopping| async move {
+            stopping.cancelled().await;
+            last();
+        });
+        background.run_to_its_end(|stopping| async move {
+            stopping.cancelled().await;
+            tokio::task::yield_now().await;
+            first();
+        });
+        background.stop().await;
+        assert_eq!(*ended.lock().unwrap(), ["first", "last"]);
     }
 
     #[test]
