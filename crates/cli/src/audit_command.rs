@@ -33,6 +33,7 @@ fn search(args: AuditArgs) -> Result<(), Failure> {
         ("action", &args.action),
         ("subject", &args.subject),
         ("outcome", &args.outcome),
+        ("trace", &args.trace),
         ("since_ms", &since),
     ];
     let fields: Vec<(&str, &str)> = given.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();

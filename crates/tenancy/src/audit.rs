@@ -112,6 +112,8 @@ pub struct Search {
     pub subject: Option<String>,
     /// With this outcome.
     pub outcome: Option<Outcome>,
+    /// Under this trace, which refusals tell their callers.
+    pub trace: Option<String>,
     /// Not before this time, in milliseconds since 1970.
     pub since_ms: Option<u64>,
     /// Before this record, to go on from the last of an answer.
@@ -156,7 +158,7 @@ impl AuditLog {
     /// [`DatabaseError`].
     pub async fn search(&self, search: &Search) -> Result<Vec<Record>, DatabaseError> {
         // No record has a control character in it, and PostgreSQL takes no text with a zero.
-        let mut texts = [&search.who, &search.action, &search.subject].into_iter().flatten();
+        let mut texts = [&search.who, &search.action, &search.subject, &search.trace].into_iter().flatten();
         if texts.any(|text| text.chars().any(char::is_control)) {
             return Ok(Vec::new());
         }
@@ -165,13 +167,15 @@ impl AuditLog {
              AND (CAST($4 AS TEXT) IS NULL OR action = $4 OR SUBSTR(action, 1, LENGTH($4) + 1) = $4 || '.') \
              AND (CAST($5 AS TEXT) IS NULL OR subject = $5) \
              AND (CAST($6 AS TEXT) IS NULL OR outcome = $6) \
-             ORDER BY number DESC LIMIT $7")
+             AND (CAST($7 AS TEXT) IS NULL OR trace = $7) \
+             ORDER BY number DESC LIMIT $8")
         .bind(search.before.map_or(i64::MAX, stored))
         .bind(search.since_ms.map_or(0, stored))
         .bind(search.who.as_deref())
         .bind(search.action.as_deref())
         .bind(search.subject.as_deref())
         .bind(search.outcome.map(Outcome::as_str))
+        .bind(search.trace.as_deref())
         .bind(PAGE);
         self.database.all(statement).await?.iter().map(record).collect()
     }

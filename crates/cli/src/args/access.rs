@@ -112,6 +112,9 @@ pub(crate) struct AuditArgs {
     /// With this outcome: done, denied or failed
     #[arg(long, value_name = "OUTCOME")]
     pub(crate) outcome: Option<String>,
+    /// Under this trace, which a refusal told its caller
+    #[arg(long, value_name = "TRACE")]
+    pub(crate) trace: Option<String>,
     /// Not longer ago than this, such as 2h or 7d
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub(crate) since: Option<Duration>,

@@ -50,6 +50,9 @@ async fn what_is_searched_is_found() {
         let denied = &log.search(&Search { before: Some(4), ..none() }).await.unwrap()[0];
         assert_eq!(denied.event.detail, "this credential does not grant nix:destroy");
         assert_eq!(log.after(3).await.unwrap().len(), 2);
+        let traced = Event { trace: "00ff".into(), ..event("token.exchange", "x") };
+        log.append(&[traced]).await.unwrap();
+        check(Search { trace: Some("00ff".into()), ..none() }, &[6]).await;
     }
 }
 
