@@ -69,5 +69,10 @@ pub const MIGRATIONS: Migrations = Migrations {
             forward: "CREATE INDEX tenancy_token_issued_by ON tenancy_token (issued_by);",
             back: "DROP INDEX tenancy_token_issued_by;",
         },
+        Migration {
+            name: "order of tokens",
+            forward: "CREATE INDEX tenancy_token_order ON tenancy_token (issued_s DESC, id);",
+            back: "DROP INDEX tenancy_token_order;",
+        },
     ],
 };

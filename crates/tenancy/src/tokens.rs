@@ -453,7 +453,7 @@ impl Tokens {
         // Of ended ones, none ends after the end of time.
         let ending_after_s = if which == Which::Good { stored(now_s()) } else { i64::MIN };
         sql("SELECT * FROM tenancy_token \
-             WHERE (issued_s < $1 OR (issued_s = $1 AND id > $2)) AND expires_s > $3 \
+             WHERE issued_s <= $1 AND (issued_s < $1 OR id > $2) AND expires_s > $3 \
              AND (revoked_s IS NULL OR $3 < 0) \
              ORDER BY issued_s DESC, id LIMIT $4")
         .bind(*issued_s)
