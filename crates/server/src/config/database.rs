@@ -70,7 +70,6 @@ fn holds_password(url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::{Config, Environment, Overrides};
-    use super::*;
 
     /// Where the facts are by this text, beside a file `secret` that holds a URL with a password.
     fn place(text: &str, variable: Option<&str>) -> Result<String, String> {

@@ -11,9 +11,9 @@ use crate::operator::report::{QuotaReport, TenantReport};
 #[derive(Debug)]
 pub(super) struct TenantCollector(pub(super) Vec<TenantReport>);
 
-/// The quotas by name.
-type Quotas = [(&'static str, fn(&TenantReport) -> &QuotaReport); 4];
-const QUOTAS: Quotas = [
+/// A quota: its name, and where it stands.
+type Quota = (&'static str, fn(&TenantReport) -> &QuotaReport);
+const QUOTAS: [Quota; 4] = [
     ("stored_bytes", |tenant| &tenant.stored_bytes),
     ("uploaded_bytes_today", |tenant| &tenant.uploaded_bytes_today),
     ("executions", |tenant| &tenant.executions),
@@ -47,7 +47,7 @@ impl Collector for TenantCollector {
 }
 
 impl TenantCollector {
-    fn each(&self) -> impl Iterator<Item = (&TenantReport, (&'static str, fn(&TenantReport) -> &QuotaReport))> {
+    fn each(&self) -> impl Iterator<Item = (&TenantReport, Quota)> {
         self.0.iter().flat_map(|tenant| QUOTAS.into_iter().map(move |quota| (tenant, quota)))
     }
 }
