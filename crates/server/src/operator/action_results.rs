@@ -310,7 +310,7 @@ mod tests {
         check(format!("{HASH}/142"), "BLAKE3", Ok((DigestFunction::Blake3, Some(142))));
         check(format!("{HASH}/x"), "", Err("no size"));
         check(format!("{HASH}/-1"), "", Err("no size"));
-        check("abc".to_owned(), "", Err("abc"));
+        check("abc".to_owned(), "", Err("3 characters"));
         check(HASH.to_owned(), "md5", Err("no digest function"));
     }
 }
