@@ -14,6 +14,9 @@ const FORK_BOMB: &str = "exec nice -n 19 python3 -c 'import os\nwhile True:\n tr
 const DEAF: &str = "trap '' TERM INT HUP; while :; do sleep 1000; done";
 const FILL: &str = "i=0; while :; do i=$((i+1)); head -c 1000000 /dev/zero >$i; done";
 
+/// What it is called, its script, its platform, how it ends and which words say so.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], Code, &'a str);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_takes_too_much_is_ended_by_the_limit_that_the_report_names() {
     let Some(farm) = Farm::with_worker(WORKER) else { return };
@@ -21,7 +24,7 @@ async fn what_takes_too_much_is_ended_by_the_limit_that_the_report_names() {
     let in_tmp = format!("cd /tmp; {FILL}");
     let in_memory = format!("cd /dev/shm; {FILL}");
     let memory: &[(&str, &str)] = &[("memory", "128M")];
-    let cases: [(&str, &str, &[(&str, &str)], Code, &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         ("a fork bomb", FORK_BOMB, &[], Code::Ok, "more than 64 processes and threads"),
         ("10 GB at once", "exec truncate -s 10G out", &[], Code::Ok, "disk limit of 67108864 bytes"),
         ("10 GB bit by bit", "exec cat /dev/zero >out", &[], Code::Ok, "disk limit of 67108864 bytes"),
