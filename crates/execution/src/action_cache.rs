@@ -17,7 +17,7 @@ mod provenance;
 mod tombstones;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use gf_blobstore::{
@@ -31,6 +31,7 @@ use gf_tenancy::{ActionCacheRead, ActionCacheWrite, Authorized, Execute, Instanc
 use prost::Message;
 use thiserror::Error;
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 use closure::Named;
 use entry::Entry;
@@ -45,6 +46,9 @@ use crate::content::{digest_of, owner, write_slices};
 
 /// Writers of entries take one of so many locks, by the hash of the action.
 const STRIPES: usize = 64;
+
+/// How often removals that failed are tried again, and tombstones that are over forgotten.
+const TEND_EVERY: Duration = Duration::from_secs(30);
 
 /// Why a result is not shown or not stored.
 #[derive(Debug, Error)]
@@ -136,6 +140,7 @@ impl ActionCache {
     }
 
     /// Keeps results in `store`, and in a database that went through [`MIGRATIONS`] which of them were removed on purpose.
+    /// Must be called within a runtime: a task finishes what removals left undone, now and whenever one failed.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -145,8 +150,25 @@ impl ActionCache {
         time: Arc<dyn TimeSource>,
     ) -> Result<Self, DatabaseError> {
         let cache = Self::with(store, Tombstones::open(database, time).await?);
-        cache.finish_removals().await;
+        cache.keep_tending();
         Ok(cache)
+    }
+
+    /// Looks after removals until the last cache of this kind is dropped, which this does not delay.
+    fn keep_tending(&self) {
+        let (store, writers) = (Arc::downgrade(&self.store), Arc::downgrade(&self.writers));
+        let tombstones = Arc::downgrade(&self.tombstones);
+        let cache = move || {
+            let (store, writers) = (store.upgrade()?, writers.upgrade()?);
+            Some(Self { store, writers, tombstones: tombstones.upgrade()? })
+        };
+        tokio::spawn(async move {
+            while let Some(cache) = cache() {
+                cache.tend().await;
+                drop(cache);
+                sleep(TEND_EVERY).await;
+            }
+        });
     }
 
     fn with(store: Arc<dyn BlobStore>, tombstones: Tombstones) -> Self {
@@ -280,7 +302,8 @@ impl ActionCache {
         write_slices(self.store.upload(key.owner, digest, Encoding::Identity).await?, bytes).await?;
         let _writing = self.writer(&key.digest).lock().await;
         self.refuse_removed(&key)?;
-        self.store.put_entry(&key, opaque::write(digest)).await?;
+        let provenance = Provenance::brought_by(grant.principal(), now_ms());
+        self.store.put_entry(&key, opaque::write(digest, &provenance)).await?;
         self.store.remove_entry(&action.key(EntryTable::ActionResult, grant)).await?;
         Ok(())
     }

@@ -83,7 +83,7 @@ pub enum RemovalError {
     /// It could not be written down.
     #[error(transparent)]
     Tombstone(#[from] TombstoneError),
-    /// It is written down and counts, and the store did not let go of the bytes: the next start does.
+    /// It is written down and counts, and the store did not let go of the bytes: that is tried again.
     #[error("the result is hidden, and its bytes could not be removed: {0}")]
     Store(#[from] StoreError),
 }
@@ -106,10 +106,10 @@ impl ActionCache {
         let entry = self.store.get_entry(&key).await?.as_ref().and_then(Entry::read);
         let Some(entry) = entry else {
             let opaque = self.store.get_entry(&action.key(EntryTable::OpaqueResult, grant)).await?;
-            let opaque = opaque.as_ref().and_then(|value| opaque::read(value));
-            return Ok(nothing(
-                opaque.map_or(Standing::Absent, |blob| Standing::Opaque { size_bytes: blob.size_bytes() }),
-            ));
+            let provenance = opaque.as_ref().and_then(opaque::provenance);
+            let blob = opaque.and_then(|value| opaque::read(&value));
+            let standing = blob.map_or(Standing::Absent, |blob| Standing::Opaque { size_bytes: blob.size_bytes() });
+            return Ok(Inspection { provenance, ..nothing(standing) });
         };
         let closure = match entry.closure(action.function) {
             Some(closure) => Some(closure),
@@ -177,17 +177,50 @@ impl ActionCache {
         self.tombstones.set(&key, tombstone.clone()).await?;
         let was_there = self.take_out(&key).await?;
         self.store.make_durable().await?;
+        if let Err(error) = self.tombstones.taken_out(&key).await {
+            // It is gone, and stays hidden until that is written down.
+            tracing::warn!(action = %key.digest, %error, "it is not written down that a removed action result is gone");
+        }
         Ok(Removal { tombstone, was_there })
     }
 
-    /// Takes out of the store what a process that was killed in the middle of a removal left there.
-    pub(super) async fn finish_removals(&self) {
-        for key in self.tombstones.keys() {
-            if let Err(error) = self.take_out(&key).await {
-                // It stays hidden, and the next start tries again.
-                tracing::warn!(action = %key.digest, %error, "a removed action result is still in the store");
+    /// Takes out of the store what removals that were killed or failed left there, and forgets tombstones that are over.
+    pub(super) async fn tend(&self) {
+        let unfinished = self.tombstones.unfinished();
+        if !unfinished.is_empty() {
+            let count = unfinished.len();
+            match self.finish_removals(unfinished).await {
+                Ok(()) => tracing::info!(count, "finished the removal of action results"),
+                // They stay hidden, and are tried again.
+                Err((left, error)) => {
+                    tracing::warn!(count, left, %error, "removed action results may still be in the store");
+                }
             }
         }
+        if let Err(error) = self.tombstones.forget_ended().await {
+            tracing::warn!(%error, "tombstones that are over could not be forgotten");
+        }
+    }
+
+    /// How many are not known to be gone, and why the last of them is not.
+    async fn finish_removals(&self, keys: Vec<EntryKey>) -> Result<(), (usize, RemovalError)> {
+        let count = keys.len();
+        let (mut taken_out, mut failed) = (Vec::new(), None);
+        for key in keys {
+            match self.take_out(&key).await {
+                Ok(_) => taken_out.push(key),
+                Err(error) => failed = Some(RemovalError::from(error)),
+            }
+        }
+        self.store.make_durable().await.map_err(|error| (count, error.into()))?;
+        let mut done = 0;
+        for key in &taken_out {
+            match self.tombstones.taken_out(key).await {
+                Ok(()) => done += 1,
+                Err(error) => failed = Some(error.into()),
+            }
+        }
+        failed.map_or(Ok(()), |error| Err((count - done, error)))
     }
 
     /// Whether anything was there.

@@ -9,7 +9,10 @@
 //! worker but what it offered when it came. Deliberately absent: a database. A result that is written costs one record, and
 //! what is said of it goes when it goes.
 
+use std::borrow::Cow;
+
 use bytes::{BufMut, Bytes, BytesMut};
+use gf_digest::{Digest, DigestFunction};
 use gf_tenancy::Principal;
 
 /// Who wrote an action result, and how it came to be.
@@ -25,8 +28,11 @@ pub struct Provenance {
     pub image: String,
 }
 
-/// The longest text of a field, in bytes; what is longer is cut.
+/// The longest text of a field, in bytes; what is longer is cut, and told apart by its hash.
 const MAX_TEXT_BYTES: usize = u8::MAX as usize;
+
+/// How much of the hash of a text that is cut is kept with it, in hexadecimal digits.
+const CUT_HASH_CHARS: usize = 32;
 
 impl Provenance {
     /// Of a result that `principal` brings.
@@ -64,12 +70,21 @@ impl Provenance {
         Some(Self { written_ms: u64::from_le_bytes(*when), principal: text()?, worker: text()?, image: text()? })
     }
 
-    fn texts(&self) -> [&str; 3] {
-        [&self.principal, &self.worker, &self.image].map(|text| {
-            let end = (0..=MAX_TEXT_BYTES.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
-            &text[..end.unwrap_or_default()]
-        })
+    fn texts(&self) -> [Cow<'_, str>; 3] {
+        [&self.principal, &self.worker, &self.image].map(|text| cut(text))
     }
+}
+
+/// Texts that begin alike do not become the same.
+fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= MAX_TEXT_BYTES {
+        return Cow::Borrowed(text);
+    }
+    let digest = Digest::of(DigestFunction::Blake3, text.as_bytes()).hash_hex();
+    let mark = &digest.as_str()[..CUT_HASH_CHARS];
+    let most = MAX_TEXT_BYTES - CUT_HASH_CHARS - 1;
+    let end = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    Cow::Owned(format!("{}~{mark}", &text[..end]))
 }
 
 /// Where an action was run.
@@ -95,10 +110,14 @@ mod tests {
             assert_eq!(bytes.len(), written.encoded_len());
             let read = Provenance::decode(&bytes.freeze()).unwrap();
             assert_eq!(read, Provenance { principal: expected.to_owned(), ..written });
+            read.principal
         };
+        let long = |end: &str| format!("{}{end}", "ä".repeat(200));
         check("", "", "");
         check("token:7", "host-3", "token:7");
-        check(&"ä".repeat(200), "", &"ä".repeat(127));
+        let [one, other] = ["a", "b"].map(|end| check(&long(end), "", &cut(&long(end))));
+        assert!(one.starts_with(&"ä".repeat(111)) && one.len() <= MAX_TEXT_BYTES, "{one}");
+        assert_ne!(one, other);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Action results that somebody removed on purpose: hidden at once, and not taken again until their quarantine is over.
 //!
-//! What always holds: a tombstone is durable before its result goes, and every look-up and every write asks for it, so that
-//! a result that was removed is not seen again, whatever is killed when. All tombstones that count are in memory: asking
-//! costs no more than a look at a number while there is none.
+//! What always holds: a tombstone is durable before its result goes, and every look-up and every write asks for it, and it
+//! counts until its quarantine is over *and* its result is known to be gone: what was removed is not seen again, whatever
+//! is killed or fails when. All tombstones that count are in memory: asking costs no more than a look at a number while
+//! there is none.
 //!
 //! Deliberately absent: what other processes write into the same database meanwhile. The store is one process's own.
 
@@ -13,13 +14,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use gf_blobstore::{EntryKey, EntryTable, OwnerId, TimeSource};
 use gf_database::{Database, DatabaseError, Migration, Migrations, Row, sql};
 use gf_digest::{Digest, DigestFunction, InstanceName};
+use tokio::sync::Mutex;
 
 /// What the database must be opened with.
-pub const MIGRATIONS: Migrations = Migrations {
-    service: "execution",
-    steps: &[Migration {
-        name: "removed action results",
-        forward: "
+pub const MIGRATIONS: Migrations = Migrations { service: "execution", steps: &[REMOVED, TAKEN_OUT] };
+
+const REMOVED: Migration = Migration {
+    name: "removed action results",
+    forward: "
             -- `owner` is the number of the tenant in the store. Counts until `until_s`.
             CREATE TABLE execution_tombstone (
                 owner BIGINT NOT NULL,
@@ -32,8 +34,15 @@ pub const MIGRATIONS: Migrations = Migrations {
                 reason {text} NOT NULL,
                 PRIMARY KEY (owner, instance, function, hash)
             );",
-        back: "DROP TABLE execution_tombstone;",
-    }],
+    back: "DROP TABLE execution_tombstone;",
+};
+
+const TAKEN_OUT: Migration = Migration {
+    name: "removed action results that are known to be gone",
+    forward: "
+            -- 1 when the store has let go of it for good: only then does the tombstone end. Of older ones it is not known.
+            ALTER TABLE execution_tombstone ADD COLUMN taken_out BIGINT NOT NULL DEFAULT 0;",
+    back: "ALTER TABLE execution_tombstone DROP COLUMN taken_out;",
 };
 
 /// Tombstones that count at one time.
@@ -52,13 +61,28 @@ pub struct Tombstone {
     pub reason: String,
 }
 
+/// A tombstone, and how far its removal has come.
+struct Mark {
+    tombstone: Tombstone,
+    /// The store has let go of the result for good.
+    taken_out: bool,
+}
+
+impl Mark {
+    const fn counts(&self, now_s: u64) -> bool {
+        !self.taken_out || now_s < self.tombstone.until_s
+    }
+}
+
 /// The tombstones of a server.
 pub(super) struct Tombstones {
     /// `None` keeps none: then nothing can be removed.
     database: Option<Database>,
     time: Arc<dyn TimeSource>,
-    marks: RwLock<HashMap<EntryKey, Tombstone>>,
+    marks: RwLock<HashMap<EntryKey, Mark>>,
     count: AtomicUsize,
+    /// Held while database and memory are changed together, so that they say the same.
+    changing: Mutex<()>,
 }
 
 /// Why no tombstone was set.
@@ -78,24 +102,23 @@ pub enum TombstoneError {
 impl Tombstones {
     /// Of a server without a database.
     pub(super) fn none(time: Arc<dyn TimeSource>) -> Self {
-        Self { database: None, time, marks: RwLock::default(), count: AtomicUsize::new(0) }
+        Self { database: None, time, marks: RwLock::default(), count: AtomicUsize::new(0), changing: Mutex::default() }
     }
 
-    /// Reads those that count, and forgets the others.
+    /// Reads those that count. There are as many as were let in.
     pub(super) async fn open(database: Database, time: Arc<dyn TimeSource>) -> Result<Self, DatabaseError> {
-        let now_s = time.now_s();
-        database.execute(sql("DELETE FROM execution_tombstone WHERE until_s <= $1").bind(stored(now_s))).await?;
-        let all = sql("SELECT * FROM execution_tombstone ORDER BY until_s DESC LIMIT $1");
-        let rows = database.all(all.bind(stored(MAX_TOMBSTONES as u64))).await?;
+        let all = sql("SELECT * FROM execution_tombstone WHERE taken_out = 0 OR until_s > $1");
+        let rows = database.all(all.bind(stored(time.now_s()))).await?;
         let mut marks = HashMap::new();
         for row in &rows {
             // What has another form was never written here.
-            if let Some((key, tombstone)) = read(row)? {
-                marks.insert(key, tombstone);
+            if let Some((key, mark)) = read(row)? {
+                marks.insert(key, mark);
             }
         }
         let count = AtomicUsize::new(marks.len());
-        Ok(Self { database: Some(database), time, marks: RwLock::new(marks), count })
+        let marks = RwLock::new(marks);
+        Ok(Self { database: Some(database), time, marks, count, changing: Mutex::default() })
     }
 
     /// What keeps a result of this action from being seen or taken; `None` when nothing does.
@@ -104,7 +127,7 @@ impl Tombstones {
             return None;
         }
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
-        marks.get(&of_action(key)).filter(|tombstone| self.time.now_s() < tombstone.until_s).cloned()
+        marks.get(&of_action(key)).filter(|mark| mark.counts(self.time.now_s())).map(|mark| mark.tombstone.clone())
     }
 
     /// The time by which tombstones count, in seconds since 1970.
@@ -112,30 +135,24 @@ impl Tombstones {
         self.time.now_s()
     }
 
-    /// The actions that have one.
-    pub(super) fn keys(&self) -> Vec<EntryKey> {
-        self.marks.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    /// The actions whose results are not yet known to be gone.
+    pub(super) fn unfinished(&self) -> Vec<EntryKey> {
+        let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
+        marks.iter().filter(|(_, mark)| !mark.taken_out).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Sets one, or sets it anew: durable, and counting, when this returns.
+    /// Sets one, or sets it anew: durable, and counting, when this returns. It does so until [`Self::taken_out`].
     pub(super) async fn set(&self, key: &EntryKey, tombstone: Tombstone) -> Result<(), TombstoneError> {
         let database = self.database.as_ref().ok_or(TombstoneError::NotKept)?;
-        let now_s = self.time.now_s();
-        {
-            let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
-            marks.retain(|_, tombstone| now_s < tombstone.until_s);
-            self.count.store(marks.len(), Ordering::Release);
-            if marks.len() >= MAX_TOMBSTONES {
-                return Err(TombstoneError::TooMany);
-            }
-        }
+        let _changing = self.changing.lock().await;
+        self.check_room(&of_action(key))?;
         let key = of_action(key);
         let insert = sql("INSERT INTO execution_tombstone \
-                (owner, instance, function, hash, removed_s, until_s, removed_by, reason) \
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                (owner, instance, function, hash, removed_s, until_s, removed_by, reason, taken_out) \
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0) \
                 ON CONFLICT (owner, instance, function, hash) DO UPDATE SET \
                 removed_s = excluded.removed_s, until_s = excluded.until_s, \
-                removed_by = excluded.removed_by, reason = excluded.reason")
+                removed_by = excluded.removed_by, reason = excluded.reason, taken_out = 0")
         .bind(key.owner.0)
         .bind(key.instance.as_str())
         .bind(key.digest.function().number())
@@ -143,10 +160,57 @@ impl Tombstones {
         .bind_all([stored(tombstone.removed_s), stored(tombstone.until_s)])
         .bind_all([tombstone.removed_by.as_str(), tombstone.reason.as_str()]);
         database.execute(insert).await?;
-        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
-        marks.insert(key, tombstone);
-        self.count.store(marks.len(), Ordering::Release);
+        self.change(|marks| drop(marks.insert(key, Mark { tombstone, taken_out: false })));
         Ok(())
+    }
+
+    /// The store has let go of the result for good: the tombstone counts no longer than it says.
+    pub(super) async fn taken_out(&self, key: &EntryKey) -> Result<(), TombstoneError> {
+        let database = self.database.as_ref().ok_or(TombstoneError::NotKept)?;
+        let _changing = self.changing.lock().await;
+        let update = sql("UPDATE execution_tombstone SET taken_out = 1 \
+                WHERE owner = $1 AND instance = $2 AND function = $3 AND hash = $4")
+        .bind(key.owner.0)
+        .bind(key.instance.as_str())
+        .bind(key.digest.function().number())
+        .bind(key.digest.hash());
+        database.execute(update).await?;
+        self.change(|marks| {
+            if let Some(mark) = marks.get_mut(&of_action(key)) {
+                mark.taken_out = true;
+            }
+        });
+        Ok(())
+    }
+
+    /// Forgets those that count no more.
+    pub(super) async fn forget_ended(&self) -> Result<(), DatabaseError> {
+        let Some(database) = &self.database else { return Ok(()) };
+        let _changing = self.changing.lock().await;
+        let now_s = self.time.now_s();
+        let ended = sql("DELETE FROM execution_tombstone WHERE taken_out = 1 AND until_s <= $1");
+        database.execute(ended.bind(stored(now_s))).await?;
+        self.change(|marks| marks.retain(|_, mark| mark.counts(now_s)));
+        Ok(())
+    }
+
+    /// Whether one more may be set. One that is there may always be set anew.
+    fn check_room(&self, key: &EntryKey) -> Result<(), TombstoneError> {
+        let now_s = self.time.now_s();
+        self.change(|marks| {
+            marks.retain(|_, mark| mark.counts(now_s));
+            if marks.len() >= MAX_TOMBSTONES && !marks.contains_key(key) {
+                return Err(TombstoneError::TooMany);
+            }
+            Ok(())
+        })
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut HashMap<EntryKey, Mark>) -> T) -> T {
+        let mut marks = self.marks.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut marks);
+        self.count.store(marks.len(), Ordering::Release);
+        changed
     }
 }
 
@@ -155,7 +219,7 @@ fn of_action(key: &EntryKey) -> EntryKey {
     EntryKey { table: EntryTable::ActionResult, ..key.clone() }
 }
 
-fn read(row: &Row) -> Result<Option<(EntryKey, Tombstone)>, DatabaseError> {
+fn read(row: &Row) -> Result<Option<(EntryKey, Mark)>, DatabaseError> {
     let number = |column| row.get::<i64>(column).map(|number| u64::try_from(number).unwrap_or_default());
     let tombstone = Tombstone {
         removed_s: number("removed_s")?,
@@ -163,6 +227,7 @@ fn read(row: &Row) -> Result<Option<(EntryKey, Tombstone)>, DatabaseError> {
         removed_by: row.get("removed_by")?,
         reason: row.get("reason")?,
     };
+    let mark = Mark { tombstone, taken_out: number("taken_out")? != 0 };
     let function = i32::try_from(number("function")?).ok().and_then(DigestFunction::from_number);
     let hash = <[u8; 32]>::try_from(row.get::<Vec<u8>>("hash")?).ok();
     let (Some(function), Some(hash), Ok(owner), Ok(instance)) =
@@ -171,7 +236,7 @@ fn read(row: &Row) -> Result<Option<(EntryKey, Tombstone)>, DatabaseError> {
         return Ok(None);
     };
     let digest = Digest::new(function, hash, 0);
-    Ok(Some((EntryKey { table: EntryTable::ActionResult, owner: OwnerId(owner), instance, digest }, tombstone)))
+    Ok(Some((EntryKey { table: EntryTable::ActionResult, owner: OwnerId(owner), instance, digest }, mark)))
 }
 
 fn stored(number: u64) -> i64 {

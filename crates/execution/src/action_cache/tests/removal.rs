@@ -81,19 +81,26 @@ async fn what_was_removed_is_hidden_and_not_taken_until_its_quarantine_is_over()
     assert_eq!(lasting.setting.get(poisoned).await, Some(result()), "a tombstone counts after its end");
 }
 
-/// The process was killed between writing the tombstone and removing the entry.
+/// The process was killed between writing the tombstone and removing the entry, and comes back when the quarantine is over.
 #[tokio::test]
-async fn a_removal_that_was_cut_short_is_finished() {
+async fn a_removal_that_was_cut_short_hides_until_it_is_finished() {
     let mut lasting = Lasting::new().await;
     let poisoned = action("poisoned");
     lasting.setting.update(poisoned, &result()).await.unwrap();
     let key = ActionId::from(poisoned).key(EntryTable::ActionResult, &lasting.setting.grant::<Operate>(""));
-    let entry = lasting.setting.store.get_entry(&key).await.unwrap().unwrap();
-    lasting.remove(poisoned, "why not").await.unwrap();
-    lasting.setting.store.put_entry(&key, entry).await.unwrap();
-    assert_eq!(lasting.setting.get(poisoned).await, None, "hidden all the same");
+    let tombstone =
+        Tombstone { removed_s: 1, until_s: 1_000_010, removed_by: "root".to_owned(), reason: "why not".to_owned() };
+    lasting.setting.cache.tombstones.set(&key, tombstone).await.unwrap();
+    lasting.time.advance(10);
+    assert_eq!(lasting.setting.get(poisoned).await, None, "the quarantine is over, and the result is still there");
     lasting.open().await;
+    assert_eq!(lasting.setting.get(poisoned).await, None, "after a restart, too");
+    lasting.setting.cache.tend().await;
     assert_eq!(lasting.setting.store.get_entry(&key).await.unwrap(), None);
+    assert!(lasting.setting.cache.tombstones.unfinished().is_empty());
+    lasting.setting.update(poisoned, &result()).await.unwrap();
+    lasting.setting.cache.tend().await;
+    assert_eq!(lasting.setting.get(poisoned).await, Some(result()), "what came later stays");
 }
 
 #[tokio::test]
@@ -144,5 +151,7 @@ async fn an_inspection_tells_who_wrote_it_and_what_is_missing() {
     let other_size = Digest::new(FUNCTION, *action("b").hash(), 999);
     assert!(matches!(lasting.inspect(other_size).await.standing, Standing::OtherSize { .. }));
     setting.cache.put_opaque(&setting.grant(""), action("c").into(), "12345".into()).await.unwrap();
-    assert_eq!(lasting.inspect(action("c")).await.standing, Standing::Opaque { size_bytes: 5 });
+    let inspection = lasting.inspect(action("c")).await;
+    assert_eq!(inspection.standing, Standing::Opaque { size_bytes: 5 });
+    assert_eq!(inspection.provenance.unwrap().principal, "anonymous");
 }
