@@ -105,6 +105,8 @@ struct Execution {
 struct Attempt {
     worker: WorkerId,
     assignment: AssignmentId,
+    /// What is kept with its result of where it was run.
+    origin: RunOrigin,
     /// What the worker was lent; revoked when the attempt is over.
     _loan: Loan,
 }
@@ -162,7 +164,8 @@ impl Desk {
         *count += 1;
         let (progress, receiver) = watch::channel(Progress::begin());
         let inlining = request.inlining.clone();
-        let operation = Operation { grant, action: request.action, inlining, progress, execution: None, waiters: 1, share: None };
+        let operation =
+            Operation { grant, action: request.action, inlining, progress, execution: None, waiters: 1, share: None };
         self.operations.insert(name, operation);
         Ok(receiver)
     }
@@ -427,6 +430,11 @@ impl Desk {
         for name in self.forget(id).map(|execution| execution.operations).unwrap_or_default() {
             self.end(&name, ended.clone(), at);
         }
+    }
+
+    /// What becomes of an operation.
+    pub(super) fn follow(&self, name: &OperationName) -> Option<watch::Receiver<Progress>> {
+        Some(self.operations.get(name)?.progress.subscribe())
     }
 
     /// Whether somebody waits for an operation that is not over.

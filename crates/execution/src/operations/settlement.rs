@@ -93,13 +93,7 @@ impl Operations {
     }
 
     /// Makes a result visible to others. Failures of commands are not: clients expect to see them happen again.
-    async fn keep(
-        &self,
-        grant: &Authorized<Execute>,
-        action: &CheckedAction,
-        settled: &Settled,
-        origin: &RunOrigin,
-    ) {
+    async fn keep(&self, grant: &Authorized<Execute>, action: &CheckedAction, settled: &Settled, origin: &RunOrigin) {
         if action.do_not_cache || settled.result.exit_code != 0 {
             return;
         }

@@ -6,7 +6,7 @@ use gf_reapi::execution::{Action, ActionResult, Command, OutputFile};
 use gf_tenancy::{AccessConfig, CasRead, Principal, TenantConfig, TenantName};
 use gf_testkit::MemoryBlobStore;
 use prost::Message;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::content::owner;
@@ -339,6 +339,30 @@ async fn what_nobody_waits_for_is_cancelled() {
     let given = assignment(&mut worker).await;
     drop(watch);
     assert!(matches!(worker.next_order().await, Some(Order::Withdraw(id)) if id == given.id));
+}
+
+/// Its tenant may have no further action queued: who waits for that waits in vain once its client has left.
+#[tokio::test(start_paused = true)]
+async fn nothing_waits_for_a_share_that_nobody_wants() {
+    let setting = Setting::new();
+    setting.operations.limit_executions(setting.grant("").tenant().id(), 1);
+    let mut worker = setting.worker();
+    let running = setting.execute(setting.action("a", false).await);
+    let given = assignment(&mut worker).await;
+    let left = setting.execute(setting.action("b", false).await);
+    let name = left.name().clone();
+    // The time is no clock's: it passes when all have come as far as they can.
+    sleep(Duration::from_secs(1)).await;
+    let is_over = || setting.operations.look(&setting.grant(""), &name).is_none_or(|(_, now)| now.ended.is_some());
+    assert!(!is_over());
+    drop(left);
+    sleep(Duration::from_secs(15)).await;
+    assert!(is_over());
+    let last = setting.execute(setting.action("c", false).await);
+    worker.reports().answered(given.id, done(0));
+    assert_eq!(end(running).await.1.verdict, Verdict::Completed);
+    worker.reports().answered(assignment(&mut worker).await.id, done(0));
+    assert_eq!(end(last).await.1.verdict, Verdict::Completed, "its turn");
 }
 
 #[tokio::test(start_paused = true)]

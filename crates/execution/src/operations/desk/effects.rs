@@ -86,7 +86,9 @@ impl Desk {
             queued: execution.queued,
             closure: action.closure.clone(),
         };
-        execution.attempt = Some(Attempt { worker, assignment, _loan: loan });
+        // Now: when it answers, it may have left.
+        let origin = self.workers.get(&worker).map(|link| link.origin.clone()).unwrap_or_default();
+        execution.attempt = Some(Attempt { worker, assignment, origin, _loan: loan });
         self.running.insert(assignment, id);
         // An execution that went straight to a worker was queued for a moment, too.
         self.enter(id, Stage::Queued);
@@ -134,10 +136,7 @@ impl Desk {
             }
             Answer::Cancelled => return self.end_all(id, &Ended::without_result(Verdict::Cancelled), at),
         };
-        let attempt = self.executions.get(&id).and_then(|execution| execution.attempt.as_ref());
-        let link = attempt.and_then(|attempt| self.workers.get(&attempt.worker));
-        let origin = link.map(|link| link.origin.clone()).unwrap_or_default();
-        self.end_attempt(id);
+        let origin = self.end_attempt(id).map(|attempt| attempt.origin).unwrap_or_default();
         self.count(&verdict);
         let Some(execution) = self.executions.get_mut(&id) else { return };
         execution.is_settling = true;
@@ -159,11 +158,10 @@ impl Desk {
         *self.ends.entry(verdict.as_str()).or_default() += 1;
     }
 
-    fn end_attempt(&mut self, id: ExecutionId) {
-        let attempt = self.executions.get_mut(&id).and_then(|execution| execution.attempt.take());
-        if let Some(attempt) = attempt {
-            self.running.remove(&attempt.assignment);
-        }
+    fn end_attempt(&mut self, id: ExecutionId) -> Option<Attempt> {
+        let attempt = self.executions.get_mut(&id)?.attempt.take()?;
+        self.running.remove(&attempt.assignment);
+        Some(attempt)
     }
 
     fn end_all(&mut self, id: ExecutionId, ended: &Ended, at: At<'_>) {
