@@ -54,8 +54,7 @@ const MAX_TOKENS: usize = 100_000;
 const MAX_GRANTS: usize = 64;
 /// The longest name, in characters.
 const MAX_NAME: usize = 128;
-/// What has ended is shown for this long, so that people find out what became of it; of what was exchanged, there is too
-/// much for that. The audit log keeps more.
+/// What has ended, and was not exchanged for an identity, is shown for this long. The audit log keeps more.
 const KEPT_AFTER_END: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Rows that are read, changed or removed at one time, so that others have their turn between.
 const BATCH: u32 = 1000;
@@ -546,7 +545,6 @@ impl Tokens {
         Ok(Arc::clone(&entry.token))
     }
 
-    // Nothing panics under the lock, and a map is whole between two of its calls.
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
