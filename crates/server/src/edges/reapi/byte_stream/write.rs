@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gf_blobstore::{ErrorKind, NewBlob, StoreError, Upload};
+use gf_blobstore::{NewBlob, StoreError, Upload};
 use gf_reapi::Compressor;
 use gf_reapi::bytestream::{WriteRequest, WriteResponse};
 use tokio::time::timeout;
@@ -102,11 +102,12 @@ async fn resume_or_begin(edge: &Edge, target: &Target<'_>, begin: u64) -> Result
     }
 }
 
-/// Begins an upload. When there is no space, uploads that only wait give theirs.
+/// Begins an upload. When the disk is full, uploads that only wait give their space: not so when one tenant has used its
+/// share, which is no concern of the others.
 async fn begin_upload(edge: &Edge, target: &Target<'_>) -> Result<Box<dyn Upload>, Status> {
     let begin = || edge.content.upload(&target.grant, target.digest, target.encoding());
     let begun = match begin().await {
-        Err(error) if error.kind() == ErrorKind::Exhausted => {
+        Err(StoreError::NoSpace { .. }) => {
             edge.uploads.give_up_parked();
             begin().await
         }
