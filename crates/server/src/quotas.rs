@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gf_blobstore::{DiskBlobStore, OwnerId, StoreError};
+use gf_blobstore::{DiskBlobStore, OwnerId, Stock, StoreError};
 use gf_database::{Database, DatabaseError, Migration, Migrations, sql};
 use gf_execution::Operations;
 use gf_tenancy::{Authorized, Permission, Principal, Tenant, TenantId, TenantName};
@@ -71,6 +71,14 @@ impl From<OverQuota> for StoreError {
     }
 }
 
+/// The longest wait that a client is told to sit through: until the next day it has better things to do than to try again.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// When asking again helps, if that is worth waiting for. What clients are told follows from it, whatever they speak.
+pub(crate) fn worth_waiting(retry_after: Option<Duration>) -> Option<Duration> {
+    retry_after.filter(|wait| *wait <= LONGEST_WAIT)
+}
+
 /// The meters of all tenants.
 pub struct Quotas {
     began: Instant,
@@ -85,7 +93,7 @@ struct Account {
     tenant: TenantName,
     meter: Mutex<Meter>,
     /// One at a time makes room in this share; until when it is known that nothing may go.
-    making_room: tokio::sync::Mutex<Option<Instant>>,
+    making_room: Arc<tokio::sync::Mutex<Option<Instant>>>,
     refused: Mutex<Refusals>,
 }
 
@@ -103,7 +111,28 @@ pub(crate) struct Held {
     bytes: u64,
 }
 
+/// What is about to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coming {
+    /// It comes from a client.
+    Uploaded,
+    /// It is made of what is here.
+    PutTogether,
+}
+
 impl Held {
+    /// For what is here already.
+    const fn nothing() -> Self {
+        Self { account: None, bytes: 0 }
+    }
+
+    /// All was stored, and nothing came from a client.
+    fn settle_put_together(mut self) {
+        if let Some(account) = self.account.take() {
+            account.meter().settle_put_together(self.bytes, account.began.elapsed());
+        }
+    }
+
     /// So many of the bytes were stored; the others were not.
     fn settle(mut self, stored_bytes: u64) {
         if let Some(account) = self.account.take() {
@@ -154,7 +183,7 @@ impl Quotas {
                 id: tenant.id(),
                 tenant: tenant.name().clone(),
                 meter: Mutex::new(meter),
-                making_room: tokio::sync::Mutex::default(),
+                making_room: Arc::default(),
                 refused: Mutex::default(),
             };
             accounts.insert(OwnerId(tenant.id().number()), Arc::new(account));
@@ -192,11 +221,15 @@ impl Quotas {
     }
 
     /// Sets space aside for what is about to be written, and makes room for it in the share of its tenant if it must.
-    async fn admit(&self, owner: OwnerId, bytes: u64) -> Result<Held, OverQuota> {
+    async fn admit(&self, owner: OwnerId, bytes: u64, coming: Coming) -> Result<Held, OverQuota> {
         // What is the server's own has no share.
-        let Some(account) = self.accounts.get(&owner) else { return Ok(Held { account: None, bytes: 0 }) };
+        let Some(account) = self.accounts.get(&owner) else { return Ok(Held::nothing()) };
         let held = || Held { account: Some(Arc::clone(account)), bytes };
-        let excess = match account.meter().reserve(bytes, now_s()) {
+        let reserve = || match coming {
+            Coming::Uploaded => account.meter().reserve(bytes, now_s()),
+            Coming::PutTogether => account.meter().reserve_stored(bytes, now_s()),
+        };
+        let excess = match reserve() {
             Ok(()) => return Ok(held()),
             Err(excess) => excess,
         };
@@ -204,53 +237,51 @@ impl Quotas {
             && bytes <= limit_bytes
         {
             self.make_room(owner, account, bytes).await;
-            let reserved = account.meter().reserve(bytes, now_s());
-            return reserved.map(|()| held()).map_err(|excess| account.refuse(excess));
+            return reserve().map(|()| held()).map_err(|excess| account.refuse(excess));
         }
         Err(account.refuse(excess))
     }
 
     /// Lets go of what the tenant used least recently, as far as leases allow.
-    async fn make_room(&self, owner: OwnerId, account: &Account, bytes: u64) {
+    async fn make_room(&self, owner: OwnerId, account: &Arc<Account>, bytes: u64) {
         let Some(store) = &self.store else { return };
-        let mut nothing_until = account.making_room.lock().await;
+        let mut nothing_until = Arc::clone(&account.making_room).lock_owned().await;
         if nothing_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
-        let needed = {
-            let mut meter = account.meter();
-            let limit = meter.quota().stored_bytes.unwrap_or(u64::MAX);
-            let excess = meter.used(now_s()).stored_bytes.saturating_add(bytes).saturating_sub(limit);
-            // Whoever came before may have made room for all.
-            if excess == 0 {
-                return;
-            }
-            excess + limit / SLACK_SHARE
-        };
-        let collected = operator::blocking(store, move |store| {
-            let report = store.collect_of(owner, needed)?;
-            store.take_stock()?;
-            Ok::<_, StoreError>(report)
-        });
-        match collected.await {
-            Ok(Ok(report)) => {
-                tracing::debug!(tenant = %account.tenant, evicted = report.evicted, "made room in the share of a tenant");
-                if report.evicted == 0 {
-                    *nothing_until = Some(Instant::now() + NOTHING_TO_FREE_FOR);
-                }
-            }
-            Ok(Err(error)) => tracing::warn!(%error, tenant = %account.tenant, "no room was made in a share"),
-            Err(error) => tracing::warn!(%error, "the system refuses the threads that make room"),
+        // Whoever came before may have made room for all.
+        let excess = account.excess(bytes);
+        if excess == 0 {
+            return;
         }
-        self.note_stock();
+        let account = Arc::clone(account);
+        let collected = operator::blocking(store, move |store| {
+            let slack = account.meter().quota().stored_bytes.unwrap_or(u64::MAX) / SLACK_SHARE;
+            let evicted = store.collect_of(owner, excess.saturating_add(slack)).and_then(|report| {
+                store.take_stock()?;
+                Ok(report.evicted)
+            });
+            if let Some(stock) = store.stock() {
+                account.note(owner, &stock);
+            }
+            match evicted {
+                Ok(evicted) => tracing::debug!(tenant = %account.tenant, evicted, "made room in the share of a tenant"),
+                Err(error) => tracing::warn!(%error, tenant = %account.tenant, "no room was made in a share"),
+            }
+            // In here, since whoever asked may be gone: the next scan waits until this one has ended, and is not worth
+            // its while soon when this one did not help.
+            *nothing_until = (account.excess(bytes) > 0).then(|| Instant::now() + NOTHING_TO_FREE_FOR);
+        });
+        if let Err(error) = collected.await {
+            tracing::warn!(%error, "the system refuses the threads that make room");
+        }
     }
 
     /// Takes over what the store found when it last looked at itself.
     pub(crate) fn note_stock(&self) {
         let Some(stock) = self.store.as_ref().and_then(|store| store.stock()) else { return };
-        let began = stock.began.saturating_duration_since(self.began);
         for (owner, account) in &self.accounts {
-            account.meter().found(stock.owned.get(owner).copied().unwrap_or(0), began);
+            account.note(*owner, &stock);
         }
     }
 
@@ -303,6 +334,19 @@ impl Account {
     fn meter(&self) -> MutexGuard<'_, Meter> {
         // Each change is one of numbers: a panic in its midst leaves nothing half done.
         self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is stored beyond the share if so much comes.
+    fn excess(&self, bytes: u64) -> u64 {
+        let mut meter = self.meter();
+        let limit = meter.quota().stored_bytes.unwrap_or(u64::MAX);
+        meter.used(now_s()).stored_bytes.saturating_add(bytes).saturating_sub(limit)
+    }
+
+    /// Takes over what the store found when it last looked at itself.
+    fn note(&self, owner: OwnerId, stock: &Stock) {
+        let began = stock.began.saturating_duration_since(self.began);
+        self.meter().found(stock.owned.get(&owner).copied().unwrap_or(0), began);
     }
 
     fn refuse(&self, excess: Excess) -> OverQuota {

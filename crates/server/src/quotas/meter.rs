@@ -85,11 +85,7 @@ impl Meter {
     /// Sets space aside for an upload, which ends with [`Self::settle`] or [`Self::release`].
     pub(crate) fn reserve(&mut self, bytes: u64, now_s: u64) -> Result<(), Excess> {
         let used = self.used(now_s);
-        if let Some(limit_bytes) = self.quota.stored_bytes
-            && used.stored_bytes.saturating_add(bytes) > limit_bytes
-        {
-            return Err(Excess::Stored { used_bytes: used.stored_bytes, limit_bytes });
-        }
+        self.check_stored(used, bytes)?;
         let coming = used.uploaded_bytes.saturating_add(self.reserved_bytes);
         if let Some(limit_bytes) = self.quota.uploaded_bytes_a_day
             && coming.saturating_add(bytes) > limit_bytes
@@ -97,15 +93,38 @@ impl Meter {
             let wait = Duration::from_secs(DAY_S - now_s % DAY_S);
             return Err(Excess::Uploaded { used_bytes: coming, limit_bytes, wait });
         }
-        self.reserved_bytes += bytes;
+        self.reserved_bytes = self.reserved_bytes.saturating_add(bytes);
         Ok(())
+    }
+
+    /// Sets space aside for what is made of what is here, which ends with [`Self::settle_put_together`] or
+    /// [`Self::release`].
+    pub(crate) fn reserve_stored(&mut self, bytes: u64, now_s: u64) -> Result<(), Excess> {
+        let used = self.used(now_s);
+        self.check_stored(used, bytes)?;
+        self.reserved_bytes = self.reserved_bytes.saturating_add(bytes);
+        Ok(())
+    }
+
+    fn check_stored(&self, used: Use, bytes: u64) -> Result<(), Excess> {
+        match self.quota.stored_bytes {
+            Some(limit_bytes) if used.stored_bytes.saturating_add(bytes) > limit_bytes => {
+                Err(Excess::Stored { used_bytes: used.stored_bytes, limit_bytes })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// An upload has ended well.
     pub(crate) fn settle(&mut self, bytes: u64, now_s: u64, at: Duration) {
-        self.release(bytes);
         self.begin_day(now_s);
         self.uploaded_bytes += bytes;
+        self.settle_put_together(bytes, at);
+    }
+
+    /// What was made of what is here is stored: nothing came for it.
+    pub(crate) fn settle_put_together(&mut self, bytes: u64, at: Duration) {
+        self.release(bytes);
         self.since_bytes += bytes;
         // No earlier than those before, though clocks of threads may differ.
         let at = self.since.back().map_or(at, |(last, _)| at.max(*last));
@@ -238,6 +257,16 @@ mod tests {
         meter.resume(NOON / DAY_S, 70, NOON + DAY_S);
         assert_eq!(meter.used(NOON + DAY_S).uploaded_bytes, 0, "yesterday's");
         assert_eq!(meter.used(NOON).uploaded_bytes, 0, "a clock that is set back");
+    }
+
+    #[test]
+    fn what_is_put_together_takes_space_and_nothing_of_the_day() {
+        let mut meter = meter(Some(100), Some(10));
+        meter.reserve_stored(60, NOON).unwrap();
+        assert_eq!(meter.reserve_stored(60, NOON), Err(Excess::Stored { used_bytes: 60, limit_bytes: 100 }));
+        meter.settle_put_together(60, Duration::ZERO);
+        assert_eq!(meter.used(NOON), Use { stored_bytes: 60, uploaded_bytes: 0 });
+        meter.reserve(10, NOON).unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Everything that brings bytes is asked for first, whatever edge it came by; all else goes through as it is.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use gf_blobstore::{Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, StoreError, Upload};
 use gf_digest::{Digest, DigestFunction};
 
-use super::{Held, Quotas};
+use super::{Coming, Held, OverQuota, Quotas};
 
 /// A store in which each tenant has its share.
 pub(crate) struct QuotaStore {
@@ -21,6 +22,21 @@ pub(crate) struct QuotaStore {
 impl QuotaStore {
     pub(crate) const fn new(store: Arc<dyn BlobStore>, quotas: Arc<Quotas>) -> Self {
         Self { store, quotas }
+    }
+}
+
+impl QuotaStore {
+    /// What is here already costs nothing, also where the share is used up.
+    async fn hold(&self, owner: OwnerId, bytes: u64, coming: Coming) -> Result<Held, OverQuota> {
+        match bytes {
+            0 => Ok(Held::nothing()),
+            bytes => self.quotas.admit(owner, bytes, coming).await,
+        }
+    }
+
+    async fn hold_for(&self, owner: OwnerId, digest: Digest, coming: Coming) -> Result<Held, StoreError> {
+        let missing = self.store.find_missing(owner, &[digest]).await?;
+        Ok(self.hold(owner, missing.iter().map(Digest::size_bytes).sum(), coming).await?)
     }
 }
 
@@ -76,19 +92,25 @@ impl BlobStore for QuotaStore {
     }
 
     async fn write_batch(&self, owner: OwnerId, blobs: Vec<NewBlob>) -> Vec<Result<(), StoreError>> {
-        let sizes: Vec<u64> = blobs.iter().map(|blob| blob.digest.size_bytes()).collect();
-        let held = match self.quotas.admit(owner, sizes.iter().sum()).await {
+        let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
+        let missing: HashSet<Digest> = match self.store.find_missing(owner, &digests).await {
+            Ok(missing) => missing.into_iter().collect(),
+            // The store says so itself when it is asked to take them.
+            Err(_) => digests.iter().copied().collect(),
+        };
+        let held = match self.hold(owner, missing.iter().map(Digest::size_bytes).sum(), Coming::Uploaded).await {
             Ok(held) => held,
-            Err(over) => return blobs.iter().map(|_| Err(over.clone().into())).collect(),
+            Err(over) => return digests.iter().map(|_| Err(over.clone().into())).collect(),
         };
         let written = self.store.write_batch(owner, blobs).await;
-        let stored = written.iter().zip(sizes).filter(|(result, _)| result.is_ok()).map(|(_, size)| size).sum();
-        held.settle(stored);
+        let came = written.iter().zip(&digests).filter(|(result, _)| result.is_ok()).map(|(_, digest)| *digest);
+        let came: HashSet<Digest> = came.filter(|digest| missing.contains(digest)).collect();
+        held.settle(came.iter().map(Digest::size_bytes).sum());
         written
     }
 
     async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError> {
-        let held = self.quotas.admit(owner, digest.size_bytes()).await?;
+        let held = self.hold_for(owner, digest, Coming::Uploaded).await?;
         let upload = self.store.upload(owner, digest, encoding).await?;
         Ok(Box::new(QuotaUpload { upload, held }))
     }
@@ -98,7 +120,10 @@ impl BlobStore for QuotaStore {
     }
 
     async fn splice(&self, owner: OwnerId, digest: Digest, chunks: &[Digest]) -> Result<(), StoreError> {
-        self.store.splice(owner, digest, chunks).await
+        let held = self.hold_for(owner, digest, Coming::PutTogether).await?;
+        self.store.splice(owner, digest, chunks).await?;
+        held.settle_put_together();
+        Ok(())
     }
 
     async fn get_entry(&self, key: &EntryKey) -> Result<Option<Bytes>, StoreError> {
@@ -107,7 +132,7 @@ impl BlobStore for QuotaStore {
 
     async fn put_entry(&self, key: &EntryKey, value: Bytes) -> Result<(), StoreError> {
         let bytes = value.len() as u64;
-        let held = self.quotas.admit(key.owner, bytes).await?;
+        let held = self.quotas.admit(key.owner, bytes, Coming::Uploaded).await?;
         self.store.put_entry(key, value).await?;
         held.settle(bytes);
         Ok(())

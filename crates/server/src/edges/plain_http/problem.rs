@@ -9,7 +9,7 @@ use gf_blobstore::{ErrorKind, StoreError};
 use gf_tenancy::Denied;
 
 use super::BodyError;
-use crate::quotas::OverQuota;
+use crate::quotas::{OverQuota, worth_waiting};
 
 /// When a client may ask again what could not be answered, in seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -59,8 +59,9 @@ impl Problem {
         Self::new(status, error.to_string())
     }
 
-    /// What a tenant is told that has used what it may: what comes back by itself is worth waiting for.
+    /// What a tenant is told that has used what it may: what comes back within moments is worth waiting for.
     fn over_quota(reason: String, retry_after: Option<Duration>) -> Self {
+        let retry_after = worth_waiting(retry_after);
         let status = match retry_after {
             Some(_) => StatusCode::TOO_MANY_REQUESTS,
             None => StatusCode::INSUFFICIENT_STORAGE,

@@ -1,5 +1,7 @@
 //! From what went wrong to what a gRPC client is told. The only place where that is decided.
 
+use std::time::Duration;
+
 use gf_blobstore::{ErrorKind, StoreError};
 use gf_digest::{Digest, DigestError, DigestFunction, InstanceNameError};
 use gf_execution::{ActionCacheError, TreeError};
@@ -8,7 +10,7 @@ use gf_tenancy::Denied;
 use prost::{Message, Name};
 use tonic::{Code, Status};
 
-use crate::quotas::OverQuota;
+use crate::quotas::{OverQuota, worth_waiting};
 
 /// Something that ends a call.
 pub(in crate::edges) trait IntoStatus {
@@ -18,7 +20,10 @@ pub(in crate::edges) trait IntoStatus {
 
 impl IntoStatus for StoreError {
     fn into_status(self) -> Status {
-        of_kind(self.kind(), &self)
+        match self {
+            Self::OverQuota { reason, retry_after } => over_quota(reason, retry_after),
+            error => of_kind(error.kind(), &error),
+        }
     }
 }
 
@@ -30,10 +35,11 @@ impl IntoStatus for TreeError {
 
 impl IntoStatus for ActionCacheError {
     fn into_status(self) -> Status {
-        if matches!(self, Self::Quarantined { .. }) {
-            return Status::failed_precondition(self.to_string());
+        match self {
+            Self::Quarantined { .. } => Status::failed_precondition(self.to_string()),
+            Self::Store(error) => error.into_status(),
+            error => of_kind(error.kind(), &error),
         }
-        of_kind(self.kind(), &self)
     }
 }
 
@@ -48,20 +54,23 @@ impl IntoStatus for Denied {
     }
 }
 
-/// What comes back within moments says when: clients that know the protocol try again then, and not otherwise.
 impl IntoStatus for OverQuota {
     fn into_status(self) -> Status {
-        let text = self.to_string();
-        let Some(wait) = self.retry_after else { return Status::resource_exhausted(text) };
-        let delay = prost_types::Duration {
-            seconds: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
-            nanos: i32::try_from(wait.subsec_nanos()).unwrap_or_default(),
-        };
-        let retry = rpc::RetryInfo { retry_delay: Some(delay) };
-        let detail = prost_types::Any { type_url: rpc::RetryInfo::type_url(), value: retry.encode_to_vec() };
-        let status = rpc::Status { code: Code::ResourceExhausted as i32, message: text.clone(), details: vec![detail] };
-        Status::with_details(Code::ResourceExhausted, text, status.encode_to_vec().into())
+        over_quota(self.to_string(), self.retry_after)
     }
+}
+
+/// What comes back within moments says when: clients that know the protocol try again then, and not otherwise.
+fn over_quota(text: String, retry_after: Option<Duration>) -> Status {
+    let Some(wait) = worth_waiting(retry_after) else { return Status::resource_exhausted(text) };
+    let delay = prost_types::Duration {
+        seconds: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(wait.subsec_nanos()).unwrap_or_default(),
+    };
+    let retry = rpc::RetryInfo { retry_delay: Some(delay) };
+    let detail = prost_types::Any { type_url: rpc::RetryInfo::type_url(), value: retry.encode_to_vec() };
+    let status = rpc::Status { code: Code::ResourceExhausted as i32, message: text.clone(), details: vec![detail] };
+    Status::with_details(Code::ResourceExhausted, text, status.encode_to_vec().into())
 }
 
 /// The caller sent something that is none of what it should be.
@@ -123,4 +132,30 @@ fn subject(digest: &Digest, function: DigestFunction) -> String {
 /// A status within an answer.
 pub(super) fn to_message(status: &Status) -> rpc::Status {
     rpc::Status { code: status.code() as i32, message: status.message().to_owned(), details: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edges::plain_http::Problem;
+
+    /// A client that is told to wait does nothing else meanwhile.
+    #[test]
+    fn only_moments_are_waited_for() {
+        let over = |seconds| StoreError::OverQuota {
+            reason: "too much".to_owned(),
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        let check = |seconds, is_waited_for: bool, http| {
+            let status = over(seconds).into_status();
+            assert_eq!((status.code(), status.details().is_empty()), (Code::ResourceExhausted, !is_waited_for));
+            let wrapped = ActionCacheError::Store(over(seconds)).into_status();
+            assert_eq!(wrapped.details(), status.details());
+            let answer = Problem::from(over(seconds)).into_response();
+            let says_when = answer.headers().contains_key(axum::http::header::RETRY_AFTER);
+            assert_eq!((answer.status().as_u16(), says_when), (http, is_waited_for));
+        };
+        check(3, true, 429);
+        check(6 * 3600, false, 507);
+    }
 }
