@@ -324,7 +324,8 @@ fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
     let worker = root.section("worker", |worker| worker::read(worker, folder));
     report_shared_instances(document, &tenants);
     root.finish();
-    let quotas = tenants.iter().map(|(tenant, _, quota)| (tenant.name.clone(), *quota)).collect();
+    let bounded = tenants.iter().filter(|(_, _, quota)| *quota != Quota::default());
+    let quotas = bounded.map(|(tenant, _, quota)| (tenant.name.clone(), *quota)).collect();
     let tenants = tenants.into_iter().map(|(tenant, ..)| tenant).collect();
     FileConfig { access, tenants, quotas, worker_token, store, execution, worker, ..read }
 }

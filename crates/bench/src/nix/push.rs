@@ -69,7 +69,7 @@ async fn rounds(bench: &Bench<'_>, place: &gf_tests::Place) -> anyhow::Result<Pu
     let program = nginx::find().ok();
     let (mut folder, mut nginx, mut nix, mut own) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut sha256 = Vec::new();
-    for round in 0..usize::from(bench.rounds).min(MOST_ROUNDS) {
+    for round in 0..bench.rounds.min(MOST_ROUNDS) {
         sha256.push(sha256_bytes_per_second() / 1e6);
         let plain = closure.empty_folder("plain")?;
         let plain = format!("file://{plain}?compression=none");

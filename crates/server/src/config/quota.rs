@@ -56,7 +56,7 @@ mod tests {
             requests_a_second: Some(50),
         };
         check(all, Ok(expected));
-        check("[tenant.quota]\nstored = \"1KiB\"", Err("gf.toml:4: tenant.quota.stored: 1 KiB is too little"));
+        check("[tenant.quota]\nstored = \"1KiB\"", Err("gf.toml:4: tenant.quota.stored: 1.0 KiB is too little"));
         check("[tenant.quota]\nexecutions = 0", Err("tenant.quota.executions: 0 would refuse everything"));
         check("[tenant.quota]\nrequests = 5", Err("tenant.quota.requests: there is no such key"));
     }

@@ -242,6 +242,7 @@ fn what_the_example_leaves_out_is_right_too() {
     let example = include_str!("../../gf.example.toml");
     let lines = example.lines().map(|line| match line.strip_prefix("# ") {
         Some(setting) if setting.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => setting,
+        Some(section) if section.starts_with('[') => section,
         _ => line,
     });
     let ConfigErrors(mistakes) = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap_err();

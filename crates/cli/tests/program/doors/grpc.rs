@@ -76,7 +76,7 @@ async fn call(requests: &mut SendRequest<Bytes>, token: Option<&str>, method: &s
     }
     let (answer, mut body) = requests.send_request(request.body(()).unwrap(), false).unwrap();
     let _refused_already = body.send_data(message(method, text), true);
-    let answer = timeout(DEADLINE, answer).await.expect("no answer").unwrap();
+    let answer = timeout(DEADLINE, answer).await.unwrap().unwrap();
     let status = |headers: &hyper::HeaderMap| {
         let code = headers.get("grpc-status")?.to_str().unwrap().parse().unwrap();
         let text = headers.get("grpc-message").map_or("", |text| text.to_str().unwrap());
@@ -86,11 +86,11 @@ async fn call(requests: &mut SendRequest<Bytes>, token: Option<&str>, method: &s
         return ended;
     }
     let mut body = answer.into_body();
-    while let Some(piece) = timeout(DEADLINE, body.data()).await.expect("no message") {
+    while let Some(piece) = timeout(DEADLINE, body.data()).await.unwrap() {
         let piece = piece.unwrap();
         body.flow_control().release_capacity(piece.len()).unwrap();
     }
-    let trailers = timeout(DEADLINE, body.trailers()).await.expect("no trailers").unwrap();
+    let trailers = timeout(DEADLINE, body.trailers()).await.unwrap().unwrap();
     trailers.as_ref().and_then(status).unwrap_or_default()
 }
 
