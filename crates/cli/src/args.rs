@@ -1,8 +1,8 @@
 //! The command line. Its help is what people read first.
 
+mod ac;
 mod access;
 mod credential_helper;
-mod ac;
 mod nix;
 
 use std::net::SocketAddr;
@@ -10,9 +10,9 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 
+pub(crate) use ac::*;
 pub(crate) use access::*;
 pub(crate) use credential_helper::*;
-pub(crate) use ac::*;
 pub(crate) use nix::*;
 
 /// A self-hosted build platform: one server that keeps what builds made, and runs what they ask for.

@@ -127,7 +127,8 @@ impl Client {
     /// Asks for something that is no JSON.
     pub(crate) fn bytes(&self, method: Method, path: &str) -> Result<Bytes, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
-        let (status, answer) = runtime.block_on(self.exchange(method, path, &[], whole(Bytes::new()), Patience::Short))?;
+        let (status, answer) =
+            runtime.block_on(self.exchange(method, path, &[], whole(Bytes::new()), Patience::Short))?;
         if status.is_success() { Ok(answer) } else { Err(self.refused(status, &answer)) }
     }
 
@@ -165,7 +166,8 @@ impl Client {
     pub(crate) fn refused(&self, status: StatusCode, answer: &[u8]) -> Failure {
         match (status, serde_json::from_slice::<Problem>(answer)) {
             (StatusCode::UNAUTHORIZED, _) if self.token.is_some() => {
-                let message = "does not accept the token that was presented: put another into GF_TOKEN, or store one with";
+                let message =
+                    "does not accept the token that was presented: put another into GF_TOKEN, or store one with";
                 Failure::failed(format!("{} {message} `gf login --server {}`", self.server, self.url()))
             }
             (StatusCode::UNAUTHORIZED, _) => {

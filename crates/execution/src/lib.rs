@@ -20,8 +20,8 @@ pub mod scheduler;
 mod trees;
 
 pub use action_cache::{
-    ActionCache, ActionCacheError, ActionId, Inlining, Inspection, MIGRATIONS, Provenance, Removal, RemovalError, Standing,
-    Tombstone, TombstoneError,
+    ActionCache, ActionCacheError, ActionId, Inlining, Inspection, MIGRATIONS, Provenance, Removal, RemovalError,
+    Standing, Tombstone, TombstoneError,
 };
 pub use actions::{NODE_PROPERTIES, Timeouts};
 pub use content::Content;

@@ -20,5 +20,5 @@ pub mod quotas;
 pub mod telemetry;
 
 pub use access_services::{AccessStartError, FirstTokenError, issue_first_token};
-pub use issuers::IssuerFileError;
 pub use app::{App, StartError, StopError};
+pub use issuers::IssuerFileError;

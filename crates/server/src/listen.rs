@@ -33,11 +33,11 @@ use tokio_util::task::TaskTracker;
 use crate::edges::origin::PeerAddress;
 use first_bytes::FirstBytesDeadline;
 use linger::{Lingering, Unread};
+pub use peer_certificate::PeerCertificate;
 pub(crate) use room::take_for_answer;
 use room::{ConnectionRoom, ServerRoom};
 use stalls::WatchedService;
 use streams::StreamExecutor;
-pub use peer_certificate::PeerCertificate;
 pub use tls::{ClientCertificates, Presence, TlsConfig, TlsError};
 
 /// At most so many connections at once; further ones wait in the backlog.

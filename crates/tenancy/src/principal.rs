@@ -33,9 +33,12 @@ impl Principal {
         match self {
             Self::Token(token) => Some(token.grants()),
             Self::Certificate(certified) => Some(certified.grants()),
-            Self::Anonymous | Self::TokenHolder | Self::Attic(_) | Self::Worker(_) | Self::WorkerHost | Self::Server => {
-                None
-            }
+            Self::Anonymous
+            | Self::TokenHolder
+            | Self::Attic(_)
+            | Self::Worker(_)
+            | Self::WorkerHost
+            | Self::Server => None,
         }
     }
 }

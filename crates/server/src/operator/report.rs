@@ -8,8 +8,8 @@ mod tenants;
 use serde::{Deserialize, Serialize};
 
 pub use action_results::{
-    ActionName, ActionResultRemoval, ActionResultRemoved, ActionResultReport, OutputReport, ProvenanceReport, ResultReport,
-    TombstoneReport,
+    ActionName, ActionResultRemoval, ActionResultRemoved, ActionResultReport, OutputReport, ProvenanceReport,
+    ResultReport, TombstoneReport,
 };
 pub use execution::{
     ActionReport, AheadReport, EndReport, ExecutionReport, ExecutionSummary, ExplanationReport, MatchingReport,

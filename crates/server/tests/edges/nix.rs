@@ -60,7 +60,8 @@ impl NixServer {
         caches.ensure_main(access.tenant(&tenant).unwrap()).await.unwrap();
         let metrics = Arc::new(EdgeMetrics::default());
         let upload_idle_timeout = Duration::from_secs(20);
-        let state = NixState { gate: Gate::without_log(access), caches, tenant, metrics, upload_idle_timeout, scheme: "http" };
+        let state =
+            NixState { gate: Gate::without_log(access), caches, tenant, metrics, upload_idle_timeout, scheme: "http" };
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
         let address = listener.address();
         Self { address, store, _connections: listener.serve(nix_router(state)), _folder: folder }

@@ -56,8 +56,12 @@ impl Server {
         let access = Arc::new(Access::new(config).unwrap().with_worker_tokens(worker_token.as_slice()));
         let blobs: Arc<dyn BlobStore> = Arc::new(store.clone());
         let action_cache = ActionCache::new(Arc::clone(&blobs));
-        let operations =
-            Operations::start(Arc::clone(&blobs), action_cache.clone(), Arc::clone(&access), OperationsConfig::default());
+        let operations = Operations::start(
+            Arc::clone(&blobs),
+            action_cache.clone(),
+            Arc::clone(&access),
+            OperationsConfig::default(),
+        );
         let state = EdgeState {
             gate: Gate::without_log(access),
             store: blobs,

@@ -153,8 +153,13 @@ async fn nobody_hands_out_or_revokes_more_than_what_they_hold() {
     let denied = audit::Search { action: Some("token.revoke".to_owned()), ..audit::Search::default() };
     let denied = AuditLog::new(tokens.database.clone()).search(&denied).await.unwrap();
     assert_eq!(denied.iter().map(|record| record.event.outcome).collect::<Vec<_>>(), [Outcome::Denied]);
-    let mut seen: Vec<String> =
-        tokens.list(&of_acme, Which::All, None, 10).await.unwrap().iter().map(|report| report.token.id().to_string()).collect();
+    let mut seen: Vec<String> = tokens
+        .list(&of_acme, Which::All, None, 10)
+        .await
+        .unwrap()
+        .iter()
+        .map(|report| report.token.id().to_string())
+        .collect();
     seen.sort();
     let mut expected = [acme.report.token.id().to_string(), own.report.token.id().to_string()];
     expected.sort();
@@ -335,7 +340,8 @@ async fn pages_follow_one_another() {
 async fn attaching_workers_is_not_handed_on() {
     let place = Place::sqlite();
     let tokens = open(&place).await;
-    let tenants = vec![TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance("default")] }];
+    let tenants =
+        vec![TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance("default")] }];
     let with = |token: Option<&str>| {
         let token = token.map(|token| Secret::new(token.to_owned()));
         let config = AccessConfig { tenants: tenants.clone(), token, anonymous_read: false };
@@ -460,7 +466,8 @@ async fn what_a_token_made_does_not_outlive_it() {
         }
         let late = tokens.issue(&of_child, new(&["viewer@org-acme"]), &Origin::default()).await.unwrap_err();
         assert!(matches!(late, TokenError::Unknown(_)), "who was let in just before makes none: {late:?}");
-        let search = audit::Search { subject: Some(grandchild.report.token.id().to_string()), ..audit::Search::default() };
+        let search =
+            audit::Search { subject: Some(grandchild.report.token.id().to_string()), ..audit::Search::default() };
         let records = AuditLog::new(tokens.database.clone()).search(&search).await.unwrap();
         assert_eq!(records[0].event.action, "token.revoke");
         assert_eq!(records[0].event.detail, format!("with the token {}", parent.report.token.id()));

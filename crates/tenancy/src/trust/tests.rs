@@ -382,8 +382,7 @@ async fn who_administers_a_tenant_cuts_off_an_identity_that_holds_nothing_else()
         ..Exchanged::default()
     };
     let of_issuer = Exchanged { subject: None, ..named("") };
-    for (admin, which) in
-        [(&admins[1], named("repo:acme/app")), (&admins[0], named("nobody")), (&admins[0], of_issuer)]
+    for (admin, which) in [(&admins[1], named("repo:acme/app")), (&admins[0], named("nobody")), (&admins[0], of_issuer)]
     {
         let refused = setting.tokens().revoke_exchanged(admin, &which, &Origin::default()).await;
         assert!(matches!(refused, Err(TokenError::BeyondReach)), "{which:?} {refused:?}");

@@ -42,12 +42,7 @@ pub(super) async fn put(edge: &HttpEdge, target: &Target, head: &Parts, body: Bo
     }
 }
 
-async fn put_blob(
-    edge: &HttpEdge,
-    target: &Target,
-    head: &Parts,
-    incoming: &mut Incoming,
-) -> Result<(), Problem> {
+async fn put_blob(edge: &HttpEdge, target: &Target, head: &Parts, incoming: &mut Incoming) -> Result<(), Problem> {
     let grant = edge.authorize::<CasWrite>(head, target)?;
     let size_bytes = match (encoding(&head.headers)?, content_length(&head.headers)) {
         (Encoding::Identity, Some(length)) => {
@@ -87,12 +82,7 @@ async fn stream_blob(
     Ok(upload.finish().await?)
 }
 
-async fn put_result(
-    edge: &HttpEdge,
-    target: &Target,
-    head: &Parts,
-    incoming: &mut Incoming,
-) -> Result<(), Problem> {
+async fn put_result(edge: &HttpEdge, target: &Target, head: &Parts, incoming: &mut Incoming) -> Result<(), Problem> {
     let grant = edge.authorize::<ActionCacheWrite>(head, target)?;
     if encoding(&head.headers)? != Encoding::Identity {
         let text = "under /ac/ only uncompressed bytes are taken";

@@ -71,12 +71,7 @@ impl<'a> Door<'a> {
     }
 
     /// Records what was done with the cache as a whole. It is in the log when this returns.
-    pub(super) async fn record<P: NixPermission>(
-        &self,
-        grant: &Authorized<P>,
-        action: &str,
-        detail: &str,
-    ) {
+    pub(super) async fn record<P: NixPermission>(&self, grant: &Authorized<P>, action: &str, detail: &str) {
         self.edge.state.gate.record_now(&self.visitor, grant, action, self.name.as_str(), detail).await;
     }
 

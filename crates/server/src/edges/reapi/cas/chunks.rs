@@ -109,7 +109,13 @@ async fn next_within(edge: &Edge, messages: &mut Messages) -> Result<Option<Regi
         .unwrap_or_else(|_| Err(Status::deadline_exceeded("the stream was idle for too long")))
 }
 
-async fn make_blob(edge: &Edge, caller: &Caller, grant: &Authorized<CasWrite>, blob: Digest, chunks: &[Digest]) -> Result<(), Status> {
+async fn make_blob(
+    edge: &Edge,
+    caller: &Caller,
+    grant: &Authorized<CasWrite>,
+    blob: Digest,
+    chunks: &[Digest],
+) -> Result<(), Status> {
     edge.content.splice(grant, blob, chunks).await.map_err(StoreError::into_status)?;
     edge.count(caller, grant, "cas.write", Amount::once(blob.size_bytes()));
     Ok(())
