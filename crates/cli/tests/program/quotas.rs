@@ -99,7 +99,10 @@ fn what_comes_in_a_day_is_bounded_over_restarts() {
         let (status, answer) = put(&server, "acme/", &noise(2, 900_000));
         // Hours are not waited for.
         assert_eq!(status, 507, "{answer}");
-        assert!(answer.contains("of its 1.0 MiB today") && !answer.to_lowercase().contains("retry-after: "), "{answer}");
+        assert!(
+            answer.contains("of its 1.0 MiB today") && !answer.to_lowercase().contains("retry-after: "),
+            "{answer}"
+        );
         assert_eq!(put(&server, "", &noise(3, 2_000_000)).0, 200, "another tenant is not concerned");
         server.signal("-TERM");
         assert!(server.wait_for_end().success());
