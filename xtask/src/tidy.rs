@@ -19,6 +19,7 @@ const LONGEST_FILE_LINES: usize = 600;
 /// Hosts that files may name. Anything else is a private address, or wants a line here.
 const KNOWN_HOSTS: &[&str] = &[
     "127.0.0.1",
+    "agent.buildkite.com",
     "bazel.build",
     "codeberg.org",
     "github.com",
@@ -40,7 +41,7 @@ const STRATA: &[(&str, &[&str])] = &[
     ("gf-fetch", &[]),
     ("gf-tenancy", &["gf-digest", "gf-database"]),
     ("gf-blobstore", &["gf-digest", "gf-tenancy"]),
-    ("gf-execution", &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore"]),
+    ("gf-execution", &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore", "gf-database"]),
     (
         "gf-nix-cache",
         &["gf-digest", "gf-reapi", "gf-nix-formats", "gf-tenancy", "gf-blobstore", "gf-database", "gf-fetch"],
@@ -134,7 +135,7 @@ fn is_known(host: &str) -> bool {
     let is_placeholder = !host.contains('.') || host.chars().all(|c| !c.is_ascii_lowercase() && !c.is_ascii_digit());
     let is_reserved =
         [".example", ".test", ".invalid", ".localhost", "example.com"].iter().any(|end| host.ends_with(end));
-    is_placeholder || is_reserved || KNOWN_HOSTS.contains(&host)
+    is_placeholder || is_reserved || KNOWN_HOSTS.iter().any(|known| known.eq_ignore_ascii_case(host))
 }
 
 fn metadata() -> Result<Value> {
