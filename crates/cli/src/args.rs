@@ -3,6 +3,7 @@
 mod ac;
 mod access;
 mod credential_helper;
+mod facts;
 mod nix;
 
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 pub(crate) use ac::*;
 pub(crate) use access::*;
 pub(crate) use credential_helper::*;
+pub(crate) use facts::*;
 pub(crate) use nix::*;
 
 /// A self-hosted build platform: one server that keeps what builds made, and runs what they ask for.
@@ -80,6 +82,10 @@ pub(crate) enum Command {
     },
     /// Search the audit log: what was done and refused
     Audit(AuditArgs),
+    /// Copy what a server knows to a file, while it serves or not
+    Backup(BackupArgs),
+    /// Put a copy back where a server has no database yet
+    Restore(RestoreArgs),
     /// Look at the configuration
     Config {
         #[command(subcommand)]

@@ -11,6 +11,7 @@ mod client;
 mod config_command;
 mod credential_helper;
 mod execution_command;
+mod facts_command;
 mod failure;
 mod init_command;
 mod login_command;
@@ -52,6 +53,8 @@ fn main() -> ExitCode {
         Command::Token { command } => token_command::run(command),
         Command::Access { command } => access_command::run(command),
         Command::Audit(args) => audit_command::run(args),
+        Command::Backup(args) => facts_command::back_up(args),
+        Command::Restore(args) => facts_command::restore(args),
         Command::Config { command: ConfigCommand::Check(args) } => config_command::check(&args),
     };
     match result {

@@ -9,6 +9,7 @@ mod builtin_worker;
 mod capacity;
 pub mod config;
 pub mod edges;
+pub mod facts;
 mod health;
 mod issuers;
 pub mod listen;

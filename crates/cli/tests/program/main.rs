@@ -5,6 +5,7 @@ mod access;
 mod config_check;
 mod doors;
 mod execution;
+mod facts;
 mod hostile;
 mod operator;
 mod quotas;
