@@ -18,7 +18,7 @@ enum Needs {
     Identity,
     /// To operate the server.
     Operate,
-    /// To administer something, if only one's own.
+    /// To administer something, if only one's own: who does may write there, too.
     AdministerSomething,
     /// To administer everything.
     AdministerAll,
@@ -26,6 +26,10 @@ enum Needs {
     Read,
     /// To write to it.
     Write,
+    /// To read what an instance of `default` has; others do not learn that there is one.
+    ReadInstance,
+    /// To write to it.
+    WriteInstance,
 }
 
 /// One door: how it is mounted, and how it is tried.
@@ -58,7 +62,10 @@ const REMOVE_BODY: &str = r#"{"instance":"default","action":"aaaaaaaaaaaaaaaaaaa
 
 /// Every door. The cache `secret` is a private one of `default`.
 fn doors() -> Vec<Door> {
-    use Needs::{AdministerAll, AdministerSomething, Identity, NoBadCredential, Nothing, Operate, Read, Write};
+    use Needs::{
+        AdministerAll, AdministerSomething, Identity, NoBadCredential, Nothing, Operate, Read, ReadInstance, Write,
+        WriteInstance,
+    };
     vec![
         door(("GET", "/healthz"), "/healthz", "", Nothing),
         door(("GET", "/readyz"), "/readyz", "", Nothing),
@@ -84,9 +91,10 @@ fn doors() -> Vec<Door> {
         door(("DELETE", "/api/v1/access/tokens/{id}"), "/api/v1/access/tokens/0123456789", "", AdministerSomething),
         door(
             ("DELETE", "/api/v1/access/exchanged"),
+            // Of which nothing is known: it may hold what others administer.
             "/api/v1/access/exchanged?issuer=https://a.example&subject=b",
             "",
-            AdministerSomething,
+            AdministerAll,
         ),
         door(("GET", "/api/v1/access/audit"), "/api/v1/access/audit", "", AdministerAll),
         door(("POST", "/api/v1/access/audit/verify"), "/api/v1/access/audit/verify", "", AdministerAll),
@@ -115,7 +123,7 @@ fn doors() -> Vec<Door> {
         any("/nix/{*path}", "PUT", "/nix/secret/nix-cache-info", "StoreDir: /nix/store\n", Write),
         any("/nix/{*path}", "GET", "/nix/_api/v1/cache-config/secret", "", Read),
         any("/nix/{*path}", "PATCH", "/nix/_api/v1/cache-config/secret", r#"{"priority":41}"#, Write),
-        any("/nix/{*path}", "POST", "/nix/_api/v1/cache-config/new", r#"{"is_public":false}"#, Write),
+        any("/nix/{*path}", "POST", "/nix/_api/v1/cache-config/new", r#"{"is_public":false}"#, AdministerSomething),
         any("/nix/{*path}", "DELETE", "/nix/_api/v1/cache-config/secret", "", Write),
         any(
             "/nix/{*path}",
@@ -124,13 +132,14 @@ fn doors() -> Vec<Door> {
             r#"{"cache":"secret","store_path_hashes":[]}"#,
             Write,
         ),
-        any("/nix/{*path}", "PUT", "/nix/_api/v1/upload-path", "", Write),
-        any("/{*path}", "GET", HASH, "", Read),
-        any("/{*path}", "HEAD", HASH, "", Read),
-        any("/{*path}", "PUT", HASH, "x", Write),
-        any("/{*path}", "GET", RESULT, "", Read),
-        any("/{*path}", "HEAD", RESULT, "", Read),
-        any("/{*path}", "PUT", RESULT, "x", Write),
+        // Which cache is meant would be said in a header.
+        any("/nix/{*path}", "PUT", "/nix/_api/v1/upload-path", "", AdministerSomething),
+        any("/{*path}", "GET", HASH, "", ReadInstance),
+        any("/{*path}", "HEAD", HASH, "", ReadInstance),
+        any("/{*path}", "PUT", HASH, "x", WriteInstance),
+        any("/{*path}", "GET", RESULT, "", ReadInstance),
+        any("/{*path}", "HEAD", RESULT, "", ReadInstance),
+        any("/{*path}", "PUT", RESULT, "x", WriteInstance),
     ]
 }
 
@@ -151,7 +160,8 @@ const fn expected(needs: Needs, caller: Caller) -> Expected {
         (_, Caller::Late) => Is(401),
         (Needs::NoBadCredential, _) => LetIn,
         (_, Caller::Nobody) => Is(401),
-        (Needs::Read, Caller::Reader) => LetIn,
+        (Needs::Read | Needs::ReadInstance, Caller::Reader) => LetIn,
+        (Needs::ReadInstance | Needs::WriteInstance, Caller::Foreigner) => Is(404),
         (Needs::AdministerSomething, Caller::Foreigner) => LetIn,
         (_, Caller::Reader | Caller::Foreigner) => Is(403),
     }
