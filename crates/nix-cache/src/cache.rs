@@ -95,38 +95,75 @@ impl Cache {
     }
 }
 
-/// A cache, and when it was read.
-type Known = (Instant, Arc<Cache>);
+/// All caches by name, as they were read at one moment; `None` where a row cannot be read.
+type Known = HashMap<Box<str>, Option<Arc<Cache>>>;
 
-/// Caches by name, read lately.
+/// Where caches are found by name. All of them are read at once: a name that is there and one that is not are looked up in
+/// the same table, so that the time it takes tells nobody which it was.
 #[derive(Default)]
 pub(crate) struct Registry {
-    known: RwLock<HashMap<Arc<str>, Known>>,
+    known: RwLock<Reading>,
+    /// One reads, and the others wait for that.
+    reading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Reading {
+    last: Option<(Instant, Arc<Known>)>,
+    /// How often it was declared out of date. What began to be read before that is not kept.
+    changes: u64,
 }
 
 impl Registry {
     /// The cache of this name.
     pub(crate) async fn find(&self, database: &Database, name: &str) -> Result<Option<Arc<Cache>>, CacheError> {
-        if let Some((read, cache)) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(name)
-            && read.elapsed() < BELIEVED
-        {
-            return Ok(Some(Arc::clone(cache)));
-        }
-        let began = Instant::now();
-        let statement = sql("SELECT * FROM nix_caches WHERE name = $1");
-        let Some(row) = database.first(statement.bind(name)).await? else {
-            self.forget(name);
-            return Ok(None);
+        let known = match self.fresh() {
+            Some(known) => known,
+            None => self.read(database).await?,
         };
-        let cache = Arc::new(Cache::read(&row)?);
-        // Nothing panics under the lock, and a map is whole between two of its calls.
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(name.into(), (began, Arc::clone(&cache)));
-        Ok(Some(cache))
+        match known.get(name) {
+            None => Ok(None),
+            Some(Some(cache)) => Ok(Some(Arc::clone(cache))),
+            // Once more, for what is wrong with it.
+            Some(None) => {
+                let row = database.first(sql("SELECT * FROM nix_caches WHERE name = $1").bind(name)).await?;
+                row.map(|row| Cache::read(&row).map(Arc::new)).transpose()
+            }
+        }
     }
 
-    /// Reads the cache anew when it is asked for next.
-    pub(crate) fn forget(&self, name: &str) {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    /// Reads all anew when one is asked for next.
+    pub(crate) fn forget(&self) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.last = None;
+        known.changes += 1;
+    }
+
+    fn fresh(&self) -> Option<Arc<Known>> {
+        // Nothing panics under the lock.
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.last.as_ref().filter(|(read, _)| read.elapsed() < BELIEVED).map(|(_, known)| Arc::clone(known))
+    }
+
+    async fn read(&self, database: &Database) -> Result<Arc<Known>, CacheError> {
+        let _one_at_a_time = self.reading.lock().await;
+        if let Some(known) = self.fresh() {
+            return Ok(known);
+        }
+        let (began, changes) = (Instant::now(), self.changes());
+        let mut known = Known::new();
+        for row in database.all(sql("SELECT * FROM nix_caches")).await? {
+            known.insert(row.get::<String>("name")?.into(), Cache::read(&row).ok().map(Arc::new));
+        }
+        let known = Arc::new(known);
+        let mut kept = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.changes == changes {
+            kept.last = Some((began, Arc::clone(&known)));
+        }
+        Ok(known)
+    }
+
+    fn changes(&self) -> u64 {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).changes
     }
 }

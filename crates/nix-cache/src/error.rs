@@ -69,14 +69,6 @@ pub enum CacheError {
     /// What several wait for failed.
     #[error(transparent)]
     Shared(std::sync::Arc<Self>),
-    /// A folder that is exported to or imported from failed.
-    #[error("{path}: {source}")]
-    Folder {
-        /// The file.
-        path: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
 }
 
 impl CacheError {
@@ -94,11 +86,9 @@ impl CacheError {
             Self::Store(error) => error.kind(),
             Self::Read(error) => error.kind(),
             Self::Shared(error) => error.kind(),
-            Self::NoRandomness(_)
-            | Self::Upstream { .. }
-            | Self::Database(_)
-            | Self::Row { .. }
-            | Self::Folder { .. } => ErrorKind::Unavailable,
+            Self::NoRandomness(_) | Self::Upstream { .. } | Self::Database(_) | Self::Row { .. } => {
+                ErrorKind::Unavailable
+            }
         }
     }
 

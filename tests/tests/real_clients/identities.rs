@@ -231,7 +231,9 @@ fn a_certificate_may_be_required() {
     make_certificates(folder.path());
     let server = start(folder.path(), &CERTIFICATES.replace("PRESENCE", "required"));
     assert_eq!(curl(folder.path(), &server, Some("ci"), &[]).stdout, " 200");
+    // In TLS 1.3 a client has ended its handshake before it is refused: it reads the alert, or meets the closed connection first.
     let none = curl(folder.path(), &server, None, &[]);
-    assert!(!none.status.success() && none.stderr.contains("certificate required"), "{}", none.tail());
+    assert!(!none.status.success() && none.stdout == " 000", "{}", none.tail());
+    assert_eq!(curl(folder.path(), &server, Some("ci"), &[]).stdout, " 200", "the server serves on");
     assert!(server.stop().unwrap().success());
 }

@@ -20,6 +20,9 @@ use crate::{CacheError, CacheName, Settings, SettingsChange};
 /// The cache that a fresh server has.
 const MAIN: &str = "main";
 
+/// All of them are in memory, and a collection looks at each.
+const MAX_CACHES: usize = 10_000;
+
 /// The signing key of a cache.
 #[derive(Debug)]
 pub enum NewKey {
@@ -137,7 +140,7 @@ impl NixCaches {
         let cache = self.cache(grant).await?;
         let removed =
             self.shared.database.execute(sql("DELETE FROM nix_caches WHERE id = $1").bind(cache.id.0)).await?;
-        self.shared.registry.forget(grant.cache());
+        self.shared.registry.forget();
         self.shared.rendered.forget_all();
         if removed == 0 { Err(CacheError::NoSuchCache(grant.cache().to_owned())) } else { Ok(()) }
     }
@@ -214,6 +217,7 @@ impl NixCaches {
         let NewCache { key, settings } = cache;
         let name = CacheName::new(name).map_err(|error| CacheError::Name(error.to_string()))?;
         let key = make_key(name.as_str(), key)?;
+        self.check_number().await?;
         let id = i64::from_le_bytes(random()?) & i64::MAX;
         let owner = OwnerId(tenant.id().number());
         let insert = "INSERT INTO nix_caches (id, name, tenant, owner, signing_key, settings, created_s) \
@@ -229,8 +233,23 @@ impl NixCaches {
         match self.shared.database.execute(insert).await {
             Err(error) if error.is_conflict() => Err(CacheError::Exists(name)),
             Err(error) => Err(error.into()),
-            Ok(_) => Ok(Arc::new(Cache { id: CacheId(id), name, tenant: tenant.name().clone(), owner, key, settings })),
+            Ok(_) => {
+                self.shared.registry.forget();
+                Ok(Arc::new(Cache { id: CacheId(id), name, tenant: tenant.name().clone(), owner, key, settings }))
+            }
         }
+    }
+
+    /// Refuses another cache where there are as many as may be; those that are made at the same time may be a few more.
+    async fn check_number(&self) -> Result<(), CacheError> {
+        let row = self.shared.database.first(sql("SELECT COUNT(*) AS caches FROM nix_caches")).await?;
+        let caches: i64 = row.map_or(Ok(0), |row| row.get("caches"))?;
+        if usize::try_from(caches).is_ok_and(|caches| caches >= MAX_CACHES) {
+            return Err(CacheError::Setting(format!(
+                "there are {MAX_CACHES} caches, which is the most: destroy one first"
+            )));
+        }
+        Ok(())
     }
 
     async fn change<P: NixPermission>(
@@ -258,7 +277,7 @@ impl NixCaches {
                 })
             })
             .await?;
-        self.shared.registry.forget(grant.cache());
+        self.shared.registry.forget();
         self.shared.rendered.forget_all();
         self.cache(grant).await
     }
