@@ -12,19 +12,21 @@
 mod exchanged;
 mod follow;
 mod lineage;
+mod listing;
 mod reach;
+mod revoking;
 mod room;
 mod rows;
 mod table;
+mod uses;
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use gf_database::{Database, DatabaseError, Statement, sql, work};
+use gf_database::{Database, DatabaseError, sql, work};
 use ring::rand::{SecureRandom, SystemRandom};
 use thiserror::Error;
 
@@ -32,9 +34,8 @@ use crate::access::now_s;
 use crate::audit::{self, AuditLog, Event, Origin, Outcome};
 use crate::secret::Fingerprint;
 use crate::{Administer, Authorized, Denied, Grant, NoRandomness, PermissionName, Principal, Secret};
-use lineage::Member;
 use reach::{may_hand_out, sees};
-use rows::{fingerprint, insertion, report, show, stored};
+use rows::{insertion, show, stored};
 use table::{Entry, Table};
 
 pub(crate) use exchanged::Admitted;
@@ -338,158 +339,10 @@ impl Tokens {
         self.write().keep(fingerprint, entry);
     }
 
-    /// Revokes a token and all that it made: nothing that begins after this returned is let in by it, also when another
-    /// process issued it. Of one that an identity was exchanged for, also when it ended, all are revoked that this
-    /// identity was exchanged for, and it is exchanged no more.
-    ///
-    /// # Errors
-    /// [`TokenError::Unknown`], also for one that grants more than what the caller holds; [`TokenError::Database`].
-    pub async fn revoke(
-        &self,
-        admin: &Authorized<Administer>,
-        id: &TokenId,
-        origin: &Origin,
-    ) -> Result<(), TokenError> {
-        let revoked = self.revoke_seen(admin, id, origin).await;
-        self.noted(admin, "token.revoke", id.as_str(), origin, revoked).await
-    }
-
-    async fn revoke_seen(
-        &self,
-        admin: &Authorized<Administer>,
-        id: &TokenId,
-        origin: &Origin,
-    ) -> Result<(), TokenError> {
-        let known = self.read().of_id(id);
-        let known = match known {
-            Some((fingerprint, entry)) => Some((fingerprint, Arc::clone(&entry.token), entry.expires_s)),
-            None => self.find_stored(id).await?,
-        };
-        let seen = known.filter(|(_, token, _)| sees(admin.principal(), token));
-        let (fingerprint, _, expires_s) = seen.ok_or_else(|| TokenError::Unknown(id.clone()))?;
-        // Here first, so that it is over whatever becomes of the database.
-        self.write().revoke(fingerprint, expires_s);
-        let (by, now_s) = (admin.principal().to_string(), now_s());
-        let event = Event::new(admin.principal(), "token.revoke", id, Outcome::Done).from(origin);
-        let (by, event) = (by.as_str(), &event);
-        let revoked = self.database.write(|transaction| {
-            work(async move {
-                let siblings = lineage::siblings(transaction, id).await?;
-                let revoked = lineage::revoke(transaction, siblings, by, now_s).await?;
-                let with = revoked.iter().filter(|member| member.id != id.as_str());
-                let with = with.map(|member| Event {
-                    subject: member.id.clone(),
-                    detail: format!("with the token {id}"),
-                    ..event.clone()
-                });
-                let events: Vec<Event> = std::iter::once(event.clone()).chain(with).collect();
-                audit::append(transaction, &events).await?;
-                Ok::<_, DatabaseError>(revoked)
-            })
-        });
-        let revoked = revoked.await?;
-        self.forget(&revoked);
-        tracing::info!(token = %id, by, tokens = revoked.len(), "a token was revoked, with those that depend on it");
-        Ok(())
-    }
-
-    /// Lets in no more what was revoked.
-    fn forget(&self, revoked: &[Member]) {
-        let mut table = self.write();
-        for member in revoked {
-            table.revoke(member.fingerprint, member.expires_s);
-        }
-    }
-
-    /// A good token that another process issued, and this one has not read yet; also one that ended, while what it was
-    /// exchanged for can be exchanged again.
-    async fn find_stored(&self, id: &TokenId) -> Result<Option<(Fingerprint, Arc<Token>, u64)>, TokenError> {
-        if !id.is_formed() {
-            return Ok(None);
-        }
-        let statement = "SELECT * FROM tenancy_token WHERE id = $1 AND revoked_s IS NULL \
-                         AND (expires_s > $2 OR id IN (SELECT id FROM tenancy_exchanged))";
-        let row = self.database.first(sql(statement).bind(id.as_str()).bind(stored(now_s()))).await?;
-        let Some(row) = row else { return Ok(None) };
-        let report = report(&row)?;
-        Ok(Some((fingerprint(&row)?, report.token, report.expires_s)))
-    }
-
-    /// The tokens that the caller may know of, the newest first, at most `limit`, after the one of this id.
-    ///
-    /// # Errors
-    /// [`TokenError::Database`].
-    pub async fn list(
-        &self,
-        admin: &Authorized<Administer>,
-        which: Which,
-        after: Option<&TokenId>,
-        limit: usize,
-    ) -> Result<Vec<TokenReport>, TokenError> {
-        let mut listed = Vec::new();
-        let mut place = match after {
-            Some(id) => self.place_of(admin, id).await?,
-            None => (i64::MAX, String::new()),
-        };
-        loop {
-            let page = self.database.all(self.page(which, &place)).await?;
-            for row in &page {
-                let report = report(row)?;
-                place = (stored(report.issued_s), report.token.id.to_string());
-                if listed.len() < limit && sees(admin.principal(), &report.token) {
-                    listed.push(report);
-                }
-            }
-            if listed.len() >= limit || page.len() < BATCH as usize {
-                break;
-            }
-        }
-        self.add_uses(&mut listed);
-        Ok(listed)
-    }
-
-    fn page(&self, which: Which, (issued_s, id): &(i64, String)) -> Statement {
-        // Of ended ones, none ends after the end of time.
-        let ending_after_s = if which == Which::Good { stored(now_s()) } else { i64::MIN };
-        sql("SELECT * FROM tenancy_token \
-             WHERE issued_s <= $1 AND (issued_s < $1 OR id > $2) AND expires_s > $3 \
-             AND (revoked_s IS NULL OR $3 < 0) \
-             ORDER BY issued_s DESC, id LIMIT $4")
-        .bind(*issued_s)
-        .bind(id.as_str())
-        .bind(ending_after_s)
-        .bind(BATCH)
-    }
-
-    /// Where a token stands among all. One that the caller may not know of stands where none does.
-    async fn place_of(&self, admin: &Authorized<Administer>, id: &TokenId) -> Result<(i64, String), TokenError> {
-        let unknown = || TokenError::Unknown(id.clone());
-        if !id.is_formed() {
-            return Err(unknown());
-        }
-        let statement = sql("SELECT * FROM tenancy_token WHERE id = $1").bind(id.as_str());
-        let row = self.database.first(statement).await?.ok_or_else(unknown)?;
-        let report = report(&row)?;
-        match sees(admin.principal(), &report.token) {
-            true => Ok((stored(report.issued_s), id.to_string())),
-            false => Err(unknown()),
-        }
-    }
-
-    /// What was used since it was last written down.
-    fn add_uses(&self, reports: &mut [TokenReport]) {
-        let table = self.read();
-        let used: HashMap<&TokenId, u64> = table.good.values().map(|entry| (&entry.token.id, entry.used_s())).collect();
-        for report in reports {
-            let used = used.get(&report.token.id).copied().filter(|used| *used > 0);
-            report.used_s = report.used_s.max(used);
-        }
-    }
-
     /// The good token of this id, as whom its holder would ask.
     #[must_use]
     pub fn principal(&self, id: &TokenId) -> Option<Principal> {
-        self.read().of_id(id).map(|(_, entry)| Principal::Token(Arc::clone(&entry.token)))
+        self.read().good.of_id(id).map(|(_, entry)| Principal::Token(Arc::clone(&entry.token)))
     }
 
     /// As [`Self::principal`], for who administers: a token that grants more than what they hold is none to them.
@@ -500,35 +353,6 @@ impl Tokens {
         self.principal(id).filter(seen)
     }
 
-    /// Writes down when tokens were last presented.
-    ///
-    /// # Errors
-    /// [`TokenError::Database`]; the next call tries again.
-    pub async fn save_uses(&self) -> Result<(), TokenError> {
-        let unsaved: Vec<Arc<Entry>> = self.read().good.values().filter(|entry| entry.is_unsaved()).cloned().collect();
-        for batch in unsaved.chunks(BATCH as usize) {
-            self.save_batch(batch).await?;
-        }
-        Ok(())
-    }
-
-    async fn save_batch(&self, entries: &[Arc<Entry>]) -> Result<(), DatabaseError> {
-        let uses: Vec<(u64, &Entry)> = entries.iter().map(|entry| (entry.used_s(), &**entry)).collect();
-        let uses = &uses;
-        let written = self.database.write(|transaction| {
-            work(async move {
-                for (used_s, entry) in uses {
-                    let update = sql("UPDATE tenancy_token SET used_s = $1 WHERE id = $2");
-                    transaction.execute(update.bind(stored(*used_s)).bind(entry.token.id.as_str())).await?;
-                }
-                Ok::<_, DatabaseError>(())
-            })
-        });
-        written.await?;
-        uses.iter().for_each(|(used_s, entry)| entry.saved(*used_s));
-        Ok(())
-    }
-
     /// Whether text is a token by its form, good or not.
     pub(crate) fn is_token(credential: &str) -> bool {
         credential.starts_with(PREFIX)
@@ -537,7 +361,7 @@ impl Tokens {
     /// The token that is presented, if it is good at this time.
     pub(crate) fn find(&self, fingerprint: Fingerprint, now_s: u64) -> Result<Arc<Token>, Denied> {
         let table = self.read();
-        let entry = table.good.get(&fingerprint).ok_or(Denied::BadCredential)?;
+        let entry = table.good.get(fingerprint).ok_or(Denied::BadCredential)?;
         if now_s >= entry.expires_s {
             return Err(Denied::Expired);
         }

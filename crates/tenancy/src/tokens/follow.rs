@@ -86,9 +86,8 @@ impl Tokens {
             made.insert(TokenId::new(&row.get::<String>("subject")?));
         }
         if !made.is_empty() {
-            for entry in self.read().good.values() {
-                made.remove(entry.token.id());
-            }
+            let table = self.read();
+            made.retain(|id| table.good.of_id(id).is_none());
         }
         Ok(Some(made))
     }

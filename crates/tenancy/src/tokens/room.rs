@@ -22,7 +22,7 @@ impl Tokens {
         if may_hand_out(maker, &Grant::everywhere(Role::Admin)) {
             return self.check_room_below(MAX_TOKENS);
         }
-        let good: Vec<Arc<Token>> = self.read().good.values().map(|entry| Arc::clone(&entry.token)).collect();
+        let good: Vec<Arc<Token>> = self.read().good.all().map(|entry| Arc::clone(&entry.token)).collect();
         if good.iter().filter(|token| sees(maker, token)).count() >= MAX_WITHIN_REACH {
             return Err(TokenError::TooMany(MAX_WITHIN_REACH));
         }

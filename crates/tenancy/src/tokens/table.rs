@@ -1,6 +1,7 @@
 //! The tokens that are good, in memory, with the last use of each.
 //!
-//! What always holds: what was revoked here does not come back, whatever is read from the database meanwhile.
+//! What always holds: what was revoked here does not come back, whatever is read from the database meanwhile. An id that
+//! is here takes as long to look up as one that is not.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,10 +12,18 @@ use crate::secret::Fingerprint;
 
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pub(super) good: HashMap<Fingerprint, Arc<Entry>>,
+    pub(super) good: Good,
     /// Those that were revoked here, and when they would have ended: what was read from the database just before brings
     /// none of them back.
     revoked: HashMap<Fingerprint, u64>,
+}
+
+/// Tokens by what is presented, and by what they are called.
+#[derive(Debug, Default)]
+pub(super) struct Good {
+    entries: HashMap<Fingerprint, Arc<Entry>>,
+    /// Of all entries, and of nothing else.
+    ids: HashMap<TokenId, Fingerprint>,
 }
 
 #[derive(Debug)]
@@ -30,12 +39,8 @@ pub(super) struct Entry {
 
 impl Table {
     /// What is good by what was read from the database, and by what was kept since the reading began.
-    pub(super) fn updated(
-        &self,
-        mut read: HashMap<Fingerprint, Arc<Entry>>,
-        began: u64,
-    ) -> HashMap<Fingerprint, Arc<Entry>> {
-        for (fingerprint, before) in &self.good {
+    pub(super) fn updated(&self, mut read: HashMap<Fingerprint, Arc<Entry>>, began: u64) -> Good {
+        for (fingerprint, before) in &self.good.entries {
             match read.get_mut(fingerprint) {
                 // What is used meanwhile is counted in the old one.
                 Some(entry) if entry.expires_s == before.expires_s => {
@@ -50,7 +55,7 @@ impl Table {
             }
         }
         read.retain(|fingerprint, _| !self.revoked.contains_key(fingerprint));
-        read
+        Good::of(read)
     }
 
     /// Takes a token that was written down, unless it was revoked since.
@@ -61,24 +66,67 @@ impl Table {
     }
 
     pub(super) fn revoke(&mut self, fingerprint: Fingerprint, expires_s: u64) {
-        self.good.remove(&fingerprint);
+        self.good.remove(fingerprint);
         self.revoked.insert(fingerprint, expires_s);
     }
 
     /// Forgets what has ended by itself: it needs no place, and nobody needs to be kept out by it any more.
     pub(super) fn sweep(&mut self, now_s: u64) {
-        self.good.retain(|_, entry| now_s < entry.expires_s);
+        self.good.keep_if(|entry| now_s < entry.expires_s);
         self.revoked.retain(|_, expires_s| now_s < *expires_s);
-    }
-
-    pub(super) fn of_id(&self, id: &TokenId) -> Option<(Fingerprint, Arc<Entry>)> {
-        let found = self.good.iter().find(|(_, entry)| entry.token.id() == id);
-        found.map(|(fingerprint, entry)| (*fingerprint, Arc::clone(entry)))
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.good.len() + self.revoked.len()
+    }
+}
+
+impl Good {
+    fn of(entries: HashMap<Fingerprint, Arc<Entry>>) -> Self {
+        let ids = entries.iter().map(|(fingerprint, entry)| (entry.token.id().clone(), *fingerprint)).collect();
+        Self { entries, ids }
+    }
+
+    /// The one that is presented.
+    pub(super) fn get(&self, fingerprint: Fingerprint) -> Option<&Arc<Entry>> {
+        self.entries.get(&fingerprint)
+    }
+
+    /// The one of this id.
+    pub(super) fn of_id(&self, id: &TokenId) -> Option<(Fingerprint, Arc<Entry>)> {
+        let fingerprint = *self.ids.get(id)?;
+        Some((fingerprint, Arc::clone(self.get(fingerprint)?)))
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn insert(&mut self, fingerprint: Fingerprint, entry: Arc<Entry>) {
+        self.ids.insert(entry.token.id().clone(), fingerprint);
+        self.entries.insert(fingerprint, entry);
+    }
+
+    fn remove(&mut self, fingerprint: Fingerprint) {
+        if let Some(entry) = self.entries.remove(&fingerprint) {
+            self.ids.remove(entry.token.id());
+        }
+    }
+
+    fn keep_if(&mut self, is_kept: impl Fn(&Entry) -> bool) {
+        let ids = &mut self.ids;
+        self.entries.retain(|_, entry| {
+            let kept = is_kept(entry);
+            if !kept {
+                ids.remove(entry.token.id());
+            }
+            kept
+        });
     }
 }
 

@@ -122,7 +122,7 @@ async fn the_last_use_is_shown_and_kept() {
     assert_eq!(used(&*open(&place).await).await, None);
     tokens.save_uses().await.unwrap();
     assert_eq!(used(&*open(&place).await).await, Some(time_s));
-    assert!(tokens.read().good.values().all(|entry| !entry.is_unsaved()));
+    assert!(tokens.read().good.all().all(|entry| !entry.is_unsaved()));
 }
 
 #[tokio::test]
@@ -259,7 +259,7 @@ async fn one_tenant_leaves_room_for_others_and_all_for_the_operator() {
         let mut table = tokens.write();
         while table.good.len() < number {
             let fingerprint = Fingerprint::of(&table.good.len().to_string());
-            table.good.insert(fingerprint, Arc::new(Entry::of(&report, 0)));
+            table.keep(fingerprint, Entry::of(&report, 0));
         }
     };
     let refused = async |admin: &Authorized<Administer>, grant: &str| {
@@ -283,7 +283,7 @@ async fn what_ended_takes_no_place() {
         let week_s = KEPT_AFTER_END.as_secs();
         for (number, expires_s) in [(0_u64, now_s() - 1), (1, now_s() - week_s - 60), (2, now_s() - week_s - 60)] {
             let entry = Entry::of(&TokenReport { expires_s, ..kept.report.clone() }, number);
-            tokens.write().good.insert(Fingerprint::of(&number.to_string()), Arc::new(entry));
+            tokens.write().keep(Fingerprint::of(&number.to_string()), entry);
             let change = sql("UPDATE tenancy_token SET expires_s = $1 WHERE id = $2").bind(stored(expires_s));
             let ended = issue(&tokens, &admin, &["viewer"]).await;
             tokens.database.execute(change.bind(ended.report.token.id().as_str())).await.unwrap();
@@ -430,7 +430,7 @@ async fn finding_a_token_takes_no_longer_among_many() {
     let alone = measure(&access, issued.secret.expose());
     for number in 0..10_000_u64 {
         let entry = Entry::of(&issued.report, number);
-        tokens.write().good.insert(Fingerprint::of(&number.to_string()), Arc::new(entry));
+        tokens.write().keep(Fingerprint::of(&number.to_string()), entry);
     }
     let among_many = measure(&access, issued.secret.expose());
     assert!(among_many < 2 * alone + 1000, "{alone} ns alone, {among_many} ns among 10,000");

@@ -1,0 +1,102 @@
+//! Revoking a token, with all that depends on it.
+//!
+//! What always holds: it is over here before the database is asked, whatever becomes of that.
+
+use std::sync::Arc;
+
+use gf_database::{DatabaseError, sql, work};
+
+use super::lineage::{self, Member};
+use super::reach::sees;
+use super::rows::{fingerprint, report, stored};
+use super::{Token, TokenError, TokenId, Tokens};
+use crate::access::now_s;
+use crate::audit::{self, Event, Origin, Outcome};
+use crate::secret::Fingerprint;
+use crate::{Administer, Authorized, Principal};
+
+impl Tokens {
+    /// Revokes a token and all that it made: nothing that begins after this returned is let in by it, also when another
+    /// process issued it. Of one that an identity was exchanged for, also when it ended, all are revoked that this
+    /// identity was exchanged for, and it is exchanged no more.
+    ///
+    /// # Errors
+    /// [`TokenError::Unknown`], also for one that grants more than what the caller holds; [`TokenError::Database`].
+    pub async fn revoke(
+        &self,
+        admin: &Authorized<Administer>,
+        id: &TokenId,
+        origin: &Origin,
+    ) -> Result<(), TokenError> {
+        let revoked = self.revoke_seen(admin, id, origin).await;
+        self.noted(admin, "token.revoke", id.as_str(), origin, revoked).await
+    }
+
+    async fn revoke_seen(
+        &self,
+        admin: &Authorized<Administer>,
+        id: &TokenId,
+        origin: &Origin,
+    ) -> Result<(), TokenError> {
+        let (fingerprint, expires_s) = self.find_seen(admin.principal(), id).await?;
+        // Here first, so that it is over whatever becomes of the database.
+        self.write().revoke(fingerprint, expires_s);
+        let (by, now_s) = (admin.principal().to_string(), now_s());
+        let event = Event::new(admin.principal(), "token.revoke", id, Outcome::Done).from(origin);
+        let (by, event) = (by.as_str(), &event);
+        let revoked = self.database.write(|transaction| {
+            work(async move {
+                let siblings = lineage::siblings(transaction, id).await?;
+                let revoked = lineage::revoke(transaction, siblings, by, now_s).await?;
+                let with = revoked.iter().filter(|member| member.id != id.as_str());
+                let with = with.map(|member| Event {
+                    subject: member.id.clone(),
+                    detail: format!("with the token {id}"),
+                    ..event.clone()
+                });
+                let events: Vec<Event> = std::iter::once(event.clone()).chain(with).collect();
+                audit::append(transaction, &events).await?;
+                Ok::<_, DatabaseError>(revoked)
+            })
+        });
+        let revoked = revoked.await?;
+        self.forget(&revoked);
+        tracing::info!(token = %id, by, tokens = revoked.len(), "a token was revoked, with those that depend on it");
+        Ok(())
+    }
+
+    /// A token that the caller may know of. One that they may not is looked for like one that is not there, so that the
+    /// time that it takes tells nobody which it was.
+    async fn find_seen(&self, who: &Principal, id: &TokenId) -> Result<(Fingerprint, u64), TokenError> {
+        let known = self.read().good.of_id(id);
+        let known = known.map(|(fingerprint, entry)| (fingerprint, Arc::clone(&entry.token), entry.expires_s));
+        let found = match known.filter(|(_, token, _)| sees(who, token)) {
+            Some(seen) => Some(seen),
+            None => self.find_stored(id).await?.filter(|(_, token, _)| sees(who, token)),
+        };
+        let (fingerprint, _, expires_s) = found.ok_or_else(|| TokenError::Unknown(id.clone()))?;
+        Ok((fingerprint, expires_s))
+    }
+
+    /// Lets in no more what was revoked.
+    pub(super) fn forget(&self, revoked: &[Member]) {
+        let mut table = self.write();
+        for member in revoked {
+            table.revoke(member.fingerprint, member.expires_s);
+        }
+    }
+
+    /// A good token that another process issued, and this one has not read yet; also one that ended, while what it was
+    /// exchanged for can be exchanged again.
+    async fn find_stored(&self, id: &TokenId) -> Result<Option<(Fingerprint, Arc<Token>, u64)>, TokenError> {
+        if !id.is_formed() {
+            return Ok(None);
+        }
+        let statement = "SELECT * FROM tenancy_token WHERE id = $1 AND revoked_s IS NULL \
+                         AND (expires_s > $2 OR id IN (SELECT id FROM tenancy_exchanged))";
+        let row = self.database.first(sql(statement).bind(id.as_str()).bind(stored(now_s()))).await?;
+        let Some(row) = row else { return Ok(None) };
+        let report = report(&row)?;
+        Ok(Some((fingerprint(&row)?, report.token, report.expires_s)))
+    }
+}
