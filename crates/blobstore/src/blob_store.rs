@@ -65,6 +65,8 @@ pub enum EntryTable {
     ActionResult = 1,
     /// Bytes that HTTP clients keep under `/ac/` and that are no action results (ccache).
     OpaqueResult = 2,
+    /// Bytes that HTTP clients keep under names of their own choice (sccache).
+    NamedValue = 3,
 }
 
 /// The key of an entry: a small record that is no blob, since its key is not the digest of its bytes.
