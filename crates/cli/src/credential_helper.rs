@@ -4,8 +4,10 @@
 //! `{"headers": {…}, "expires": "…"}` from its standard output. A path without arguments is all that it can be told, so the
 //! program also answers to the name `gf-credential-helper`, and takes what it needs to know from the environment.
 //!
-//! What always holds: a credential goes to the server that it is for, and to no other; what is kept is kept in a file of
-//! its user alone, for the identity that it was exchanged for; nothing but the answer is written to standard output.
+//! What always holds: a credential goes to the server that it is for, and to no other. Bazel may ask for every host that it
+//! downloads from, so what stands in the environment is for the server that `GF_SERVER` names, what a login got is for the
+//! server of that login, and other hosts get nothing. What is kept is kept in a file of its user alone, for the identity
+//! that it was exchanged for; nothing but the answer is written to standard output.
 //!
 //! Deliberately absent: storing and erasing, which Bazel does not ask for.
 
@@ -42,17 +44,17 @@ struct Question {
     uri: String,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Answer {
     headers: Headers,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Headers {
-    #[serde(rename = "Authorization")]
-    authorization: [String; 1],
+    #[serde(rename = "Authorization", skip_serializing_if = "Option::is_none")]
+    authorization: Option<[String; 1]>,
 }
 
 /// What the server answers to an exchange.
@@ -82,7 +84,12 @@ fn read_question() -> Result<Question, Failure> {
 }
 
 fn answer(question: &Question, args: CredentialHelperArgs) -> Result<Answer, Failure> {
-    let server = server_for(&question.uri, args.server.as_deref())?;
+    let named = args.server.as_deref().filter(|named| !named.is_empty());
+    let server = match server_for(&question.uri, named)? {
+        Asked::Named(server) => server,
+        Asked::Unnamed(server) => return answer_of_login(&server),
+        Asked::Another => return Ok(Answer::default()),
+    };
     let client = Client::without_token(ServerArgs { server: server.clone(), ca: args.ca.clone() })?;
     if let Some(token) = own_token()? {
         return Ok(present(&token, None));
@@ -93,14 +100,20 @@ fn answer(question: &Question, args: CredentialHelperArgs) -> Result<Answer, Fai
         let kept = token_for(&client, &server, identity)?;
         return Ok(present(&kept.token, Some(kept.expires_s.saturating_sub(EARLIER_S))));
     }
-    match crate::logins::token_for(&server)? {
-        Some(token) => Ok(present(&token, None)),
-        None => Err(Failure::failed(format!(
-            "there is nothing to present to {server}: on your machine run `gf login --server {server}`; in CI give the job \
-             an identity token (GitHub: `permissions: id-token: write`; GitLab: `id_tokens: GF_ID_TOKEN: aud: \
-             {audience}`; elsewhere GF_ID_TOKEN_FILE), or put a token into GF_TOKEN"
-        ))),
+    answer_of_login(&server)
+}
+
+/// What `gf login` kept for this server.
+fn answer_of_login(server: &str) -> Result<Answer, Failure> {
+    if let Some(token) = crate::logins::token_for(server)? {
+        return Ok(present(&token, None));
     }
+    Err(Failure::failed(format!(
+        "there is nothing to present to {server}: on your machine run `gf login --server {server}`; in CI set \
+         GF_SERVER={server}, and give the job an identity token (GitHub: `permissions: id-token: write`; GitLab: \
+         `id_tokens: GF_ID_TOKEN: aud: {server}`; elsewhere GF_ID_TOKEN_FILE), or put a token into GF_TOKEN. If that is \
+         not your server, name the helper for yours only, with --credential_helper=HOST=PATH"
+    )))
 }
 
 /// The token that somebody put into the environment.
@@ -116,9 +129,20 @@ fn own_token() -> Result<Option<String>, Failure> {
     }
 }
 
+/// Which server a question is about.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// The one that was named, as it was named.
+    Named(String),
+    /// One of many that it may be: none was named.
+    Unnamed(String),
+    /// Another one than was named.
+    Another,
+}
+
 /// The server that the question is about. What it is asked over, the question does not say: Bazel names every server
 /// with https, so plain http is for a server that was named with it.
-fn server_for(uri: &str, named: Option<&str>) -> Result<String, Failure> {
+fn server_for(uri: &str, named: Option<&str>) -> Result<Asked, Failure> {
     let wrong = |what: &str| Failure::new(FailureKind::Usage, format!("{what:?} is no URL with a host"));
     let asked: Uri = uri.parse().map_err(|_| wrong(uri))?;
     let asked_host = asked.host().ok_or_else(|| wrong(uri))?;
@@ -126,22 +150,13 @@ fn server_for(uri: &str, named: Option<&str>) -> Result<String, Failure> {
     if authority.contains('@') {
         return Err(wrong(uri));
     }
-    let Some(named) = named else { return Ok(format!("https://{authority}")) };
+    let Some(named) = named else { return Ok(Asked::Unnamed(format!("https://{authority}"))) };
     let known: Uri = named.parse().map_err(|_| wrong(named))?;
     let known_host = known.host().ok_or_else(|| wrong(named))?;
     let default_port = if known.scheme_str() == Some("http") { 80 } else { 443 };
     let is_same = known_host.eq_ignore_ascii_case(asked_host)
         && known.port_u16().unwrap_or(default_port) == asked.port_u16().unwrap_or(443);
-    if is_same {
-        return Ok(named.trim_end_matches('/').to_owned());
-    }
-    Err(Failure::new(
-        FailureKind::Usage,
-        format!(
-            "Bazel asks for {authority}, and GF_SERVER is {named}: a credential goes to the server that it is for; name \
-             the helper for that host only, with --credential_helper=HOST=PATH"
-        ),
-    ))
+    Ok(if is_same { Asked::Named(named.trim_end_matches('/').to_owned()) } else { Asked::Another })
 }
 
 /// A token that is kept for this identity, or a new one.
@@ -196,7 +211,7 @@ fn present(token: &str, expires_s: Option<u64>) -> Answer {
         let time = OffsetDateTime::from_unix_timestamp(i64::try_from(seconds).ok()?).ok()?;
         time.format(&Rfc3339).ok()
     });
-    Answer { headers: Headers { authorization: [format!("Bearer {token}")] }, expires }
+    Answer { headers: Headers { authorization: Some([format!("Bearer {token}")]) }, expires }
 }
 
 fn now_s() -> u64 {
@@ -209,20 +224,22 @@ mod tests {
 
     #[test]
     fn a_credential_is_for_one_server() {
-        let check = |uri: &str, named: Option<&str>, expected: Option<&str>| {
-            assert_eq!(server_for(uri, named).ok().as_deref(), expected, "{uri} {named:?}");
+        let check = |uri: &str, named: Option<&str>, expected: Option<Asked>| {
+            assert_eq!(server_for(uri, named).ok(), expected, "{uri} {named:?}");
         };
+        let the_named = |server: &str| Some(Asked::Named(server.to_owned()));
+        let unnamed = |server: &str| Some(Asked::Unnamed(server.to_owned()));
         let method = "https://build.example/build.bazel.remote.execution.v2.Capabilities";
-        check(method, None, Some("https://build.example"));
-        check("https://build.example:8980/x", None, Some("https://build.example:8980"));
-        check(method, Some("https://build.example"), Some("https://build.example"));
-        check(method, Some("https://BUILD.example:443/"), Some("https://BUILD.example:443"));
-        check("https://127.0.0.1:8980/x", Some("http://127.0.0.1:8980"), Some("http://127.0.0.1:8980"));
-        check("https://[::1]:8980/x", Some("http://[::1]:8980"), Some("http://[::1]:8980"));
-        check(method, Some("https://evil.example"), None);
-        check("https://build.example:444/x", Some("https://build.example"), None);
+        check(method, None, unnamed("https://build.example"));
+        check("https://build.example:8980/x", None, unnamed("https://build.example:8980"));
+        check(method, Some("https://build.example"), the_named("https://build.example"));
+        check(method, Some("https://BUILD.example:443/"), the_named("https://BUILD.example:443"));
+        check("https://127.0.0.1:8980/x", Some("http://127.0.0.1:8980"), the_named("http://127.0.0.1:8980"));
+        check("https://[::1]:8980/x", Some("http://[::1]:8980"), the_named("http://[::1]:8980"));
+        check(method, Some("https://evil.example"), Some(Asked::Another));
+        check("https://build.example:444/x", Some("https://build.example"), Some(Asked::Another));
         check("https://build.example@evil.example/", None, None);
-        check("build.example", None, Some("https://build.example"));
+        check("build.example", None, unnamed("https://build.example"));
         check("/x", None, None);
         check("", None, None);
     }

@@ -14,13 +14,14 @@ mod nix;
 pub mod origin;
 mod plain_http;
 mod reapi;
+pub(crate) mod this_machine;
 mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use gf_blobstore::BlobStore;
-use gf_execution::{ActionCache, Content, Operations};
+use gf_execution::{ActionCache, Content, NamedValues, Operations};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::EdgeMetrics;
@@ -84,6 +85,7 @@ struct Services {
     state: EdgeState,
     content: Content,
     action_cache: ActionCache,
+    named_values: NamedValues,
 }
 
 /// The path of every gRPC method that is served: for tests, which must not forget one.
@@ -104,6 +106,7 @@ pub fn router(state: EdgeState) -> axum::Router {
     let services = Services {
         content: Content::new(Arc::clone(&state.store), state.limits.max_blob_size_bytes),
         action_cache: state.action_cache.clone(),
+        named_values: NamedValues::new(Arc::clone(&state.store)),
         state,
     };
     reapi::router(services.clone()).merge(http_cache::router(services))

@@ -149,8 +149,17 @@ fn the_helper_says_what_is_missing_and_keeps_what_it_got() {
     let expired = issuer.token(&Value::Object(expired)).unwrap();
     let expired = ask(&[("GF_ID_TOKEN", &expired)]);
     assert!(expired.stderr.contains("the credential has expired: get a new one"), "{}", expired.stderr);
-    let elsewhere = self::ask(folder.path(), &server, &[("GF_ID_TOKEN", &token)], "https://evil.example/x");
-    assert!(elsewhere.status.code() == Some(2) && elsewhere.stdout.is_empty(), "{}", elsewhere.tail());
+    // Bazel may ask for every host that it downloads from: those get nothing of ours.
+    for environment in [[("GF_TOKEN", "s3cret")], [("GF_ID_TOKEN", &*token)]] {
+        let elsewhere = self::ask(folder.path(), &server, &environment, "https://evil.example/x");
+        assert!(elsewhere.status.success(), "{}", elsewhere.tail());
+        assert_eq!(serde_json::from_str::<Value>(&elsewhere.stdout).unwrap(), json!({"headers": {}}));
+        // And while nobody has said which server is ours, none does.
+        let environment = [environment[0], ("GF_SERVER", "")];
+        let unnamed = self::ask(folder.path(), &server, &environment, "https://evil.example/x");
+        assert!(unnamed.status.code() == Some(1) && unnamed.stdout.is_empty(), "{}", unnamed.tail());
+        assert!(unnamed.stderr.contains("GF_SERVER=https://evil.example"), "{}", unnamed.stderr);
+    }
     assert!(server.stop().unwrap().success());
 }
 

@@ -29,13 +29,14 @@ pub(crate) enum CredentialHelperCommand {
 /// Make a link to this program that is called gf-credential-helper, and tell Bazel where it is:
 ///     build --credential_helper=build.example=%workspace%/tools/gf-credential-helper
 ///
-/// What is presented is, in this order: the token in GF_TOKEN; what the server exchanges for the identity of the job,
-/// from a file, from the environment, or from the forge (GitHub and Forgejo Actions, with `id-token: write`); what
-/// `gf login` stored.
+/// What is presented to the server that GF_SERVER names is, in this order: the token in GF_TOKEN; what the server exchanges
+/// for the identity of the job, from a file, from the environment, or from the forge (GitHub and Forgejo Actions, with
+/// `id-token: write`); what `gf login` stored. Other hosts get nothing, and without GF_SERVER each gets what a login to
+/// it stored.
 #[derive(Debug, ClapArgs)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct CredentialHelperArgs {
-    /// The server; what Bazel asks about must be the same. Needed for one without TLS
+    /// Your server: what stands in the environment is presented to it alone
     #[arg(long, value_name = "URL", env = "GF_SERVER")]
     pub(crate) server: Option<String>,
     /// Trust the certificates in this PEM file instead of the system's

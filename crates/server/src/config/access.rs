@@ -150,6 +150,13 @@ pub(super) fn check_token(origin: &str, text: &str) -> Result<Secret, String> {
     if token.len() > 4096 || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!("{origin} holds no token: expected one line of visible ASCII, at most 4096 characters"));
     }
+    // Somebody's token of a server lies in GF_TOKEN for other commands: it would open everything here, and for good.
+    if token.starts_with("gf-token-") || token.starts_with("gf-loan-") || token.starts_with("eyJ") {
+        return Err(format!(
+            "{origin} holds a token that a server or an issuer made for somebody, and none that opens this server: for that, \
+             make one with `openssl rand -hex 32`, or unset it"
+        ));
+    }
     Ok(Secret::new(token.to_owned()))
 }
 
@@ -157,6 +164,18 @@ pub(super) fn check_token(origin: &str, text: &str) -> Result<Secret, String> {
 mod tests {
     use super::super::{Config, Environment, Overrides};
     use super::*;
+
+    #[test]
+    fn what_was_made_for_somebody_does_not_open_the_server() {
+        assert!(check_token("GF_TOKEN", " s3cret\n").is_ok());
+        for made in ["gf-token-0123456789-00", "gf-loan-00", "eyJhbGciOiJub25lIn0.e30."] {
+            let refused = check_token("GF_TOKEN", made).unwrap_err();
+            assert!(
+                refused.starts_with("GF_TOKEN holds a token that a server") && !refused.contains(made),
+                "{refused}"
+            );
+        }
+    }
 
     /// 32 zeros, and 32 other bytes.
     const SECRET: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
