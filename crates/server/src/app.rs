@@ -244,6 +244,10 @@ impl App {
 
         let address = listener.address();
         let listener = if knows_certificates { listener.knowing(Arc::clone(&access)) } else { listener };
+        let router = match access.is_open() {
+            true => router.layer(axum::middleware::from_fn(edges::this_machine::only)),
+            false => router,
+        };
         let connections = listener.serve(router);
         if access.is_open() {
             tracing::warn!("{OPEN}");
