@@ -16,7 +16,7 @@ mod settlement;
 mod time;
 mod watch;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +31,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::actions::Timeouts;
 use crate::closures::{Closures, NoCaches, Toolchains};
-use crate::scheduler::{AssignmentId, Event, Explanation, Now, Offer, RunStage, SchedulerConfig, Snapshot, WorkerId};
+use crate::scheduler::{
+    AssignmentId, Cap, Event, Explanation, Now, Offer, RunStage, SchedulerConfig, Snapshot, WorkerId,
+};
 use crate::{ActionCache, Inlining};
 
 use admission::Gate;
@@ -265,16 +267,16 @@ impl Operations {
         self.desk().ends()
     }
 
-    /// Lets so many actions of a tenant be run at one time; further ones wait, first come, first served, until others of it
-    /// end. Others are not concerned.
-    pub fn limit_executions(&self, tenant: TenantId, limit: u32) {
-        self.desk().limit_executions(tenant, limit);
+    /// Lets a tenant have so many executions on workers at one time from now on, or any number; further ones wait in line.
+    /// What runs beyond it runs on, and others are not concerned.
+    pub fn cap_executions(&self, tenant: TenantId, cap: Option<Cap>) {
+        self.act(|desk, at| desk.cap_executions(tenant, cap, at));
     }
 
-    /// How many actions run for each tenant that has some.
+    /// How many executions of a tenant are on workers.
     #[must_use]
-    pub fn running_by_tenant(&self) -> HashMap<TenantId, u64> {
-        self.desk().running_by_tenant()
+    pub fn running_of(&self, tenant: TenantId) -> u32 {
+        self.desk().running_of(tenant)
     }
 
     /// A worker came. It is gone when the attachment is dropped.

@@ -8,6 +8,7 @@
 //! live, and by [`SchedulerConfig::max_queued`].
 
 mod attendance;
+mod caps;
 mod config;
 mod dispatch;
 mod effect;
@@ -34,16 +35,18 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+pub use caps::Cap;
 pub use config::SchedulerConfig;
 pub use effect::{Effect, End, Nearest, NoWorker};
 pub use event::{Event, Outcome, RunStage};
 pub use explain::{Ahead, Explanation, Matching, Scarce, Situation};
 pub use platform::{Platform, PlatformError, Property};
-pub use snapshot::{QueueState, RunningState, Snapshot, WorkerState};
+pub use snapshot::{CapState, QueueState, RunningState, Snapshot, WorkerState};
 pub use submission::{
     AssignmentId, ExecutionId, MergeKey, Now, Offer, PRIORITIES, Payer, Resources, Submission, WorkerId,
 };
 
+use caps::Caps;
 use executions::{Assignment, Execution, State, Wishes};
 use invocations::Invocations;
 use matching::Platforms;
@@ -77,9 +80,12 @@ pub struct Scheduler {
     fleet: Fleet,
     /// For whom a worker is kept free.
     kept: BTreeMap<Payer, Kept>,
+    caps: Caps,
     timers: Timers,
     /// Workers that got room by the event at hand.
     hungry: BTreeSet<WorkerId>,
+    /// Tenants of which more may run by it.
+    released: BTreeSet<Payer>,
 }
 
 impl Scheduler {
@@ -101,8 +107,10 @@ impl Scheduler {
             queues: Queues::new(config.ageing_step),
             fleet: Fleet::default(),
             kept: BTreeMap::new(),
+            caps: Caps::default(),
             timers: Timers::default(),
             hungry: BTreeSet::new(),
+            released: BTreeSet::new(),
         }
     }
 
@@ -122,17 +130,30 @@ impl Scheduler {
             Event::WorkerLeft(worker) => self.lose(worker, effects),
             Event::Progressed { worker, assignment, stage } => self.progressed(worker, assignment, stage, effects),
             Event::Finished { worker, assignment, outcome } => self.finished(worker, assignment, outcome, effects),
+            Event::Capped { payer, cap } => self.cap(payer, cap),
             Event::Tick => self.do_what_is_due(effects),
         }
-        while let Some(worker) = self.hungry.pop_first() {
-            self.feed(worker, effects);
-        }
+        self.share_out(effects);
     }
 
     /// When something is due next: the shell then says [`Event::Tick`].
     #[must_use]
     pub fn wake_at(&self) -> Option<Now> {
         self.timers.next()
+    }
+
+    /// Gives what got free to those that wait: room in the order of turns, and then what is left of it to tenants that could
+    /// not have more before.
+    fn share_out(&mut self, effects: &mut Vec<Effect>) {
+        loop {
+            if let Some(worker) = self.hungry.pop_first() {
+                self.feed(worker, effects);
+            } else if let Some(payer) = self.released.pop_first() {
+                self.serve(payer, effects);
+            } else {
+                return;
+            }
+        }
     }
 
     fn do_what_is_due(&mut self, effects: &mut Vec<Effect>) {

@@ -3,12 +3,11 @@
 //! What always holds: an operation that is being admitted is queued or ends, also when looking at its action panics,
 //! hangs, or is cut off by a stop. No tenant takes more than half of the room for looking at actions.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gf_tenancy::{Authorized, Execute};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use super::answer::{Ended, Verdict};
@@ -24,8 +23,6 @@ const MAX_WALKS: usize = 16;
 const MAX_WALKS_OF_TENANT: usize = 8;
 /// Waiting for its turn included.
 const DEADLINE: Duration = Duration::from_secs(1800);
-/// How often it is looked at whether somebody still waits for an operation that waits for its tenant's share.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// What came of looking at an action.
 enum Admitted {
@@ -34,9 +31,6 @@ enum Admitted {
     /// It is over already.
     Over(Box<Ended>),
 }
-
-/// Nobody waits for an operation any more, or it is over.
-struct Unwanted;
 
 /// The room for looking at actions.
 pub(super) struct Gate {
@@ -75,13 +69,7 @@ impl Operations {
         let mut unadmitted = Unadmitted { operations: &self, name: Some(&name) };
         let Ok(admitted) = timeout(DEADLINE, self.look_at(&name, &grant, &request)).await else { return };
         match admitted.unwrap_or_else(|error| Admitted::Over(Box::new(refusal(error)))) {
-            Admitted::ToRun(action) => match self.share_of(&name, &grant).await {
-                Ok(share) => self.act(|desk, at| desk.submit(&name, action, &request, share, at)),
-                Err(Unwanted) => {
-                    let ended = Ended::without_result(Verdict::Cancelled);
-                    self.act(|desk, at| desk.end(&name, ended, at));
-                }
-            },
+            Admitted::ToRun(action) => self.act(|desk, at| desk.submit(&name, action, &request, at)),
             Admitted::Over(mut ended) => {
                 if let Some(result) = &mut ended.result {
                     let function = request.action.function();
@@ -91,34 +79,6 @@ impl Operations {
             }
         }
         unadmitted.name = None;
-    }
-
-    /// Waits until the tenant may run one more, and no longer than somebody wants that: there are never more who wait
-    /// here than operations that are not over.
-    async fn share_of(
-        &self,
-        name: &OperationName,
-        grant: &Authorized<Execute>,
-    ) -> Result<Option<OwnedSemaphorePermit>, Unwanted> {
-        let (share, progress) = {
-            let desk = self.desk();
-            let Some(share) = desk.share_of(grant) else { return Ok(None) };
-            (share, desk.follow(name))
-        };
-        let mut progress = progress.ok_or(Unwanted)?;
-        let mut turn = pin!(share.acquire_owned());
-        loop {
-            tokio::select! {
-                biased;
-                permit = &mut turn => return Ok(permit.ok()),
-                // Its end is noticed at once, and before long that its clients left.
-                _ = timeout(LOOK_EVERY, progress.changed()) => {
-                    if !self.desk().is_wanted(name) {
-                        return Err(Unwanted);
-                    }
-                }
-            }
-        }
     }
 
     async fn look_at(

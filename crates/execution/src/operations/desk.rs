@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use gf_digest::Digest;
 use gf_tenancy::{Authorized, Execute, Loan, TenantId};
 use remembered::Remembered;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::admission::tenant_walks;
@@ -25,8 +25,8 @@ use crate::action_cache::RunOrigin;
 use crate::actions::CheckedAction;
 use crate::content::owner;
 use crate::scheduler::{
-    AssignmentId, Effect, Event, ExecutionId, Explanation, MergeKey, Now, Offer, Outcome, Payer, Scheduler, Snapshot,
-    Submission, WorkerId,
+    AssignmentId, Cap, Effect, Event, ExecutionId, Explanation, MergeKey, Now, Offer, Outcome, Payer, Scheduler,
+    Snapshot, Submission, WorkerId,
 };
 
 /// What a worker may be told before it takes notice: far more than it can have assignments.
@@ -55,8 +55,6 @@ pub(super) struct Desk {
     ends: BTreeMap<&'static str, u64>,
     /// The room that each tenant has for walks through input roots; as many as there are tenants.
     walks: HashMap<TenantId, Arc<Semaphore>>,
-    /// The executions that each tenant may have at one time, of those that have a limit.
-    shares: HashMap<TenantId, Arc<Semaphore>>,
     next_execution: u64,
     next_worker: u64,
 }
@@ -69,8 +67,6 @@ struct Operation {
     /// Known once it was checked, until it ends.
     execution: Option<ExecutionId>,
     waiters: usize,
-    /// Its part of what its tenant may run, from when it is queued until it ends.
-    share: Option<OwnedSemaphorePermit>,
 }
 
 impl Operation {
@@ -140,7 +136,6 @@ impl Desk {
             follow_up: Vec::new(),
             ends: BTreeMap::new(),
             walks: HashMap::new(),
-            shares: HashMap::new(),
             next_execution: 0,
             next_worker: 0,
         }
@@ -164,8 +159,7 @@ impl Desk {
         *count += 1;
         let (progress, receiver) = watch::channel(Progress::begin());
         let inlining = request.inlining.clone();
-        let operation =
-            Operation { grant, action: request.action, inlining, progress, execution: None, waiters: 1, share: None };
+        let operation = Operation { grant, action: request.action, inlining, progress, execution: None, waiters: 1 };
         self.operations.insert(name, operation);
         Ok(receiver)
     }
@@ -256,16 +250,8 @@ impl Desk {
     }
 
     /// An operation was checked: it is queued, or joins one that is the same.
-    pub(super) fn submit(
-        &mut self,
-        name: &OperationName,
-        action: Arc<CheckedAction>,
-        request: &Request,
-        share: Option<OwnedSemaphorePermit>,
-        at: At<'_>,
-    ) {
+    pub(super) fn submit(&mut self, name: &OperationName, action: Arc<CheckedAction>, request: &Request, at: At<'_>) {
         let Some(operation) = self.operations.get_mut(name).filter(|operation| !operation.is_over()) else { return };
-        operation.share = share;
         let payer = Payer(owner(&operation.grant).0);
         let instance: Arc<str> = operation.grant.instance().as_str().into();
         let merge = (!action.do_not_cache).then_some(MergeKey { payer, instance, action: action.digest });
@@ -335,22 +321,12 @@ impl Desk {
         Arc::clone(self.walks.entry(grant.tenant().id()).or_insert_with(tenant_walks))
     }
 
-    pub(super) fn limit_executions(&mut self, tenant: TenantId, limit: u32) {
-        let permits = usize::try_from(limit).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        self.shares.insert(tenant, Arc::new(Semaphore::new(permits)));
+    pub(super) fn cap_executions(&mut self, tenant: TenantId, cap: Option<Cap>, at: At<'_>) {
+        self.happen(Event::Capped { payer: Payer(tenant.number()), cap }, at);
     }
 
-    /// What an action of this tenant waits for before it is queued; `None` when it need not.
-    pub(super) fn share_of(&self, grant: &Authorized<Execute>) -> Option<Arc<Semaphore>> {
-        self.shares.get(&grant.tenant().id()).cloned()
-    }
-
-    pub(super) fn running_by_tenant(&self) -> HashMap<TenantId, u64> {
-        let mut running = HashMap::new();
-        for execution in self.executions.values().filter(|execution| execution.attempt.is_some()) {
-            *running.entry(execution.grant.tenant().id()).or_default() += 1;
-        }
-        running
+    pub(super) fn running_of(&self, tenant: TenantId) -> u32 {
+        self.scheduler.running_of(Payer(tenant.number()))
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -432,11 +408,6 @@ impl Desk {
         }
     }
 
-    /// What becomes of an operation.
-    pub(super) fn follow(&self, name: &OperationName) -> Option<watch::Receiver<Progress>> {
-        Some(self.operations.get(name)?.progress.subscribe())
-    }
-
     /// Whether somebody waits for an operation that is not over.
     pub(super) fn is_wanted(&self, name: &OperationName) -> bool {
         self.operations.get(name).is_some_and(|operation| operation.waiters > 0 && !operation.is_over())
@@ -464,7 +435,6 @@ impl Desk {
     pub(super) fn end(&mut self, name: &OperationName, ended: Ended, at: At<'_>) {
         let Some(operation) = self.operations.get_mut(name).filter(|operation| !operation.is_over()) else { return };
         operation.execution = None;
-        operation.share = None;
         operation.inlining = Inlining::NONE;
         let bytes = ended.size_bytes();
         operation.progress.send_modify(|progress| {

@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use gf_blobstore::{Accept, ByteRange, Encoding, NewBlob};
@@ -10,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::content::owner;
-use crate::scheduler::Resources;
+use crate::scheduler::{Cap, Resources};
 
 mod closures;
 mod leases;
@@ -341,28 +342,37 @@ async fn what_nobody_waits_for_is_cancelled() {
     assert!(matches!(worker.next_order().await, Some(Order::Withdraw(id)) if id == given.id));
 }
 
-/// Its tenant may have no further action queued: who waits for that waits in vain once its client has left.
+/// Its tenant may have no further action on a worker: it waits in line, and who joins the one that runs does not.
 #[tokio::test(start_paused = true)]
-async fn nothing_waits_for_a_share_that_nobody_wants() {
+async fn a_tenant_has_no_more_on_workers_than_it_may() {
     let setting = Setting::new();
-    setting.operations.limit_executions(setting.grant("").tenant().id(), 1);
+    let grant = setting.grant("");
+    let tenant = grant.tenant();
+    let cap = Cap { tenant: tenant.name().as_str().into(), executions: NonZeroU32::MIN };
+    setting.operations.cap_executions(tenant.id(), Some(cap));
     let mut worker = setting.worker();
-    let running = setting.execute(setting.action("a", false).await);
+    let action = setting.action("a", false).await;
+    let running = setting.execute(action);
     let given = assignment(&mut worker).await;
+    let joins = setting.execute(action);
     let left = setting.execute(setting.action("b", false).await);
     let name = left.name().clone();
     // The time is no clock's: it passes when all have come as far as they can.
     sleep(Duration::from_secs(1)).await;
-    let is_over = || setting.operations.look(&setting.grant(""), &name).is_none_or(|(_, now)| now.ended.is_some());
-    assert!(!is_over());
+    let said = setting.operations.explain(&grant, &name).expect("it waits").to_string();
+    assert!(said.ends_with(&format!("the tenant {} runs 1 of its 1 executions", tenant.name())), "{said}");
+    assert_eq!(setting.operations.running_of(tenant.id()), 1);
     drop(left);
-    sleep(Duration::from_secs(15)).await;
-    assert!(is_over());
+    sleep(Duration::from_secs(25)).await;
+    let is_over = setting.operations.look(&grant, &name).is_none_or(|(_, now)| now.ended.is_some());
+    assert!(is_over, "nobody waits for it");
     let last = setting.execute(setting.action("c", false).await);
     worker.reports().answered(given.id, done(0));
     assert_eq!(end(running).await.1.verdict, Verdict::Completed);
+    assert_eq!(end(joins).await.1.verdict, Verdict::Completed);
     worker.reports().answered(assignment(&mut worker).await.id, done(0));
     assert_eq!(end(last).await.1.verdict, Verdict::Completed, "its turn");
+    assert_eq!(setting.operations.running_of(tenant.id()), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -95,6 +95,7 @@ impl Scheduler {
         for assignment in worker.assignments {
             let Some(lost) = self.assignments.remove(&assignment) else { continue };
             self.timers.unset(lost.overstay_due, Due::Overstayed(assignment));
+            self.take_back(lost.payer);
             if let Some(execution) = lost.execution {
                 self.try_again(execution, Setback::WorkerLost, effects);
             }
@@ -152,6 +153,7 @@ impl Scheduler {
         }
         let Some(ended) = self.assignments.remove(&id) else { return };
         self.timers.unset(ended.overstay_due, Due::Overstayed(id));
+        self.take_back(ended.payer);
         let answered = ended.execution.is_some() && outcome == Outcome::Answered;
         self.fleet.change(worker, |worker| {
             worker.free = worker.free.plus(ended.demand);

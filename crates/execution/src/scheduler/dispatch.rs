@@ -2,8 +2,10 @@
 //!
 //! What always holds between two events: nothing waits while a worker that it may have has room for it. A worker is
 //! looked at whenever it gets room or may take what it might not before, an execution whenever it comes to wait; so
-//! whatever takes away a cause of waiting must leave the worker hungry. The one exception is [`LANES_LOOKED_AT`].
+//! whatever takes away a cause of waiting must leave the worker hungry, or the tenant released if the cause was that it may
+//! not have more. The one exception is [`LANES_LOOKED_AT`].
 
+use super::caps::Allowance;
 use super::executions::{Assignment, Execution, State, Wishes};
 use super::queue::Lane;
 use super::timers::Due;
@@ -28,7 +30,9 @@ enum Pick {
 impl Scheduler {
     /// Gives it to a worker that has room, if there is one.
     pub(super) fn place(&mut self, id: ExecutionId, effects: &mut Vec<Effect>) -> bool {
-        let execution = self.executions.get(&id).filter(|execution| self.may_have_room(execution.lane));
+        let may_be_placed =
+            |execution: &&Execution| self.may_have_room(execution.lane) && self.is_allowed(execution.payer, id);
+        let execution = self.executions.get(&id).filter(may_be_placed);
         let Some(worker) = execution.and_then(|execution| self.roomiest(execution)) else { return false };
         self.assign(id, worker, effects);
         true
@@ -45,13 +49,29 @@ impl Scheduler {
     #[doc(hidden)]
     #[must_use]
     pub fn overlooked(&self) -> Option<(ExecutionId, WorkerId)> {
-        let has_room = |lane: Lane| {
-            let mut classes = self.platforms.classes(lane.platform).filter_map(|class| self.fleet.class(class));
-            classes.any(|class| class.has_room(&lane.demand))
-        };
-        let lanes = self.queues.lanes().filter(|(lane, _)| has_room(*lane));
-        let mut waiting = lanes.flat_map(|(_, waiting)| waiting.executions());
-        waiting.find_map(|id| Some((id, self.roomiest(self.executions.get(&id)?)?)))
+        let lanes = self.queues.lanes().filter(|(lane, _)| self.has_room(*lane));
+        let waiting = lanes.flat_map(|(_, waiting)| waiting.executions());
+        let known = waiting.filter_map(|id| Some((id, self.executions.get(&id)?)));
+        let mut allowed = known.filter(|(id, execution)| self.is_allowed(execution.payer, *id));
+        allowed.find_map(|(id, execution)| Some((id, self.roomiest(execution)?)))
+    }
+
+    /// The next execution of those that the tenant may run for which a worker has room, and that worker.
+    pub(super) fn next_with_room(&self, payer: Payer) -> Option<(ExecutionId, WorkerId)> {
+        match self.allowance(payer) {
+            Allowance::Any => {}
+            Allowance::Kept(kept) => return Some((kept, self.roomiest(self.executions.get(&kept)?)?)),
+            Allowance::Nothing => return None,
+        }
+        let lanes = self.queues.lanes_of(payer).filter(|lane| self.may_have_room(*lane)).take(LANES_LOOKED_AT);
+        let with_room = lanes.filter(|lane| self.has_room(*lane)).filter_map(|lane| self.queues.lane(lane));
+        let mut in_turn = with_room.flat_map(|waiting| waiting.in_turn(payer, self.late()));
+        in_turn.find_map(|id| Some((id, self.roomiest(self.executions.get(&id)?)?)))
+    }
+
+    fn has_room(&self, lane: Lane) -> bool {
+        let mut classes = self.platforms.classes(lane.platform).filter_map(|class| self.fleet.class(class));
+        classes.any(|class| class.has_room(&lane.demand))
     }
 
     fn roomiest(&self, execution: &Execution) -> Option<WorkerId> {
@@ -91,7 +111,21 @@ impl Scheduler {
             return Pick::Nothing;
         }
         let Some(class) = self.fleet.class(worker.class) else { return Pick::Nothing };
-        class.tenants.iter().find_map(|payer| self.pick_of(*payer, id, worker)).unwrap_or(Pick::Nothing)
+        let mut tenants = class.tenants.iter();
+        let picked = tenants.find_map(|payer| match self.allowance(*payer) {
+            Allowance::Any => self.pick_of(*payer, id, worker),
+            Allowance::Kept(execution) => self.pick_kept(execution, id, worker),
+            Allowance::Nothing => None,
+        });
+        picked.unwrap_or(Pick::Nothing)
+    }
+
+    /// Another worker is kept free for it: this one will do, if it can have it now.
+    fn pick_kept(&self, execution: ExecutionId, id: WorkerId, worker: &Worker) -> Option<Pick> {
+        let kept = self.executions.get(&execution)?;
+        let is_matched = self.platforms.is_matched(kept.lane.platform, worker.class);
+        let may_have_it = is_matched && kept.lane.demand.fits(&worker.free) && kept.wishes().avoided() != Some(id);
+        may_have_it.then_some(Pick::Take(execution))
     }
 
     fn pick_of(&self, payer: Payer, id: WorkerId, worker: &Worker) -> Option<Pick> {
@@ -164,18 +198,20 @@ impl Scheduler {
         }
     }
 
-    fn assign(&mut self, id: ExecutionId, worker: WorkerId, effects: &mut Vec<Effect>) {
+    pub(super) fn assign(&mut self, id: ExecutionId, worker: WorkerId, effects: &mut Vec<Effect>) {
         let Some(execution) = self.executions.get(&id) else { return };
         let (lane, ticket) = (execution.lane, execution.ticket(id));
         let (invocation, timeout) = (execution.invocation.clone(), execution.timeout);
         self.queues.charge(lane, &ticket);
         self.charge_tenant(worker, ticket.payer, cost(lane.demand));
         self.unqueue(id);
+        self.caps.give(ticket.payer);
 
         let assignment = AssignmentId(self.next_assignment);
         self.next_assignment += 1;
         let attempt = Assignment {
             worker,
+            payer: ticket.payer,
             execution: Some(id),
             demand: lane.demand,
             stage: RunStage::Fetching,

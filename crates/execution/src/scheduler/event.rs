@@ -1,6 +1,6 @@
 //! What happens to the scheduler.
 
-use super::{AssignmentId, ExecutionId, Offer, Submission, WorkerId};
+use super::{AssignmentId, Cap, ExecutionId, Offer, Payer, Submission, WorkerId};
 
 /// What happens to the scheduler.
 #[derive(Clone, Debug)]
@@ -49,6 +49,13 @@ pub enum Event {
         assignment: AssignmentId,
         /// How.
         outcome: Outcome,
+    },
+    /// A tenant may have so many executions on workers from now on, or any number. What runs beyond it runs on.
+    Capped {
+        /// Which tenant.
+        payer: Payer,
+        /// `None` for any number.
+        cap: Option<Cap>,
     },
     /// Time passed: what is due is done. Wanted at [`Scheduler::wake_at`].
     Tick,

@@ -149,6 +149,7 @@ pub(super) fn counted(demand: Resources) -> Resources {
 #[derive(Debug)]
 pub(super) struct Assignment {
     pub(super) worker: WorkerId,
+    pub(super) payer: Payer,
     /// `None` once it was withdrawn.
     pub(super) execution: Option<ExecutionId>,
     pub(super) demand: Resources,

@@ -7,12 +7,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::caps::Allowance;
 use super::dispatch::cost;
 use super::executions::{Execution, State};
 use super::prospects::Prospect;
 use super::queue::Lane;
 use super::workers::{Class, ClassId, Worker};
-use super::{ExecutionId, NoWorker, Now, Property, Resources, RunStage, Scheduler, WorkerId};
+use super::{ExecutionId, NoWorker, Now, Payer, Property, Resources, RunStage, Scheduler, WorkerId};
 
 /// What an execution does, and why it does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +127,15 @@ pub enum Scarce {
     },
     /// It failed on the worker that has room, or was handed back by it, and waits a moment for another one.
     OtherWorker,
+    /// Its tenant has as many executions on workers as it may, counted with the one for which a worker is kept free.
+    Share {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// How many it has.
+        runs: u32,
+        /// How many it may have.
+        most: u32,
+    },
 }
 
 impl Scheduler {
@@ -139,7 +149,7 @@ impl Scheduler {
                 waited: now.since(execution.enqueued),
                 ahead: self.ahead(id, execution)?,
                 matching: self.matching(execution),
-                scarce: self.scarce(execution, now),
+                scarce: self.scarce(id, execution, now),
             },
             State::Running(assignment) => {
                 let assignment = self.assignments.get(&assignment)?;
@@ -163,7 +173,9 @@ impl Scheduler {
             return Some(ahead);
         };
         let cost = cost(execution.lane.demand);
-        for other in waiting.payers().filter(|other| *other != execution.payer) {
+        // Who may not have more has lent its turn.
+        let takes_turns = |other: &Payer| *other != execution.payer && self.allowance(*other) == Allowance::Any;
+        for other in waiting.payers().filter(takes_turns) {
             let before = class.tenants.before(&execution.payer, own.executions, &other, cost);
             let before = before.min(waiting.queued_by(other));
             ahead.others += before;
@@ -197,7 +209,7 @@ impl Scheduler {
         matching
     }
 
-    fn scarce(&self, execution: &Execution, now: Now) -> Scarce {
+    fn scarce(&self, id: ExecutionId, execution: &Execution, now: Now) -> Scarce {
         let wishes = execution.wishes();
         match self.prospect(execution.lane) {
             Prospect::Served => {}
@@ -212,6 +224,13 @@ impl Scheduler {
         }
         if let Some(worker) = wishes.reserved.and_then(|id| self.fleet.get(id)) {
             return Scarce::KeptFree { worker: worker.name.clone() };
+        }
+        let payer = execution.payer;
+        if !self.is_allowed(payer, id)
+            && let Some(cap) = self.caps.get(payer)
+        {
+            let (tenant, runs, most) = (Arc::clone(&cap.tenant), self.caps.given(payer), cap.executions.get());
+            return Scarce::Share { tenant, runs, most };
         }
         let avoided = wishes.avoided().and_then(|id| self.fleet.get(id));
         if avoided.is_some_and(|worker| worker.is_open() && execution.lane.demand.fits(&worker.free)) {
@@ -343,6 +362,10 @@ impl fmt::Display for Scarce {
             Self::KeptFree { worker } => write!(f, "{worker} is kept free for it and finishes what it runs"),
             Self::OtherWorker => {
                 f.write_str("the worker that has room failed it or handed it back, and it waits a moment for another")
+            }
+            Self::Share { tenant, runs, most } => {
+                write!(f, "the tenant {tenant} runs {runs} of its {most} executions")?;
+                if runs < most { f.write_str(", and a worker is kept free for one that is next") } else { Ok(()) }
             }
         }
     }

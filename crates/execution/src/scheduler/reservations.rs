@@ -22,6 +22,11 @@ impl Scheduler {
         !self.kept.contains_key(&payer)
     }
 
+    /// The worker that is kept free for the tenant.
+    pub(super) fn kept_for(&self, payer: Payer) -> Option<WorkerId> {
+        self.kept.get(&payer)?.worker
+    }
+
     /// Keeps the worker free for it.
     pub(super) fn reserve(&mut self, id: ExecutionId, worker: WorkerId) {
         let Some(execution) = self.executions.get_mut(&id) else { return };
@@ -41,6 +46,7 @@ impl Scheduler {
         if let Some(wishes) = Execution::wishes_mut(execution) {
             wishes.reserved = None;
         }
+        self.release(payer);
         if let Some(kept) = self.kept.remove(&payer) {
             self.timers.unset(Some(kept.until), Due::KeptFree(payer));
         }
@@ -48,6 +54,7 @@ impl Scheduler {
 
     /// The time is over for which one may be kept free for the tenant, or none.
     pub(super) fn keep_no_longer(&mut self, payer: Payer) {
+        self.release(payer);
         let Some(kept) = self.kept.remove(&payer) else { return };
         if let Some(worker) = kept.worker {
             self.unreserve(worker);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::executions::State;
 use super::matching::PlatformId;
-use super::{AssignmentId, ExecutionId, Now, Platform, Property, Resources, RunStage, Scheduler, WorkerId};
+use super::{AssignmentId, ExecutionId, Now, Payer, Platform, Property, Resources, RunStage, Scheduler, WorkerId};
 
 /// Everything at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,21 @@ pub struct Snapshot {
     pub queues: Vec<QueueState>,
     /// Every worker, in the order of their arrival.
     pub workers: Vec<WorkerState>,
+    /// Every tenant that may have only so many executions on workers, and has some there or in line.
+    pub caps: Vec<CapState>,
+}
+
+/// A tenant that may have only so many executions on workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CapState {
+    /// Its name.
+    pub tenant: Arc<str>,
+    /// How many of its executions wait.
+    pub queued: usize,
+    /// How many are on workers, those included whose result is not wanted any more.
+    pub running: u32,
+    /// How many it may have there.
+    pub most: u32,
 }
 
 /// What asks for one platform.
@@ -83,7 +98,14 @@ impl Scheduler {
             running: self.executions.len().saturating_sub(queued),
             queues: self.queue_states(now),
             workers: self.fleet.iter().map(|(id, _)| id).filter_map(|id| self.worker_state(id, now)).collect(),
+            caps: self.cap_states().collect(),
         }
+    }
+
+    /// How many executions of the tenant are on workers, those included whose result is not wanted any more.
+    #[must_use]
+    pub fn running_of(&self, payer: Payer) -> u32 {
+        self.caps.given(payer)
     }
 
     /// How many executions wait, at no cost.
@@ -93,7 +115,7 @@ impl Scheduler {
     }
 
     /// How much is kept, by what it is: all of it is nothing when no execution and no worker lives, and the workers that
-    /// left are forgotten. For tests.
+    /// left are forgotten. What operators say, like caps, is theirs to take back. For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn held(&self) -> Vec<(&'static str, usize)> {
@@ -113,8 +135,20 @@ impl Scheduler {
             ("warm invocations", self.fleet.warm_len()),
             ("workers kept free", self.kept.len()),
             ("timers", self.timers.len()),
+            ("tenants on workers", self.caps.given_len()),
             ("workers with room", self.hungry.len()),
+            ("tenants of which more may run", self.released.len()),
         ]
+    }
+
+    fn cap_states(&self) -> impl Iterator<Item = CapState> {
+        let states = self.caps.iter().map(|(payer, cap)| CapState {
+            tenant: Arc::clone(&cap.tenant),
+            queued: self.queues.queued_of(payer),
+            running: self.caps.given(payer),
+            most: cap.executions.get(),
+        });
+        states.filter(|state| state.queued > 0 || state.running > 0)
     }
 
     fn queue_states(&self, now: Now) -> Vec<QueueState> {

@@ -1,5 +1,6 @@
 //! The scheduler, event by event.
 
+mod caps;
 mod explaining;
 mod failing;
 mod lifecycle;

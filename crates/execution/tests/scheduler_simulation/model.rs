@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use gf_execution::scheduler::{
-    AssignmentId, Effect, End, ExecutionId, Now, Offer, PRIORITIES, Resources, Submission, WorkerId,
+    AssignmentId, Effect, End, ExecutionId, Now, Offer, PRIORITIES, Payer, Resources, Submission, WorkerId,
 };
 
 use super::shares::Shares;
@@ -23,8 +23,15 @@ pub(crate) struct Live {
 pub(crate) struct Working {
     pub(crate) offer: Offer,
     pub(crate) free: Resources,
-    pub(crate) runs: BTreeMap<AssignmentId, Resources>,
+    pub(crate) runs: BTreeMap<AssignmentId, Run>,
     pub(crate) draining: bool,
+}
+
+/// What a worker has, until it says that it ended.
+#[derive(Debug)]
+pub(crate) struct Run {
+    payer: Payer,
+    demand: Resources,
 }
 
 /// What happened, in numbers.
@@ -40,6 +47,8 @@ pub(crate) struct Tally {
     pub(crate) refused: usize,
     pub(crate) dismissed: usize,
     pub(crate) requeued: usize,
+    /// Looks at a tenant that waited beside a worker with room, since it might not have more.
+    pub(crate) held_back: usize,
     /// The longest wait for a first attempt, of what is of a usual priority.
     pub(crate) longest_wait: Duration,
     /// Of the least urgent.
@@ -53,6 +62,11 @@ pub(crate) struct Model {
     pub(crate) workers: BTreeMap<WorkerId, Working>,
     pub(crate) tally: Tally,
     pub(crate) shares: Shares,
+    /// How many executions tenants may have on workers.
+    pub(crate) caps: BTreeMap<Payer, u32>,
+    /// Those that may not have had a cap ever: how long they wait says whether they starve.
+    pub(crate) capped_ever: BTreeSet<Payer>,
+    given_to: BTreeMap<Payer, u32>,
     over: BTreeSet<ExecutionId>,
     /// Every assignment that was ever given, and of what.
     given: BTreeMap<AssignmentId, ExecutionId>,
@@ -111,12 +125,17 @@ impl Model {
         assert!(wanted.iter().all(|property| on.offer.properties.contains(property)), "{worker} cannot run it");
         on.free.milli_cores -= demand.milli_cores;
         on.free.memory_bytes -= demand.memory_bytes;
-        on.runs.insert(assignment, demand);
+        let payer = live.submission.payer;
+        on.runs.insert(assignment, Run { payer, demand });
+        let given = self.given_to.entry(payer).or_default();
+        *given += 1;
+        let cap = self.caps.get(&payer);
+        assert!(cap.is_none_or(|cap| *given <= *cap), "{payer:?} has {given} of {cap:?}");
         live.running = Some((worker, assignment));
         live.attempts += 1;
         self.tally.assigned += 1;
-        self.shares.given(live.submission.payer, execution, demand.milli_cores);
-        if live.attempts == 1 {
+        self.shares.given(payer, execution, demand.milli_cores);
+        if live.attempts == 1 && !self.capped_ever.contains(&payer) {
             let is_patient = live.submission.priority > *PRIORITIES.end();
             let longest = if is_patient { &mut self.tally.most_patient } else { &mut self.tally.longest_wait };
             *longest = now.since(live.submitted).max(*longest);
@@ -153,10 +172,34 @@ impl Model {
     pub(crate) fn ended(&mut self, worker: WorkerId, assignment: AssignmentId) -> bool {
         self.withdrawn.remove(&(worker, assignment));
         let Some(on) = self.workers.get_mut(&worker) else { return false };
-        let Some(demand) = on.runs.remove(&assignment) else { return false };
-        on.free.milli_cores += demand.milli_cores;
-        on.free.memory_bytes += demand.memory_bytes;
+        let Some(run) = on.runs.remove(&assignment) else { return false };
+        on.free.milli_cores += run.demand.milli_cores;
+        on.free.memory_bytes += run.demand.memory_bytes;
+        self.take_back(&run);
         true
+    }
+
+    fn take_back(&mut self, run: &Run) {
+        *self.given_to.get_mut(&run.payer).expect("it was given") -= 1;
+    }
+
+    /// Nothing waits beside a worker that has room for it, unless its tenant may not have more. Where all ask for the same
+    /// and all workers are alike, and none fails.
+    pub(crate) fn check_nothing_is_held_back(&mut self, demand: Resources) {
+        let has_room = |worker: &Working| !worker.draining && demand.fits(&worker.free);
+        if !self.workers.values().any(has_room) {
+            return;
+        }
+        for payer in self.shares.waiting() {
+            let given = self.given_to.get(&payer).copied().unwrap_or_default();
+            let is_below = self.caps.get(&payer).is_none_or(|cap| given < *cap);
+            assert!(
+                !is_below,
+                "{payer:?} has {given} of {:?} and waits beside a worker with room",
+                self.caps.get(&payer)
+            );
+            self.tally.held_back += 1;
+        }
     }
 
     /// A failed attempt runs no more, before the scheduler says what becomes of it. Whether it ran.
@@ -169,7 +212,8 @@ impl Model {
     /// A worker is gone, and nothing runs on it.
     pub(crate) fn lose(&mut self, worker: WorkerId) {
         let Some(gone) = self.workers.remove(&worker) else { return };
-        for assignment in gone.runs.into_keys() {
+        for (assignment, run) in gone.runs {
+            self.take_back(&run);
             self.withdrawn.remove(&(worker, assignment));
             self.failed(worker, assignment);
         }

@@ -26,6 +26,11 @@ impl Shares {
         self.waiting.entry(payer).or_default().insert(execution);
     }
 
+    /// Those of which something waits.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Payer> {
+        self.waiting.keys().copied()
+    }
+
     /// It does not wait any more, and was not given anything.
     pub(crate) fn left(&mut self, payer: Payer, execution: ExecutionId) {
         if let Some(waiting) = self.waiting.get_mut(&payer) {

@@ -2,12 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gf_digest::{Digest, DigestFunction};
 use gf_execution::scheduler::{
-    AssignmentId, Effect, Event, ExecutionId, MergeKey, Now, Offer, Outcome, Payer, Platform, Property, Resources,
+    AssignmentId, Cap, Effect, Event, ExecutionId, MergeKey, Now, Offer, Outcome, Payer, Platform, Property, Resources,
     RunStage, Scheduler, SchedulerConfig, Submission, WorkerId,
 };
 
@@ -30,6 +31,15 @@ pub(crate) enum Kind {
     Tight,
     /// One kind of worker, far too few of it, and tenants of which some ask for much more than others.
     Even,
+    /// The same, with about enough workers, and tenants that may have only so many executions on them: each for a while.
+    Capped,
+}
+
+impl Kind {
+    /// Whether all workers are alike.
+    fn is_uniform(self) -> bool {
+        matches!(self, Self::Even | Self::Capped)
+    }
 }
 
 /// Enough workers for everything.
@@ -38,7 +48,13 @@ const WIDE: Size = Size { workers: 2000, clients: 2000, busy: Duration::from_sec
 const TIGHT: Size = Size { workers: 70, clients: 2500, busy: Duration::from_secs(120) };
 /// The tenant with the fewest clients still asks for more than its share.
 const EVEN: Size = Size { workers: 12, clients: 2500, busy: Duration::from_secs(120) };
+/// Now there is room left, and now there is not.
+const CAPPED: Size = Size { workers: 12, clients: 650, busy: Duration::from_secs(300) };
 const TENANTS: u32 = 5;
+/// Who never has a cap in a world where others have.
+const UNCAPPED: u32 = 3;
+/// What everything asks for where caps are looked at closely.
+const ONE_CORE: Resources = Resources { milli_cores: 1000, memory_bytes: 0 };
 /// The dearest dispatch of that world, in thousandths of a core.
 const DEAREST: u64 = 2000;
 /// Of two tenants that wait all the time, none gets more than this beyond the other, however long it is: one dispatch for
@@ -63,6 +79,7 @@ const MOST_PATIENCE: Duration = Duration::from_secs(2000 * 10);
 enum Deed {
     Submit,
     Join,
+    Cap,
     Beat(WorkerId),
     Mute(WorkerId),
     Leave(WorkerId),
@@ -129,6 +146,7 @@ impl World {
             Kind::Wide => (WIDE, 5000),
             Kind::Tight => (TIGHT, 5000),
             Kind::Even => (EVEN, 20_000),
+            Kind::Capped => (CAPPED, 20_000),
         };
         let config = SchedulerConfig { max_queued, ..SchedulerConfig::default() };
         Self {
@@ -156,6 +174,9 @@ impl World {
         for _ in 0..self.size.clients {
             let at = self.dice.millis(0, 60_000);
             self.later(at, Deed::Submit);
+        }
+        if self.kind != Kind::Even {
+            self.later(Duration::from_secs(1), Deed::Cap);
         }
         let busy_until = self.now.after(self.size.busy);
         while self.step(busy_until) {}
@@ -203,6 +224,9 @@ impl World {
             self.follow(&effect);
         }
         assert_eq!(self.scheduler.overlooked(), None, "it waits and the worker has room for it");
+        if self.kind == Kind::Capped {
+            self.model.check_nothing_is_held_back(ONE_CORE);
+        }
         if self.deeds_ever.is_multiple_of(64) {
             self.check_what_is_kept();
         }
@@ -237,6 +261,7 @@ impl World {
         match deed {
             Deed::Submit if is_busy => self.submit(),
             Deed::Join => self.join(),
+            Deed::Cap => self.cap(is_busy),
             Deed::Beat(worker) => self.beat(worker, is_busy),
             Deed::Mute(worker) if is_busy => {
                 self.mute.insert(worker);
@@ -281,8 +306,24 @@ impl World {
         self.later(again, Deed::Submit);
     }
 
+    /// Somebody has another cap, or none; in the end nobody has one.
+    fn cap(&mut self, is_busy: bool) {
+        let payer = Payer(u32::try_from(self.dice.below(UNCAPPED.into())).expect("small"));
+        let most = NonZeroU32::new(u32::try_from(self.dice.below(20)).expect("small")).filter(|_| is_busy);
+        match most {
+            Some(most) => self.model.caps.insert(payer, most.get()),
+            None => self.model.caps.remove(&payer),
+        };
+        self.model.capped_ever.insert(payer);
+        let cap = most.map(|executions| Cap { tenant: format!("{payer:?}").into(), executions });
+        self.happen(Event::Capped { payer, cap });
+        if is_busy || !self.model.caps.is_empty() {
+            self.later(Duration::from_secs(2), Deed::Cap);
+        }
+    }
+
     fn submission(&mut self) -> Submission {
-        if self.kind == Kind::Even {
+        if self.kind.is_uniform() {
             return self.even_submission();
         }
         let payer = Payer(u32::try_from(self.dice.below(5)).expect("small"));
@@ -327,7 +368,7 @@ impl World {
             invocation: format!("{payer:?}-{}", self.dice.below(20)).into(),
             priority: i32::try_from(self.dice.below(3)).expect("small"),
             platform: Arc::new(Platform::new(vec![property("OSFamily", "linux")]).expect("a platform")),
-            demand: Resources { milli_cores, memory_bytes: 0 },
+            demand: if self.kind == Kind::Capped { ONE_CORE } else { Resources { milli_cores, memory_bytes: 0 } },
             merge: None,
             timeout: Duration::from_secs(60),
         }
@@ -336,13 +377,13 @@ impl World {
     fn join(&mut self) {
         let worker = WorkerId(self.next_worker);
         self.next_worker += 1;
-        let properties = match if self.kind == Kind::Even { 3 } else { self.dice.below(4) } {
+        let properties = match if self.kind.is_uniform() { 3 } else { self.dice.below(4) } {
             0 => vec![property("OSFamily", "windows")],
             1 => vec![property("OSFamily", "linux"), property("gpu", "1")],
             _ => vec![property("OSFamily", "linux"), property("cpu", "x86_64")],
         };
         let milli_cores = match self.kind {
-            Kind::Even => 8000,
+            Kind::Even | Kind::Capped => 8000,
             _ => [2000, 8000, 16_000][usize::try_from(self.dice.below(3)).expect("small")],
         };
         let capacity = Resources { milli_cores, memory_bytes: 16 << 30 };
@@ -397,7 +438,7 @@ impl World {
             }
         }
         let withdrawn = self.model.withdrawn.contains(&(worker, assignment));
-        let fails = self.dice.one_in(if worker.0.is_multiple_of(97) { 2 } else { 40 });
+        let fails = self.dice.one_in(if worker.0.is_multiple_of(97) { 2 } else { 40 }) && self.kind != Kind::Capped;
         let drains = self.model.workers.get(&worker).is_some_and(|worker| worker.draining);
         let outcome = match (withdrawn, fails) {
             (true, _) => Outcome::Cancelled,
@@ -427,6 +468,10 @@ impl World {
                 let shares = &self.model.shares;
                 assert!(shares.widest <= WIDEST, "not the same for all: {shares:?}");
                 assert!(shares.most > 50 * WIDEST, "they hardly waited: {shares:?}");
+            }
+            Kind::Capped => {
+                assert!(tally.held_back > 1000, "the caps were hardly felt: {tally:?}");
+                assert!(tally.longest_wait < BACKLOG, "others waited for those with caps: {tally:?}");
             }
             Kind::Wide | Kind::Tight => {
                 assert!(tally.longest_wait < LONGEST_WAIT, "{tally:?}");
