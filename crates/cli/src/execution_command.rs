@@ -1,7 +1,9 @@
 //! `gf workers`, `gf queue` and `gf why`: what runs where, what waits, and why.
 
 use gf_server::config::show_size;
-use gf_server::operator::report::{ExecutionReport, OperationReport, PropertyReport, QueueReport, WorkerReport};
+use gf_server::operator::report::{
+    ExecutionReport, OperationReport, PropertyReport, QueueReport, ShareReport, WorkerReport,
+};
 
 use crate::args::{QuestionArgs, WhyArgs};
 use crate::client::Client;
@@ -105,7 +107,16 @@ fn show_queue(report: &ExecutionReport) -> String {
             queue.platform.iter().map(option).collect::<String>(),
         );
     }
-    text + &left_out(report.queues_left_out, "platforms")
+    text += &left_out(report.queues_left_out, "platforms");
+    for share in report.shares.iter().filter(|share| share.queued > 0) {
+        text += &format!("\n{}", show_share(share));
+    }
+    text + &left_out(report.shares_left_out, "tenants with a share")
+}
+
+fn show_share(share: &ShareReport) -> String {
+    let ShareReport { tenant, queued, running, most } = share;
+    format!("the tenant {} runs {running} of its {most} executions, and {queued} wait", plain(tenant))
 }
 
 fn option(property: &PropertyReport) -> String {
@@ -213,6 +224,10 @@ mod tests {
              0        2        -       1        any platform\n\
              no worker matches pool=gpu: attach one with `gf worker --server URL --property 'pool=gpu'`, or it fails soon"
         );
+        let share = ShareReport { tenant: "org-acme".to_owned(), queued: 3, running: 4, most: 4 };
+        let unused = ShareReport { queued: 0, ..share.clone() };
+        let said = show_queue(&ExecutionReport { shares: vec![share, unused], ..report });
+        assert!(said.ends_with("it fails soon\nthe tenant org-acme runs 4 of its 4 executions, and 3 wait"), "{said}");
         assert_eq!(show_queue(&ExecutionReport::default()), "nothing waits, and nothing runs");
     }
 }

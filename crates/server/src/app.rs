@@ -192,7 +192,7 @@ impl App {
         background.run_to_its_end(|stopping| async move { tended.tend_until(stopping).await });
         let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));
         let operations = start_operations(&blobs, &action_cache, &access, &settings, &caches, execution);
-        quotas.limit_executions(&operations);
+        quotas.cap_executions(&operations);
         let own_worker = Condition::default();
         let operator = Operator {
             gate: gate.clone(),

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use gf_blobstore::{DiskBlobStore, OwnerId, Stock, StoreError};
 use gf_database::{Database, DatabaseError, Migration, Migrations, sql};
 use gf_execution::Operations;
+use gf_execution::scheduler::Cap;
 use gf_tenancy::{Authorized, Permission, Principal, Tenant, TenantId, TenantName};
 use thiserror::Error;
 use tokio::time::{MissedTickBehavior, interval};
@@ -198,10 +199,10 @@ impl Quotas {
     }
 
     /// Tells those who run actions how many they may run for each tenant.
-    pub(crate) fn limit_executions(&self, operations: &Operations) {
+    pub(crate) fn cap_executions(&self, operations: &Operations) {
         for account in self.accounts.values() {
-            if let Some(limit) = account.meter().quota().executions {
-                operations.limit_executions(account.id, limit);
+            if let Some(executions) = account.meter().quota().executions {
+                operations.cap_executions(account.id, Some(Cap { tenant: account.tenant.as_str().into(), executions }));
             }
         }
     }
@@ -316,8 +317,7 @@ impl Quotas {
 
     /// What every tenant uses, by name.
     pub(crate) fn report(&self, operations: &Operations) -> Vec<TenantReport> {
-        let running = operations.running_by_tenant();
-        let of = |account: &Arc<Account>| account.report(running.get(&account.id).copied().unwrap_or(0));
+        let of = |account: &Arc<Account>| account.report(operations.running_of(account.id).into());
         let mut tenants: Vec<TenantReport> = self.accounts.values().map(of).collect();
         tenants.sort_by(|a, b| a.name.cmp(&b.name));
         tenants
@@ -397,7 +397,7 @@ impl Account {
                 refused: refused.uploaded,
                 ..of(used.uploaded_bytes, quota.uploaded_bytes_a_day)
             },
-            executions: of(running, quota.executions.map(u64::from)),
+            executions: of(running, quota.executions.map(|most| most.get().into())),
             requests_a_second: QuotaReport {
                 refused: refused.requests,
                 ..of(0, quota.requests_a_second.map(u64::from))

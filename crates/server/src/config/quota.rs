@@ -1,5 +1,7 @@
 //! `[tenant.quota]`: what a tenant may use.
 
+use std::num::NonZeroU32;
+
 use super::reader::Section;
 use super::units::{parse_size, show_size};
 use super::within;
@@ -12,13 +14,13 @@ pub(super) fn read(quota: &mut Section<'_, '_>) -> Quota {
     let size = |text: &str| within(parse_size(text)?, LEAST_BYTES, u64::MAX, show_size);
     let count = |number: u64| {
         let number = u32::try_from(number).map_err(|_| format!("{number} is too much: at most {}", u32::MAX))?;
-        if number == 0 { Err("0 would refuse everything: leave it out for no limit".to_owned()) } else { Ok(number) }
+        NonZeroU32::new(number).ok_or_else(|| "0 would refuse everything: leave it out for no limit".to_owned())
     };
     Quota {
         stored_bytes: quota.text("stored", size).map(|at| at.value),
         uploaded_bytes_a_day: quota.text("uploaded_a_day", size).map(|at| at.value),
         executions: quota.number("executions", count).map(|at| at.value),
-        requests_a_second: quota.number("requests_a_second", count).map(|at| at.value),
+        requests_a_second: quota.number("requests_a_second", count).map(|at| at.value.get()),
     }
 }
 
@@ -52,7 +54,7 @@ mod tests {
         let expected = Quota {
             stored_bytes: Some(2 << 30),
             uploaded_bytes_a_day: Some(1 << 30),
-            executions: Some(8),
+            executions: NonZeroU32::new(8),
             requests_a_second: Some(50),
         };
         check(all, Ok(expected));

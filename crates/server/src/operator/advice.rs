@@ -41,6 +41,9 @@ fn of_scarcity(scarce: &Scarce) -> String {
                                   less with the platform property memory"
             .to_owned(),
         Scarce::KeptFree { .. } => "wait: it is next on that worker".to_owned(),
+        Scarce::Share { .. } => "wait until one of the tenant's actions ends, or have the operator set a larger \
+                                 tenant.quota.executions"
+            .to_owned(),
         Scarce::OtherWorker => "wait: within seconds it goes to any worker that has room".to_owned(),
     }
 }

@@ -9,19 +9,20 @@ use std::time::Duration;
 use gf_digest::{Digest, DigestFunction};
 use gf_execution::operations::{OperationName, Overview, RunningAction, Stage};
 use gf_execution::scheduler::{
-    Ahead, Explanation, Matching, Property, QueueState, RunStage, RunningState, Scarce, Situation, Snapshot,
+    Ahead, CapState, Explanation, Matching, Property, QueueState, RunStage, RunningState, Scarce, Situation, Snapshot,
     WorkerState,
 };
 use gf_tenancy::{Authorized, Operate};
 
 use super::report::{
     ActionReport, AheadReport, EndReport, ExecutionReport, ExecutionSummary, ExplanationReport, MatchingReport,
-    OperationReport, PropertyReport, QueueReport, RunReport, ScarceReport, SituationReport, WorkerReport,
+    OperationReport, PropertyReport, QueueReport, RunReport, ScarceReport, ShareReport, SituationReport, WorkerReport,
 };
 use super::{Operator, advice};
 
-/// Platforms and workers in one answer.
+/// Platforms, tenants and workers in one answer.
 const MAX_QUEUES: usize = 200;
+const MAX_SHARES: usize = 200;
 const MAX_WORKERS: usize = 1000;
 /// The name or the value of a property is shown up to this length.
 const MAX_SHOWN_CHARS: usize = 200;
@@ -41,14 +42,17 @@ impl Operator {
 
     pub(super) fn execution(&self, operator: &Authorized<Operate>) -> ExecutionReport {
         let Overview { snapshot, running } = self.operations.overview(operator);
-        let Snapshot { mut queues, workers, .. } = snapshot;
+        let Snapshot { mut queues, workers, mut caps, .. } = snapshot;
         queues.sort_by_key(|queue| Reverse((queue.oldest_wait, queue.running)));
+        caps.sort_by_key(|cap| Reverse(cap.queued));
         let run = |state: &RunningState| run_report(state, state.execution.and_then(|id| running.get(&id)));
         ExecutionReport {
             queued: snapshot.queued,
             running: snapshot.running,
             queues: queues.iter().take(MAX_QUEUES).map(|queue| queue_report(queue, &workers)).collect(),
             queues_left_out: queues.len().saturating_sub(MAX_QUEUES),
+            shares: caps.iter().take(MAX_SHARES).map(share_report).collect(),
+            shares_left_out: caps.len().saturating_sub(MAX_SHARES),
             workers: workers.iter().take(MAX_WORKERS).map(|worker| worker_report(worker, run)).collect(),
             workers_left_out: workers.len().saturating_sub(MAX_WORKERS),
             ends: self.operations.ends().into_iter().map(|(end, count)| (end.to_owned(), count)).collect(),
@@ -135,6 +139,11 @@ fn queue_report(queue: &QueueState, workers: &[WorkerState]) -> QueueReport {
     }
 }
 
+fn share_report(cap: &CapState) -> ShareReport {
+    let CapState { tenant, queued, running, most } = cap;
+    ShareReport { tenant: tenant.to_string(), queued: *queued, running: *running, most: *most }
+}
+
 fn worker_report(worker: &WorkerState, run: impl Fn(&RunningState) -> RunReport) -> WorkerReport {
     WorkerReport {
         id: worker.id.0,
@@ -207,6 +216,7 @@ fn scarce_report(scarce: Scarce) -> ScarceReport {
         }
         Scarce::KeptFree { worker } => ScarceReport::KeptFree { worker: worker.to_string() },
         Scarce::OtherWorker => ScarceReport::OtherWorker,
+        Scarce::Share { tenant, runs, most } => ScarceReport::Share { tenant: tenant.to_string(), runs, most },
     }
 }
 

@@ -13,7 +13,8 @@ pub use action_results::{
 };
 pub use execution::{
     ActionReport, AheadReport, EndReport, ExecutionReport, ExecutionSummary, ExplanationReport, MatchingReport,
-    OperationReport, OwnWorker, PropertyReport, QueueReport, RunReport, ScarceReport, SituationReport, WorkerReport,
+    OperationReport, OwnWorker, PropertyReport, QueueReport, RunReport, ScarceReport, ShareReport, SituationReport,
+    WorkerReport,
 };
 
 pub use tenants::{QuotaReport, TenantReport};

@@ -4,6 +4,7 @@
 //! not yet seen when the store was last looked at counts as large as it came.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// What a tenant may use; what has no number has no bound.
@@ -14,7 +15,7 @@ pub struct Quota {
     /// Bytes that come for it from midnight to midnight, UTC.
     pub uploaded_bytes_a_day: Option<u64>,
     /// Actions that run for it at one time; further ones wait.
-    pub executions: Option<u32>,
+    pub executions: Option<NonZeroU32>,
     /// Requests in a second, on average over [`BURST_S`].
     pub requests_a_second: Option<u32>,
 }

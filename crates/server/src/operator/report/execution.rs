@@ -56,6 +56,12 @@ pub struct ExecutionReport {
     pub queues: Vec<QueueReport>,
     /// How many more there are than `queues` tells of.
     pub queues_left_out: usize,
+    /// Every tenant that may run only so many executions at one time and has some here; those first of which most wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ShareReport>,
+    /// How many more there are than `shares` tells of.
+    #[serde(default)]
+    pub shares_left_out: usize,
     /// Every worker, in the order of their arrival.
     pub workers: Vec<WorkerReport>,
     /// How many more there are than `workers` tells of.
@@ -89,6 +95,19 @@ pub struct QueueReport {
     pub oldest_wait_seconds: Option<u64>,
     /// Workers that have all the properties, whatever their size.
     pub matching_workers: usize,
+}
+
+/// A tenant that may run only so many executions at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareReport {
+    /// Its name.
+    pub tenant: String,
+    /// How many of its executions wait.
+    pub queued: usize,
+    /// How many are on workers, until those say that they ended.
+    pub running: u32,
+    /// How many may be there.
+    pub most: u32,
 }
 
 /// A worker.
@@ -294,6 +313,15 @@ pub enum ScarceReport {
     },
     /// It failed on the worker that has room, and waits a moment for another one.
     OtherWorker,
+    /// Its tenant runs as many executions as it may, counted with the one for which a worker is kept free.
+    Share {
+        /// The tenant.
+        tenant: String,
+        /// How many it runs.
+        runs: u32,
+        /// How many it may run.
+        most: u32,
+    },
     /// Something that a newer server has a word for.
     #[serde(other)]
     Unknown,
