@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
 use super::collect::Unfinished;
+use super::decoding::Decoders;
 use super::durability::{Extent, Suspects};
 use super::file_layer::{FileLayer, StoreFile};
 use super::flushes::Flushes;
@@ -126,8 +127,7 @@ pub(crate) struct Core {
     pub closed: AtomicBool,
     /// How far the scrub has come; its thread alone changes it.
     pub scrub: Mutex<Progress>,
-    /// Uploads that may be decoded at once.
-    pub decoders: Arc<Semaphore>,
+    pub decoders: Decoders,
     /// The number of this start of the store; part of every sequence number.
     pub epoch: u32,
     /// When the store last served a request that moved bytes, for work that waits for quiet.

@@ -1,25 +1,56 @@
 //! Decoding of what is uploaded compressed: on threads for waiting, since a small message can become a huge one and costs
-//! as much; in steps, so that many uploads share the processors, and one that is given up ends soon.
+//! as much; in steps, so that many uploads share the processors, and one that is given up ends soon. What the decoders keep in
+//! memory between their steps is bounded over all uploads.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use gf_digest::{Digest, Hasher};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::core::Core;
 use super::large::LargeWriter;
-use super::zstandard::{DecodeError, StreamDecoder};
+use super::zstandard::{DecodeError, StreamDecoder, window_bytes};
 
 /// So much comes out of a step, about.
 const STEP_BYTES: u64 = 8 << 20;
 
-/// Those who may decode at once: as many as there are processors.
-pub(crate) fn decoders() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(available_parallelism().map_or(1, usize::from)))
+/// The windows of all decoders together.
+const WINDOWS_BYTES: usize = 512 << 20;
+
+/// How long an upload waits for the windows of others.
+const WINDOW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Windows are counted in these.
+const UNIT_BYTES: u64 = 1 << 10;
+
+/// What those who decode share.
+pub(crate) struct Decoders {
+    /// As many steps at once as there are processors.
+    steps: Arc<Semaphore>,
+    windows: Arc<Semaphore>,
+}
+
+impl Default for Decoders {
+    fn default() -> Self {
+        let processors = available_parallelism().map_or(1, usize::from);
+        let windows = WINDOWS_BYTES / usize::try_from(UNIT_BYTES).unwrap_or(usize::MAX);
+        Self { steps: Arc::new(Semaphore::new(processors)), windows: Arc::new(Semaphore::new(windows)) }
+    }
+}
+
+impl Decoders {
+    async fn window(&self, size: u64) -> io::Result<OwnedSemaphorePermit> {
+        let units = u32::try_from(window_bytes(size).div_ceil(UNIT_BYTES)).map_err(io::Error::other)?;
+        let window = timeout(WINDOW_TIMEOUT, Arc::clone(&self.windows).acquire_many_owned(units)).await;
+        let window = window.map_err(|_| io::Error::other("too many compressed uploads at once; try again"))?;
+        window.map_err(io::Error::other)
+    }
 }
 
 /// An upload that is being decoded into a file.
@@ -27,6 +58,7 @@ pub(crate) struct Decoding {
     core: Arc<Core>,
     /// Away during a step, and for good if that was given up.
     decoder: Option<Box<StreamDecoder<Hashed>>>,
+    _window: OwnedSemaphorePermit,
 }
 
 /// A file, and the hash of what was written to it.
@@ -50,10 +82,12 @@ impl Write for Hashed {
 }
 
 impl Decoding {
-    pub(crate) fn new(core: &Arc<Core>, digest: &Digest, writer: LargeWriter) -> io::Result<Self> {
+    /// Waits for room for its window.
+    pub(crate) async fn new(core: &Arc<Core>, digest: &Digest, writer: LargeWriter) -> io::Result<Self> {
+        let window = core.decoders.window(digest.size_bytes()).await?;
         let sink = Hashed { hasher: Hasher::new(digest.function()), writer, _core: Arc::clone(core) };
         let decoder = StreamDecoder::new(sink, digest.size_bytes())?;
-        Ok(Self { core: Arc::clone(core), decoder: Some(Box::new(decoder)) })
+        Ok(Self { core: Arc::clone(core), decoder: Some(Box::new(decoder)), _window: window })
     }
 
     /// Takes the next compressed bytes. Who gives up waiting for it has given up the upload.
@@ -67,7 +101,7 @@ impl Decoding {
     }
 
     async fn step(&mut self, bytes: Bytes) -> Result<usize, DecodeError> {
-        let permit = Arc::clone(&self.core.decoders).acquire_owned().await.map_err(io::Error::other)?;
+        let permit = Arc::clone(&self.core.decoders.steps).acquire_owned().await.map_err(io::Error::other)?;
         let mut decoder = self.decoder.take().ok_or_else(given_up)?;
         let step = spawn_blocking(move || {
             let _permit = permit;
@@ -79,9 +113,9 @@ impl Decoding {
         taken
     }
 
-    /// The file and its hash.
+    /// The file and its hash. Fails when the last frame has not come to its end.
     pub(crate) fn finish(self) -> Result<Hashed, DecodeError> {
-        Ok(self.decoder.ok_or_else(given_up)?.into_sink())
+        self.decoder.ok_or_else(given_up)?.finish()
     }
 }
 

@@ -17,7 +17,7 @@ use super::checkpoint::Checkpoint;
 use super::clock::{Clock, MachineTime, TimeSource};
 use super::collect::CollectionReport;
 use super::core::{Core, Counters, StoreConfig, failed};
-use super::decoding::decoders;
+use super::decoding::Decoders;
 use super::durability::Extent;
 use super::file_layer::{FileLayer, SystemFiles};
 use super::folder::{self, Folder};
@@ -348,7 +348,7 @@ async fn open_core(
         flushes: Arc::default(),
         refused: Mutex::default(),
         making_room: Arc::new(Semaphore::new(1)),
-        decoders: decoders(),
+        decoders: Decoders::default(),
         is_index_whole: AtomicBool::new(is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),
         scrub: Mutex::default(),

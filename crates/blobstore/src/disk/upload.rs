@@ -52,12 +52,12 @@ enum FileSink {
 }
 
 impl FileSink {
-    fn new(core: &Arc<Core>, digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
+    async fn new(core: &Arc<Core>, digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
         let writer = core.large.create(encoding, digest.size_bytes()).map_err(failed("creating a file"))?;
         Ok(match encoding {
             Encoding::Identity => Self::Identity(writer, Hashing::new(digest.function())),
             Encoding::Zstd => {
-                let decoding = Decoding::new(core, digest, writer);
+                let decoding = Decoding::new(core, digest, writer).await;
                 Self::Zstd(decoding.map_err(failed("starting a decoder"))?)
             }
         })
@@ -105,7 +105,7 @@ impl Core {
         let sink = if digest.size_bytes() <= self.config.large_blob_bytes {
             Sink::Memory(Vec::new())
         } else {
-            Sink::File(Box::new(FileSink::new(self, &digest, encoding)?))
+            Sink::File(Box::new(FileSink::new(self, &digest, encoding).await?))
         };
         let core = Arc::clone(self);
         Ok(DiskUpload { core, owner, digest, encoding, received_bytes: 0, reservation, sink, void: false })

@@ -2,9 +2,11 @@
 
 use std::io::{self, Read, Write};
 
-/// The window that a frame may ask for, as a power of two: 32 MiB, which every level of the reference tool up to 19
-/// stays under. It bounds the memory that one stream can claim.
-const WINDOW_LOG_MAX: u32 = 25;
+use zstd::stream::{raw, zio};
+
+/// The window that a frame may ask for, as a power of two: 8 MiB, as every level of the reference tool up to 19 does. It
+/// bounds the memory that one stream can claim.
+const WINDOW_LOG_MAX: u32 = 23;
 
 /// Fast, and good enough for objects that are mostly read: the level for what we compress ourselves.
 const LEVEL: i32 = 1;
@@ -55,18 +57,23 @@ impl From<io::Error> for DecodeError {
     }
 }
 
+/// The memory that decoding a stream of so many bytes takes at most.
+pub(crate) fn window_bytes(size: u64) -> u64 {
+    size.min(1 << WINDOW_LOG_MAX)
+}
+
 /// Decodes frames that arrive in pieces into `W`. What comes out is handed on as it comes, and never held.
 pub(crate) struct StreamDecoder<W: Write> {
-    decoder: zstd::stream::write::Decoder<'static, BoundedSink<W>>,
+    decoder: zio::Writer<BoundedSink<W>, raw::Decoder<'static>>,
 }
 
 impl<W: Write> StreamDecoder<W> {
     /// At most `size` bytes may come out.
     pub(crate) fn new(sink: W, size: u64) -> io::Result<Self> {
         let sink = BoundedSink { sink, left: size, failure: None };
-        let mut decoder = zstd::stream::write::Decoder::new(sink)?;
-        decoder.window_log_max(WINDOW_LOG_MAX)?;
-        Ok(Self { decoder })
+        let mut decoder = raw::Decoder::new()?;
+        decoder.set_parameter(raw::DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+        Ok(Self { decoder: zio::Writer::new(sink, decoder) })
     }
 
     /// Takes bytes from the front of a piece until it is used up, or until `enough` bytes have come out and perhaps a few
@@ -74,13 +81,13 @@ impl<W: Write> StreamDecoder<W> {
     pub(crate) fn write(&mut self, piece: &[u8], enough: u64) -> Result<usize, DecodeError> {
         /// Input bytes a step: what comes out of one is at most what 1 KiB of zstd can describe.
         const STEP: usize = 1024;
-        let left_before = self.decoder.get_ref().left;
+        let left_before = self.decoder.writer().left;
         let mut taken = 0;
         for step in piece.chunks(STEP) {
             let result = self.decoder.write_all(step).and_then(|()| self.decoder.flush());
             result.map_err(|error| self.failed(error))?;
             taken += step.len();
-            if left_before - self.decoder.get_ref().left >= enough {
+            if left_before - self.decoder.writer().left >= enough {
                 break;
             }
         }
@@ -88,16 +95,17 @@ impl<W: Write> StreamDecoder<W> {
     }
 
     fn failed(&mut self, error: io::Error) -> DecodeError {
-        match self.decoder.get_mut().failure.take() {
+        match self.decoder.writer_mut().failure.take() {
             Some(failure) => DecodeError::Sink(failure),
             None if error.kind() == io::ErrorKind::FileTooLarge => DecodeError::TooLong,
             None => DecodeError::Invalid(error),
         }
     }
 
-    /// What took the bytes.
-    pub(crate) fn into_sink(self) -> W {
-        self.decoder.into_inner().sink
+    /// What took the bytes. Fails when the last frame has not come to its end.
+    pub(crate) fn finish(mut self) -> Result<W, DecodeError> {
+        self.decoder.finish().map_err(|error| self.failed(error))?;
+        Ok(self.decoder.into_inner().0.sink)
     }
 }
 
@@ -136,7 +144,7 @@ mod tests {
                 rest = &rest[decoder.write(rest, 1)?..];
             }
         }
-        Ok(decoder.into_sink())
+        decoder.finish()
     }
 
     #[test]
@@ -169,11 +177,14 @@ mod tests {
     #[test]
     fn garbage_and_cut_frames_are_refused() {
         let bytes = compress(b"some bytes that are compressed").unwrap();
-        assert!(matches!(decompress(&bytes[..bytes.len() - 2], 30), Err(DecodeError::Invalid(_))));
+        let cut = &bytes[..bytes.len() - 2];
+        assert!(matches!(decompress(cut, 30), Err(DecodeError::Invalid(_))));
+        assert!(matches!(stream(&[cut], 30), Err(DecodeError::Invalid(_))));
         assert!(matches!(decompress(b"not zstd at all", 30), Err(DecodeError::Invalid(_))));
         let mut trailing = bytes;
         trailing.extend_from_slice(b"garbage");
         assert!(matches!(decompress(&trailing, 30), Err(DecodeError::Invalid(_))));
+        assert!(matches!(stream(&[&trailing], 30), Err(DecodeError::Invalid(_))));
         assert!(matches!(stream(&[b"not zstd at all"], 30), Err(DecodeError::Invalid(_))));
     }
 

@@ -20,6 +20,9 @@ const ONLY_MESSAGE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a large message waits for room.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a large message may stand still while it holds room that others wait for.
+const HOLDING_SILENCE: Duration = Duration::from_secs(10);
+
 /// Messages up to this size need no room: what a connection may send ahead bounds them.
 const SMALL_MESSAGE_BYTES: usize = 256 << 10;
 
@@ -129,12 +132,22 @@ impl Messages {
                 }
                 roomy_up_to += step.max(1);
             }
-            let mut frame = self.frame().await?.ok_or_else(cut_off)?;
+            let mut frame = self.frame_while_holding().await?.ok_or_else(cut_off)?;
             let taken = frame.len().min(length - message.len());
             message.extend_from_slice(&frame.split_to(taken));
             self.pending = frame;
         }
         Ok(message.freeze())
+    }
+
+    /// The next bytes of a message, soon if it holds room.
+    async fn frame_while_holding(&mut self) -> Result<Option<Bytes>, Status> {
+        if self.held.is_none() {
+            return self.frame().await;
+        }
+        timeout(HOLDING_SILENCE, self.frame()).await.unwrap_or_else(|_| {
+            Err(Status::unavailable("a large message stood still; try again, or send smaller ones"))
+        })
     }
 
     /// The next bytes of the body; `None` at its end.
@@ -160,7 +173,7 @@ fn cut_off() -> Status {
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
+    use futures::{StreamExt, stream};
     use gf_reapi::bytestream::WriteRequest;
 
     use super::*;
@@ -204,6 +217,20 @@ mod tests {
         assert_eq!(refused(&[1, 0, 0, 0, 0]).await, Code::Unimplemented);
         assert_eq!(refused(&[0, 0xff, 0xff, 0xff, 0xff]).await, Code::ResourceExhausted);
         assert_eq!(refused(&[0, 0, 0, 0, 2, 0xff, 0xff]).await, Code::InvalidArgument);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_stands_still_holds_no_room() {
+        let room = Room::new(1 << 20);
+        let large = framed(&WriteRequest { data: vec![7; 700 << 10].into(), ..WriteRequest::default() });
+        let begun = large.chunks(300 << 10).take(2).map(Bytes::copy_from_slice).map(Ok::<_, std::io::Error>);
+        let body = Body::from_stream(stream::iter(begun.collect::<Vec<_>>()).chain(stream::pending()));
+        let mut messages = Messages::new(body, 1 << 20, Lists::FLAT, room.clone());
+        let began = tokio::time::Instant::now();
+        let refused = messages.next::<WriteRequest>().await.unwrap_err();
+        assert_eq!((refused.code(), began.elapsed()), (Code::Unavailable, HOLDING_SILENCE));
+        drop(messages);
+        assert_eq!(room.0.available_permits(), 1 << 10);
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,10 @@ use crate::edges::grpc::Messages;
 /// answered all the same.
 const WAIT_FOR_END: Duration = Duration::from_millis(250);
 
+/// Up to this size, what comes in one message is kept in memory and stored at once. A larger blob can come in one message,
+/// too, when it is compressed.
+const WHOLE_BYTES: u64 = 1 << 20;
+
 pub(in super::super) async fn write(
     edge: Arc<Edge>,
     caller: Caller,
@@ -33,7 +37,7 @@ pub(in super::super) async fn write(
     if target.is_present(&edge).await? {
         return Ok(not_needed(&target));
     }
-    if first.finish_write && begin == 0 {
+    if first.finish_write && begin == 0 && target.digest.size_bytes() <= WHOLE_BYTES {
         return write_whole(&edge, &target, first, incoming).await;
     }
     match target.key() {
@@ -59,7 +63,7 @@ fn not_needed(target: &Target<'_>) -> WriteResponse {
     WriteResponse { committed_size }
 }
 
-/// An upload in one message needs no state.
+/// A small upload in one message needs no state.
 async fn write_whole(
     edge: &Edge,
     target: &Target<'_>,
