@@ -1,16 +1,17 @@
-//! A copy of the whole database, made while it is in use.
+//! A copy of the whole database, made while it is in use: a file of SQLite's, also where the database is PostgreSQL's.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sqlx::{ConnectOptions, Connection as _};
 use thiserror::Error;
 
+use crate::copy::{CopyError, transfer};
 use crate::database::Connections;
+use crate::file::{beside, give_name, make_private, remove_if_there};
+use crate::migrations::has_list;
 use crate::statement::Connection;
-use crate::{Database, DatabaseError, sql};
+use crate::{Database, DatabaseError, Migrations, OpenError, Transaction, sql};
 
 /// Why no copy was made.
 #[derive(Debug, Error)]
@@ -21,9 +22,12 @@ pub enum BackupError {
     /// The path is not text, which SQLite asks for.
     #[error("{path} cannot be named in a statement: use a path of Unicode characters", path = .0.display())]
     Path(PathBuf),
-    /// PostgreSQL has its own tools for this, which know more than we do.
-    #[error("a PostgreSQL database is copied with pg_dump, or with what its operator already uses")]
-    Postgres,
+    /// There are no tables of ours.
+    #[error("there is nothing to copy: no server has used this database yet")]
+    Empty,
+    /// The tables are not what this program knows.
+    #[error(transparent)]
+    Tables(#[from] OpenError),
     /// The copy could not be written.
     #[error("the database cannot be copied: {0}")]
     Database(#[from] DatabaseError),
@@ -32,33 +36,72 @@ pub enum BackupError {
     Io(#[from] io::Error),
 }
 
+impl From<CopyError> for BackupError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Tables(error) => error.into(),
+            CopyError::Rows(error) => error.into(),
+        }
+    }
+}
+
 impl Database {
     /// Copies the database, as it is at one moment, to a new file, which is durable when this returns. Reading and
-    /// writing go on meanwhile.
+    /// writing go on meanwhile. What a killed process leaves has another name, and goes with the next copy.
     ///
     /// # Errors
     /// [`BackupError`].
-    pub async fn back_up(&self, to: &Path) -> Result<(), BackupError> {
-        let Connections::Sqlite { readers, .. } = &self.connections else { return Err(BackupError::Postgres) };
-        let path = to.to_str().ok_or_else(|| BackupError::Path(to.to_owned()))?;
+    pub async fn back_up(&self, to: &Path, services: &[Migrations]) -> Result<(), BackupError> {
+        if to.exists() {
+            return Err(BackupError::Exists(to.to_owned()));
+        }
+        let partial = beside(to, ".partial");
+        for end in ["", "-journal"] {
+            remove_if_there(&beside(&partial, end))?;
+        }
         // SQLite fills a file that is there and empty; one of its own making would be for everybody to read.
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
-        made.map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => BackupError::Exists(to.to_owned()),
-            _ => BackupError::Io(error),
-        })?;
+        make_private(&partial)?;
+        let copied = match &self.connections {
+            Connections::Sqlite { .. } => self.copy_file(&partial).await,
+            Connections::Postgres(_) => self.copy_tables(&partial, services).await,
+        };
+        let named = match copied {
+            Ok(()) => name(&partial, to).await,
+            Err(error) => Err(error),
+        };
+        remove_if_there(&partial)?;
+        named
+    }
+
+    async fn copy_file(&self, to: &Path) -> Result<(), BackupError> {
+        let Connections::Sqlite { readers, .. } = &self.connections else { return Ok(()) };
+        let path = to.to_str().ok_or_else(|| BackupError::Path(to.to_owned()))?;
         let copy = sql("VACUUM INTO $1").bind(path);
         // A connection of its own: readers may not write, not even another file.
         let options = readers.connect_options().as_ref().clone().pragma("query_only", "OFF");
         let mut connection = options.connect().await.map_err(DatabaseError::from)?;
         connection.execute(&copy).await?;
-        connection.close().await.map_err(DatabaseError::from)?;
-        let (copy, folder) = (to.to_owned(), to.parent().map(Path::to_owned).unwrap_or_default());
-        let sync = move || {
-            File::open(copy)?.sync_all()?;
-            File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder })?.sync_all()
-        };
-        tokio::task::spawn_blocking(sync).await.map_err(io::Error::from)??;
-        Ok(())
+        Ok(connection.close().await.map_err(DatabaseError::from)?)
     }
+
+    async fn copy_tables(&self, to: &Path, services: &[Migrations]) -> Result<(), BackupError> {
+        let copy = Self::open_new_file(to).await?;
+        let mut source = Transaction::begin_reading(self).await?;
+        let copied = match has_list(&mut source).await? {
+            true => transfer(&mut source, &copy, services).await.map_err(BackupError::from),
+            false => Err(BackupError::Empty),
+        };
+        source.roll_back().await;
+        copy.close().await;
+        copied
+    }
+}
+
+async fn name(partial: &Path, to: &Path) -> Result<(), BackupError> {
+    let (whole, name) = (partial.to_owned(), to.to_owned());
+    let named = tokio::task::spawn_blocking(move || give_name(&whole, &name)).await.map_err(io::Error::from)?;
+    named.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => BackupError::Exists(to.to_owned()),
+        _ => BackupError::Io(error),
+    })
 }

@@ -76,6 +76,21 @@ impl Database {
         Ok(Self { connections: connections.map_err(failed)? })
     }
 
+    /// Opens a file that is there and empty, and that nobody else uses: nothing is kept beside it when it is closed.
+    pub(crate) async fn open_new_file(path: &Path) -> Result<Self, DatabaseError> {
+        let options = alone(path).journal_mode(SqliteJournalMode::Delete).synchronous(SqliteSynchronous::Full);
+        Ok(Self::over(pool(1).connect_with(options).await?))
+    }
+
+    /// Opens a file that is whole and that nobody changes, and changes nothing of it.
+    pub(crate) async fn open_read_only(path: &Path) -> Result<Self, DatabaseError> {
+        Ok(Self::over(pool(1).connect_with(alone(path).read_only(true).immutable(true)).await?))
+    }
+
+    fn over(only: SqlitePool) -> Self {
+        Self { connections: Connections::Sqlite { writer: only.clone(), readers: only } }
+    }
+
     /// Takes the tables of one service to a step, forward or back; step 0 is without any. For operators, who may have
     /// to start an older program, and for tests.
     ///
@@ -201,12 +216,7 @@ fn make_private(path: &Path) -> io::Result<()> {
 }
 
 async fn open_sqlite(path: &Path) -> Result<Connections, sqlx::Error> {
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .foreign_keys(true)
-        .busy_timeout(OTHER_PROCESS_TIMEOUT)
-        .pragma("trusted_schema", "OFF")
-        .pragma("temp_store", "MEMORY");
+    let options = alone(path).busy_timeout(OTHER_PROCESS_TIMEOUT);
     let writing = options
         .clone()
         .journal_mode(SqliteJournalMode::Wal)
@@ -216,6 +226,11 @@ async fn open_sqlite(path: &Path) -> Result<Connections, sqlx::Error> {
     let writer = connect_in_turn(writing).await?;
     let readers = pool(SQLITE_READERS).connect_with(options.pragma("query_only", "ON")).await?;
     Ok(Connections::Sqlite { writer, readers })
+}
+
+fn alone(path: &Path) -> SqliteConnectOptions {
+    let options = SqliteConnectOptions::new().filename(path).foreign_keys(true);
+    options.pragma("trusted_schema", "OFF").pragma("temp_store", "MEMORY")
 }
 
 /// Who is the first to open a file changes how it keeps its log. SQLite lets nobody wait for that change: it says "locked"

@@ -158,6 +158,18 @@ pub enum OpenError {
         /// Its name in this program.
         name: String,
     },
+    /// There are tables of a service that this program does not have.
+    #[error("there are tables of {service}, which this program does not know: use the program that wrote them")]
+    Foreign {
+        /// Whose tables.
+        service: String,
+    },
+    /// There are tables where none should be.
+    #[error("there are tables of {service} already: name a database that is empty")]
+    Occupied {
+        /// Whose tables.
+        service: String,
+    },
     /// A migration does not work on this database. Nothing of it was done.
     #[error("step {number} ({name}) of {service} failed: {source}; nothing was changed")]
     Migration {

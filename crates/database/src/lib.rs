@@ -18,8 +18,10 @@
 //! floating point, times and Booleans as column types (a time is a number of seconds or milliseconds).
 
 mod backup;
+mod copy;
 mod database;
 mod error;
+mod file;
 mod location;
 mod migrations;
 mod restore;

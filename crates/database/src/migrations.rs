@@ -54,6 +54,9 @@ impl Dialect {
     }
 }
 
+/// The scripts that a database went through, by service, in order.
+pub(crate) type Applied = HashMap<String, Vec<String>>;
+
 /// The table of this crate itself.
 const LIST: &str = "CREATE TABLE IF NOT EXISTS migration (
     service {text} NOT NULL,
@@ -68,21 +71,20 @@ const LIST: &str = "CREATE TABLE IF NOT EXISTS migration (
 const LOCK: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(112589990684262);";
 
 pub(crate) async fn bring_up_to_date(database: &Database, services: &[Migrations]) -> Result<(), OpenError> {
-    database
-        .write(|transaction| {
-            work(async move {
-                let applied = read_list(transaction).await?;
-                for service in services {
-                    let steps = applied.get(service.service).map_or(&[][..], Vec::as_slice);
-                    check(service, steps)?;
-                    for number in steps.len() + 1..=service.steps.len() {
-                        forward(transaction, service, number).await?;
-                    }
-                }
-                Ok(())
-            })
-        })
-        .await
+    database.write(|transaction| work(advance(transaction, services))).await
+}
+
+/// Takes the tables of these services to what this program knows.
+pub(crate) async fn advance(transaction: &mut Transaction, services: &[Migrations]) -> Result<(), OpenError> {
+    let applied = read_list(transaction).await?;
+    for service in services {
+        let steps = applied.get(service.service).map_or(&[][..], Vec::as_slice);
+        check(service, steps)?;
+        for number in steps.len() + 1..=service.steps.len() {
+            forward(transaction, service, number).await?;
+        }
+    }
+    Ok(())
 }
 
 pub(crate) async fn take_to(database: &Database, service: &Migrations, step: usize) -> Result<(), OpenError> {
@@ -104,22 +106,64 @@ pub(crate) async fn take_to(database: &Database, service: &Migrations, step: usi
         .await
 }
 
-/// The scripts that were applied, by service, in order.
-async fn read_list(transaction: &mut Transaction) -> Result<HashMap<String, Vec<String>>, OpenError> {
-    let read = async {
+/// The scripts that were applied, by service, in order. Nobody else migrates until the transaction ends.
+async fn read_list(transaction: &mut Transaction) -> Result<Applied, OpenError> {
+    let prepare = async {
         if transaction.dialect() == Dialect::Postgres {
             transaction.run_script(LOCK).await?;
         }
         let list = transaction.dialect().translate(LIST);
-        transaction.run_script(&list).await?;
-        let rows = transaction.all(sql("SELECT service, script FROM migration ORDER BY service, step")).await?;
-        let mut applied: HashMap<String, Vec<String>> = HashMap::new();
-        for row in rows {
-            applied.entry(row.get("service")?).or_default().push(row.get("script")?);
-        }
-        Ok(applied)
+        transaction.run_script(&list).await
     };
-    read.await.map_err(OpenError::List)
+    prepare.await.map_err(OpenError::List)?;
+    applied(transaction).await.map_err(OpenError::List)
+}
+
+/// Whether a database has a list of what was migrated, so that it is one of ours.
+pub(crate) async fn has_list(transaction: &mut Transaction) -> Result<bool, DatabaseError> {
+    let found = match transaction.dialect() {
+        Dialect::Sqlite => "SELECT COUNT(*) AS found FROM sqlite_master WHERE type = 'table' AND name = 'migration'",
+        Dialect::Postgres => "SELECT COUNT(to_regclass('migration')) AS found",
+    };
+    let row = transaction.first(sql(found)).await?;
+    Ok(row.map(|row| row.get::<i64>("found")).transpose()?.is_some_and(|found| found > 0))
+}
+
+/// The scripts of a database that has a list of them.
+pub(crate) async fn applied(transaction: &mut Transaction) -> Result<Applied, DatabaseError> {
+    let mut applied = Applied::new();
+    for row in transaction.all(sql("SELECT service, script FROM migration ORDER BY service, step")).await? {
+        applied.entry(row.get("service")?).or_default().push(row.get("script")?);
+    }
+    Ok(applied)
+}
+
+/// Makes the tables of these services as another database has them, where there are none.
+///
+/// # Errors
+/// [`OpenError::Newer`], [`OpenError::Different`] and [`OpenError::Foreign`] when this program does not know those tables;
+/// [`OpenError::Occupied`] when there are some already.
+pub(crate) async fn repeat(
+    transaction: &mut Transaction,
+    services: &[Migrations],
+    others: &Applied,
+) -> Result<(), OpenError> {
+    if let Some(service) = read_list(transaction).await?.into_keys().next() {
+        return Err(OpenError::Occupied { service });
+    }
+    for name in others.keys() {
+        if !services.iter().any(|service| service.service == name) {
+            return Err(OpenError::Foreign { service: name.clone() });
+        }
+    }
+    for service in services {
+        let steps = others.get(service.service).map_or(&[][..], Vec::as_slice);
+        check(service, steps)?;
+        for number in 1..=steps.len() {
+            forward(transaction, service, number).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Refuses tables that this program does not know.

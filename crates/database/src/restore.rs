@@ -1,16 +1,16 @@
-//! Putting a copy of a database back: into an empty place, whole or not at all.
+//! Putting a copy of a database back: into an empty place, whole or not at all. A copy of either system goes into both.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use sqlx::postgres::PgConnectOptions;
 use thiserror::Error;
 
-use crate::{Database, DatabaseError, Location, Migrations, OpenError, sql};
-
-/// What SQLite keeps beside a file that is in use.
-const BESIDE: [&str; 2] = ["-wal", "-shm"];
+use crate::copy::{CopyError, transfer};
+use crate::file::{BESIDE, beside, give_name, make_private, remove_if_there};
+use crate::migrations::has_list;
+use crate::{Database, DatabaseError, Location, Migrations, OpenError, Transaction, sql};
 
 /// Why no copy was put back. Nothing was changed.
 #[derive(Debug, Error)]
@@ -26,26 +26,38 @@ pub enum RestoreError {
         /// What is wrong with it.
         reason: String,
     },
-    /// PostgreSQL has its own tools for this.
-    #[error("a PostgreSQL database is restored with psql or pg_restore, from what pg_dump wrote")]
-    Postgres,
-    /// It is one of another program.
+    /// It is one of another program, or PostgreSQL has tables of ours already.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The rows could not be written.
+    #[error("the copy cannot be put back: {0}")]
+    Database(#[from] DatabaseError),
     /// The files could not be read or written.
     #[error("the copy cannot be put back: {0}")]
     Io(#[from] io::Error),
 }
 
+impl From<CopyError> for RestoreError {
+    fn from(error: CopyError) -> Self {
+        match error {
+            CopyError::Tables(error) => error.into(),
+            CopyError::Rows(error) => error.into(),
+        }
+    }
+}
+
 impl Database {
     /// Puts a copy that [`Database::back_up`] made where there is no database. It is read to its end, checked, and brought
     /// to what this program knows before it gets its name; what a killed process leaves has another name, and goes with
-    /// the next restore.
+    /// the next restore. Into PostgreSQL it goes in one transaction.
     ///
     /// # Errors
     /// [`RestoreError`].
     pub async fn restore(from: &Path, to: &Location, services: &[Migrations]) -> Result<(), RestoreError> {
-        let Location::Sqlite(to) = to else { return Err(RestoreError::Postgres) };
+        let to = match to {
+            Location::Sqlite(path) => path,
+            Location::Postgres(options) => return fill_postgres(from, options, services).await,
+        };
         if let Some(there) = [""].iter().chain(&BESIDE).map(|end| beside(to, end)).find(|path| path.exists()) {
             return Err(RestoreError::Exists(there));
         }
@@ -66,9 +78,10 @@ impl Database {
         if said != "ok" {
             return Ok(Err(said));
         }
-        let tables = sql("SELECT COUNT(*) AS tables FROM sqlite_master WHERE type = 'table' AND name = 'migration'");
-        let found = self.first(tables).await?.map(|row| row.get::<i64>("tables")).transpose()?;
-        Ok(if found == Some(1) { Ok(()) } else { Err("it has no list of migrations".to_owned()) })
+        let mut reading = Transaction::begin_reading(self).await?;
+        let has_list = has_list(&mut reading).await?;
+        reading.roll_back().await;
+        Ok(if has_list { Ok(()) } else { Err("it has no list of migrations".to_owned()) })
     }
 }
 
@@ -84,33 +97,35 @@ async fn fill(from: &Path, to: &Path, partial: &Path, services: &[Migrations]) -
     checked.map_err(|error| damaged(error.to_string()))?.map_err(damaged)?;
     // Of a newer program, or another build: it must not take the place.
     Database::open(&location, services).await?.close().await;
-    // Unlike renaming, this never replaces what came there meanwhile.
-    fs::hard_link(partial, to).map_err(|error| match error.kind() {
+    give_name(partial, to).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => RestoreError::Exists(to.to_owned()),
         _ => RestoreError::Io(error),
-    })?;
-    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok(File::open(folder)?.sync_all()?)
+    })
 }
 
-/// For its owner alone: it holds the fingerprints of tokens.
+async fn fill_postgres(from: &Path, to: &PgConnectOptions, services: &[Migrations]) -> Result<(), RestoreError> {
+    let damaged = |reason: String| RestoreError::Damaged { path: from.to_owned(), reason };
+    // What is not there, or may not be read, is not damaged.
+    File::open(from)?;
+    let copy = Database::open_read_only(from).await.map_err(|error| damaged(error.to_string()))?;
+    let checked = copy.check().await.map_err(|error| damaged(error.to_string()))?;
+    let filled = match checked {
+        Ok(()) => {
+            let target = Database::connect(&Location::Postgres(Box::new(to.clone()))).await?;
+            let mut source = Transaction::begin_reading(&copy).await?;
+            let filled = transfer(&mut source, &target, services).await;
+            source.roll_back().await;
+            target.close().await;
+            filled.map_err(RestoreError::from)
+        }
+        Err(reason) => Err(damaged(reason)),
+    };
+    copy.close().await;
+    filled
+}
+
 fn copy_private(from: &Path, to: &Path) -> io::Result<()> {
-    let mut source = File::open(from)?;
-    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    let (mut source, mut copy) = (File::open(from)?, make_private(to)?);
     io::copy(&mut source, &mut copy)?;
     copy.sync_all()
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// The path with something at its end.
-fn beside(path: &Path, end: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(end);
-    name.into()
 }

@@ -59,6 +59,17 @@ impl Transaction {
         Ok(Self { state, failed: false, contended: false })
     }
 
+    /// Begins one that sees everything as it is at one moment, and writes nothing.
+    pub(crate) async fn begin_reading(database: &Database) -> Result<Self, DatabaseError> {
+        let state = match &database.connections {
+            Connections::Sqlite { readers, .. } => State::Sqlite(readers.begin().await?),
+            Connections::Postgres(pool) => {
+                State::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            }
+        };
+        Ok(Self { state, failed: false, contended: false })
+    }
+
     /// Reads all rows.
     ///
     /// # Errors
