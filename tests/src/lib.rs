@@ -14,6 +14,7 @@ mod metrics;
 mod nix;
 mod place;
 mod run;
+mod tool;
 mod workspace;
 
 pub use bazel::{Bazel, Built};
@@ -25,4 +26,5 @@ pub use metrics::{Metrics, http_get};
 pub use nix::Nix;
 pub use place::Place;
 pub use run::{Finished, run_within};
+pub use tool::{SCCACHE, Tool, on_path};
 pub use workspace::{Glue, copy_tree, source_folder};

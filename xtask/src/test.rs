@@ -79,6 +79,7 @@ fn prepare(steps: &mut Steps, with_lints: bool) -> Result<(PathBuf, PathBuf)> {
 fn install() -> Result<PathBuf> {
     let nextest = tools::nextest()?;
     packages::install(CLIENT_PACKAGES)?;
+    tools::sccache()?;
     chroot_recipe::find_or_make()?;
     Ok(nextest)
 }

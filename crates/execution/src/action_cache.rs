@@ -12,7 +12,7 @@ mod closure;
 mod entry;
 mod inlining;
 mod inspection;
-mod opaque;
+pub(crate) mod opaque;
 mod provenance;
 mod tombstones;
 
@@ -415,7 +415,7 @@ impl ActionCache {
     }
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,6 +3,7 @@
 //! - [`Content`]: blobs, as the tenant of an [`Authorized`](gf_tenancy::Authorized) sees them;
 //! - [`TreeWalk`]: the directories below a root, in pages;
 //! - [`ActionCache`]: action results, shown only while everything that they name is there;
+//! - [`NamedValues`]: bytes under names of a client's own choice, which are no action results;
 //! - [`closures`]: the Nix store paths that actions run with;
 //! - [`Operations`]: what clients wait for while their actions are run;
 //! - [`scheduler`]: who runs what where and when, a pure state machine.
@@ -15,6 +16,7 @@ mod actions;
 pub mod closures;
 mod content;
 mod encoded;
+mod named_values;
 pub mod operations;
 pub mod scheduler;
 mod trees;
@@ -25,5 +27,6 @@ pub use action_cache::{
 };
 pub use actions::{NODE_PROPERTIES, Timeouts};
 pub use content::Content;
+pub use named_values::{NamedValue, NamedValues, ValueName, ValueNameError};
 pub use operations::{Operations, OperationsConfig};
 pub use trees::{Page, TreeError, TreeWalk};

@@ -53,6 +53,7 @@ pub enum Method {
     HttpGet,
     HttpHead,
     HttpPut,
+    HttpPropfind,
     NixGet,
     NixHead,
     NixPut,
@@ -63,7 +64,7 @@ pub enum Method {
 }
 
 impl Method {
-    const ALL: [(Self, &'static str); 31] = [
+    const ALL: [(Self, &'static str); 32] = [
         (Self::FindMissingBlobs, "FindMissingBlobs"),
         (Self::BatchUpdateBlobs, "BatchUpdateBlobs"),
         (Self::BatchReadBlobs, "BatchReadBlobs"),
@@ -88,6 +89,7 @@ impl Method {
         (Self::HttpGet, "GET"),
         (Self::HttpHead, "HEAD"),
         (Self::HttpPut, "PUT"),
+        (Self::HttpPropfind, "PROPFIND"),
         (Self::NixGet, "NixGet"),
         (Self::NixHead, "NixHead"),
         (Self::NixPut, "NixPut"),

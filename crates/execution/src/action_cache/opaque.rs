@@ -19,7 +19,7 @@ const NAMELESS: u8 = 1;
 const VERSION: u8 = 2;
 const ENTRY_BYTES: usize = 42;
 
-pub(super) fn write(digest: Digest, provenance: &Provenance) -> Bytes {
+pub(crate) fn write(digest: Digest, provenance: &Provenance) -> Bytes {
     let mut value = BytesMut::with_capacity(ENTRY_BYTES + provenance.encoded_len());
     value.put_u8(VERSION);
     value.put_u8(digest.function() as u8);
@@ -30,7 +30,7 @@ pub(super) fn write(digest: Digest, provenance: &Provenance) -> Bytes {
 }
 
 /// `None` for a value of another version, which is as good as none.
-pub(super) fn read(value: &[u8]) -> Option<Digest> {
+pub(crate) fn read(value: &[u8]) -> Option<Digest> {
     let [NAMELESS | VERSION, function, rest @ ..] = value else { return None };
     let function = DigestFunction::from_number(i32::from(*function))?;
     let (hash, rest) = rest.split_first_chunk::<32>()?;
@@ -39,7 +39,7 @@ pub(super) fn read(value: &[u8]) -> Option<Digest> {
 }
 
 /// Who wrote it; `None` when that was not kept yet.
-pub(super) fn provenance(value: &Bytes) -> Option<Provenance> {
+pub(crate) fn provenance(value: &Bytes) -> Option<Provenance> {
     (value.first() == Some(&VERSION) && value.len() > ENTRY_BYTES)
         .then(|| Provenance::decode(&value.slice(ENTRY_BYTES..)))?
 }

@@ -36,7 +36,7 @@ const CUT_HASH_CHARS: usize = 32;
 
 impl Provenance {
     /// Of a result that `principal` brings.
-    pub(super) fn brought_by(principal: &Principal, written_ms: u64) -> Self {
+    pub(crate) fn brought_by(principal: &Principal, written_ms: u64) -> Self {
         Self { written_ms, principal: principal.to_string(), ..Self::default() }
     }
 

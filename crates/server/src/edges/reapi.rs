@@ -213,6 +213,7 @@ const fn permission(method: Method) -> PermissionName {
         | Method::GetChunkMapping
         | Method::Read
         | Method::HttpGet
+        | Method::HttpPropfind
         | Method::HttpHead => PermissionName::CasRead,
         Method::Execute
         | Method::WaitExecution
@@ -269,6 +270,7 @@ fn route(method: Method, exchange: Exchange) -> Answer {
         Method::HttpGet
         | Method::HttpHead
         | Method::HttpPut
+        | Method::HttpPropfind
         | Method::NixGet
         | Method::NixHead
         | Method::NixPut

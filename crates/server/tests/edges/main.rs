@@ -11,3 +11,4 @@ mod grpc;
 mod http_cache;
 mod nix;
 mod server;
+mod webdav;

@@ -51,6 +51,7 @@ const fn any(pattern: &'static str, verb: &'static str, path: &'static str, body
 
 const HASH: &str = "/cas/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const RESULT: &str = "/ac/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const NAMED: &str = "/webdav/a/3/9/a39b";
 const CACHE: &str = "/api/v1/nix/caches/{cache}";
 const PIN: &str = "/api/v1/nix/caches/{cache}/pins/{pin}";
 const PIN_PATH: &str = "/api/v1/nix/caches/secret/pins/p";
@@ -140,6 +141,11 @@ fn doors() -> Vec<Door> {
         any("/{*path}", "GET", RESULT, "", ReadInstance),
         any("/{*path}", "HEAD", RESULT, "", ReadInstance),
         any("/{*path}", "PUT", RESULT, "x", WriteInstance),
+        any("/{*path}", "GET", NAMED, "", ReadInstance),
+        any("/{*path}", "HEAD", NAMED, "", ReadInstance),
+        any("/{*path}", "PROPFIND", NAMED, "", ReadInstance),
+        any("/{*path}", "PROPFIND", "/webdav/a/", "", ReadInstance),
+        any("/{*path}", "PUT", NAMED, "x", WriteInstance),
     ]
 }
 
@@ -237,8 +243,8 @@ fn what_is_anothers_looks_like_what_is_not_there() {
             });
             assert_eq!(there, not_there, "{caller:?}: {} {}", door.verb, door.path);
         }
-        for verb in ["GET", "HEAD", "PUT"] {
-            for path in [HASH, RESULT] {
+        for verb in ["GET", "HEAD", "PUT", "PROPFIND"] {
+            for path in [HASH, RESULT, NAMED] {
                 let [there, not_there] = ["default", "nowhere"].map(|instance| {
                     let answer = call(&setting, caller, verb, &format!("/{instance}{path}"), "");
                     (answer.status, answer.body.replace(instance, "NAME"))

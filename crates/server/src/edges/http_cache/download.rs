@@ -17,7 +17,7 @@ use crate::edges::plain_http::{Part, Problem, accepts_zstd, part};
 use crate::metrics::{Call, EdgeMetrics, Lookup};
 
 /// What is found, before its bytes are sent.
-enum Found {
+pub(super) enum Found {
     /// All of it is at hand.
     Whole(Bytes),
     /// It is read piece by piece. The length is that of the uncompressed bytes.
@@ -36,7 +36,7 @@ pub(super) async fn get_result(edge: &Arc<HttpEdge>, target: &Target, head: &Par
 
 async fn find_blob(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<Found, Problem> {
     let headers = &head.headers;
-    let grant = edge.authorize::<CasRead>(head, target)?;
+    let grant = edge.authorize::<CasRead>(head, &target.instance)?;
     let content = &edge.services.content;
     let found = content.size_of(&grant, target.function, target.hash).await?;
     let digest = found.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no blob with this hash is here"))?;
@@ -54,7 +54,7 @@ async fn find_blob(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<Fou
 
 /// An action result, or whatever else a client put there.
 async fn find_result(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<Found, Problem> {
-    let grant = edge.authorize::<ActionCacheRead>(head, target)?;
+    let grant = edge.authorize::<ActionCacheRead>(head, &target.instance)?;
     let cache = &edge.services.action_cache;
     match cache.get(&grant, target.action(), &Inlining::NONE).await {
         Ok(result) => Ok(Found::Whole(result)),
@@ -66,7 +66,7 @@ async fn find_result(edge: &HttpEdge, target: &Target, head: &Parts) -> Result<F
     }
 }
 
-fn answer(edge: &HttpEdge, verb: &Verb, call: Call, found: Result<Found, Problem>) -> Response<Body> {
+pub(super) fn answer(edge: &HttpEdge, verb: &Verb, call: Call, found: Result<Found, Problem>) -> Response<Body> {
     let metrics = &edge.services.state.metrics;
     let found = match found {
         Ok(found) => {

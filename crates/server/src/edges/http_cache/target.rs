@@ -25,7 +25,10 @@ pub(super) struct Target {
 #[derive(Debug, PartialEq, Eq, Error)]
 pub(super) enum TargetError {
     /// Another path altogether.
-    #[error("nothing is served here; the HTTP cache is at {{instance/}}ac/{{hash}} and {{instance/}}cas/{{hash}}")]
+    #[error(
+        "nothing is served here; the HTTP cache is at {{instance/}}ac/{{hash}} and {{instance/}}cas/{{hash}}, and WebDAV \
+         for sccache at {{instance/}}webdav/{{name}}"
+    )]
     NotOfTheCache,
     /// The last part is no hash.
     #[error("{0} (BLAKE3 is at ac/blake3/{{hash}} and cas/blake3/{{hash}})")]

@@ -1,6 +1,7 @@
 //! PUT.
 
 use std::io;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::request::Parts;
@@ -26,6 +27,10 @@ const MAX_BUFFERED_BYTES: usize = 64 << 20;
 /// The most that a compressed body may decode to when its blob's size is not known.
 const MAX_DECODED_BYTES: u64 = 1 << 30;
 
+/// Two to this power is the largest window that is decoded with: what writes in windows of more is told so. As the store has
+/// it, so that what is counted here can be stored.
+const WINDOW_LOG_MAX: u32 = 23;
+
 /// The largest action result. What is larger is kept as it is.
 const MAX_RESULT_BYTES: usize = 4 << 20;
 
@@ -43,7 +48,7 @@ pub(super) async fn put(edge: &HttpEdge, target: &Target, head: &Parts, body: Bo
 }
 
 async fn put_blob(edge: &HttpEdge, target: &Target, head: &Parts, incoming: &mut Incoming) -> Result<(), Problem> {
-    let grant = edge.authorize::<CasWrite>(head, target)?;
+    let grant = edge.authorize::<CasWrite>(head, &target.instance)?;
     let size_bytes = match (encoding(&head.headers)?, content_length(&head.headers)) {
         (Encoding::Identity, Some(length)) => {
             let digest = Digest::new(target.function, target.hash, length);
@@ -56,7 +61,7 @@ async fn put_blob(edge: &HttpEdge, target: &Target, head: &Parts, incoming: &mut
         }
         (encoding, length) => {
             let (bytes, _held) = collect(edge, incoming, length).await?;
-            let size = decoded_size(encoding, &bytes).await?;
+            let size = decoded_size(edge, encoding, &bytes).await?;
             let digest = Digest::new(target.function, target.hash, size);
             if !edge.services.content.has(&grant, digest).await? {
                 edge.services.content.write_large(&grant, digest, encoding, bytes).await?;
@@ -83,7 +88,7 @@ async fn stream_blob(
 }
 
 async fn put_result(edge: &HttpEdge, target: &Target, head: &Parts, incoming: &mut Incoming) -> Result<(), Problem> {
-    let grant = edge.authorize::<ActionCacheWrite>(head, target)?;
+    let grant = edge.authorize::<ActionCacheWrite>(head, &target.instance)?;
     if encoding(&head.headers)? != Encoding::Identity {
         let text = "under /ac/ only uncompressed bytes are taken";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
@@ -140,12 +145,16 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
 }
 
 /// The size of the blob that a whole body holds.
-async fn decoded_size(encoding: Encoding, bytes: &Bytes) -> Result<u64, Problem> {
+async fn decoded_size(edge: &HttpEdge, encoding: Encoding, bytes: &Bytes) -> Result<u64, Problem> {
     if encoding == Encoding::Identity {
         return Ok(bytes.len() as u64);
     }
     let bytes = bytes.clone();
-    let counted = tokio::task::spawn_blocking(move || count_decoded(&bytes)).await;
+    let stopping = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
+    let turn = Arc::clone(&edge.decoding).acquire_owned().await.map_err(|_| stopping())?;
+    // It goes on when its client vanishes, and has its turn until it is done.
+    let counting = tokio::task::spawn_blocking(move || (count_decoded(&bytes), turn));
+    let counted = counting.await.map(|(counted, _turn)| counted);
     match counted {
         Ok(Ok(size)) if size <= MAX_DECODED_BYTES => Ok(size),
         Ok(Ok(_)) => {
@@ -153,18 +162,31 @@ async fn decoded_size(encoding: Encoding, bytes: &Bytes) -> Result<u64, Problem>
             Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, text))
         }
         Ok(Err(error)) => Err(Problem::new(StatusCode::BAD_REQUEST, format!("the body is not zstd: {error}"))),
-        Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping")),
+        Err(_) => Err(stopping()),
     }
 }
 
 fn count_decoded(bytes: &[u8]) -> io::Result<u64> {
-    let decoder = zstd::stream::read::Decoder::new(bytes)?;
+    let mut decoder = zstd::stream::read::Decoder::new(bytes)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
     io::copy(&mut io::Read::take(decoder, MAX_DECODED_BYTES + 1), &mut io::sink())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_of_larger_windows_than_the_store_has_are_not_decoded() {
+        let frame = |window_log| {
+            let mut encoder = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(window_log).unwrap();
+            io::copy(&mut io::Read::take(io::repeat(0), 1 << 25), &mut encoder).unwrap();
+            encoder.finish().unwrap()
+        };
+        assert_eq!(count_decoded(&frame(WINDOW_LOG_MAX)).unwrap(), 1 << 25);
+        assert!(count_decoded(&frame(WINDOW_LOG_MAX + 1)).is_err());
+    }
 
     #[test]
     fn only_results_are_taken_for_results() {

@@ -20,6 +20,15 @@ const BUFFERED_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a body waits for others to leave room. Each keeps what it has meanwhile, so it cannot be long.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long one who holds room may send nothing: others may be waiting for it.
+const HOLDING_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a body may have without room for it, so that small ones never wait. Connections bound it.
+const FREE_BYTES: usize = 256 << 10;
+
+/// No body has a larger share of the room than one of so many.
+const SHARES: usize = 4;
+
 /// Why a body was not read to its end.
 #[derive(Debug, Error)]
 pub(in crate::edges) enum BodyError {
@@ -47,11 +56,13 @@ pub(in crate::edges) enum BodyError {
 pub(in crate::edges) struct Buffers {
     /// One permit for each KiB.
     kibibytes: Semaphore,
+    /// The most of a single body.
+    share_bytes: usize,
 }
 
 impl Buffers {
     pub(in crate::edges) const fn new(kibibytes: usize) -> Self {
-        Self { kibibytes: Semaphore::const_new(kibibytes) }
+        Self { kibibytes: Semaphore::const_new(kibibytes), share_bytes: kibibytes / SHARES * 1024 }
     }
 
     /// Room for so many bytes, for what a body becomes.
@@ -84,9 +95,13 @@ impl Incoming {
     }
 
     pub(in crate::edges) async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        self.next_within(self.idle_timeout).await
+    }
+
+    async fn next_within(&mut self, idle_timeout: Duration) -> Result<Option<Bytes>, BodyError> {
         self.waits_to_be_asked = false;
         loop {
-            let frame = timeout(self.idle_timeout, self.body.frame()).await.map_err(|_| BodyError::Idle)?;
+            let frame = timeout(idle_timeout, self.body.frame()).await.map_err(|_| BodyError::Idle)?;
             match frame {
                 None => return Ok(None),
                 Some(Ok(frame)) => {
@@ -115,6 +130,7 @@ impl Incoming {
         max_bytes: usize,
         length: Option<u64>,
     ) -> Result<(Bytes, SemaphorePermit<'a>), BodyError> {
+        let max_bytes = max_bytes.min(buffers.share_bytes);
         let announced = length.or_else(|| self.body.size_hint().exact());
         let room = announced.map_or(Some(max_bytes), |length| usize::try_from(length).ok());
         let room = room.filter(|room| *room <= max_bytes).ok_or(BodyError::TooLarge { max_bytes })?;
@@ -122,13 +138,22 @@ impl Incoming {
         // Memory that nothing was written to is not taken yet.
         let mut whole = BytesMut::with_capacity(announced.map_or(0, |_| room));
         let deadline = Instant::now() + BUFFERED_TIMEOUT;
-        while let Some(bytes) = timeout_at(deadline, self.next()).await.map_err(|_| BodyError::TooSlow)?? {
+        loop {
+            let idle_timeout = match held.num_permits() {
+                0 => self.idle_timeout,
+                _ => self.idle_timeout.min(HOLDING_IDLE_TIMEOUT),
+            };
+            let next = timeout_at(deadline, self.next_within(idle_timeout)).await;
+            let Some(bytes) = next.map_err(|_| BodyError::TooSlow)?? else { break };
             if whole.len() + bytes.len() > room {
                 return Err(BodyError::TooLarge { max_bytes });
             }
             // For what came, not for what was announced: who sends slowly keeps nobody else out.
-            let more = (whole.len() + bytes.len()).div_ceil(1024) - held.num_permits();
-            held.merge(buffers.reserve(more * 1024).await?);
+            let bounded = (whole.len() + bytes.len()).saturating_sub(FREE_BYTES);
+            let more = bounded.div_ceil(1024) - held.num_permits();
+            if more > 0 {
+                held.merge(buffers.reserve(more * 1024).await?);
+            }
             whole.extend_from_slice(&bytes);
         }
         Ok((whole.freeze(), held))

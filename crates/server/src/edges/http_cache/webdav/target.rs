@@ -1,0 +1,116 @@
+//! What a path of WebDAV names: `{instance/}webdav/{name}`, split at the first part that is `webdav`.
+
+use axum::http::StatusCode;
+use gf_digest::{InstanceName, InstanceNameError};
+use gf_execution::ValueName;
+
+use super::super::target::Target as HashTarget;
+use crate::edges::plain_http::Problem;
+
+/// The part of a path that everything after it belongs to.
+const ROOT: &str = "webdav";
+
+/// A path below `webdav`, of an instance that may be none.
+#[derive(Debug)]
+pub(in super::super) struct Target {
+    instance: Result<InstanceName, InstanceNameError>,
+    rest: String,
+    is_by_hash: bool,
+}
+
+/// What is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Thing {
+    /// What values may be in.
+    Folder,
+    /// A value.
+    Value(ValueName),
+}
+
+impl Target {
+    /// Takes a path apart, without its first slash; `None` for one that is not of WebDAV.
+    pub(in super::super) fn find(path: &str) -> Option<Self> {
+        let (instance, rest) = match path.strip_prefix(ROOT) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => ("", rest),
+            _ => {
+                let (instance, rest) = path.split_once("/webdav").filter(|(_, rest)| is_end_of_part(rest))?;
+                (instance, rest)
+            }
+        };
+        Some(Self {
+            instance: InstanceName::new(instance),
+            rest: rest.to_owned(),
+            is_by_hash: HashTarget::parse(path).is_ok(),
+        })
+    }
+
+    pub(super) fn instance(&self) -> Result<&InstanceName, Problem> {
+        self.instance.as_ref().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))
+    }
+
+    /// A path that ends with a slash is that of a folder, as sccache writes them.
+    pub(super) fn thing(&self) -> Result<Thing, Problem> {
+        if self.is_by_hash {
+            // An instance may be called so. What is meant for the caches by hash must not be kept as something else.
+            let text = "an instance with a part `webdav` in its name is not reached over HTTP, and no value is called \
+                        ac/{hash} or cas/{hash}";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, text));
+        }
+        match self.rest.strip_prefix('/') {
+            None => Ok(Thing::Folder),
+            Some(rest) => {
+                let (name, is_folder) = rest.strip_suffix('/').map_or((rest, rest.is_empty()), |name| (name, true));
+                if name.is_empty() && is_folder {
+                    return Ok(Thing::Folder);
+                }
+                let name = ValueName::new(name);
+                let name = name.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+                Ok(if is_folder { Thing::Folder } else { Thing::Value(name) })
+            }
+        }
+    }
+}
+
+fn is_end_of_part(rest: &str) -> bool {
+    rest.is_empty() || rest.starts_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        let check = |path: &str, instance: &str, name: Option<&str>| {
+            let target = Target::find(path).unwrap();
+            let thing = name.map_or(Thing::Folder, |name| Thing::Value(ValueName::new(name).unwrap()));
+            assert_eq!(target.instance().unwrap().as_str(), instance, "{path}");
+            assert_eq!(target.thing().unwrap(), thing, "{path}");
+        };
+        check("webdav", "", None);
+        check("webdav/", "", None);
+        check("webdav/a/3/9/", "", None);
+        check("webdav/.sccache_check", "", Some(".sccache_check"));
+        check("acme/ci/webdav/a/3/9/a39b", "acme/ci", Some("a/3/9/a39b"));
+        check("acme/webdav", "acme", None);
+        check("webdav/webdav/x", "", Some("webdav/x"));
+        check("webdav/ac/x", "", Some("ac/x"));
+        check("webdavs/webdav/x", "webdavs", Some("x"));
+    }
+
+    #[test]
+    fn paths_of_something_else() {
+        for path in ["", "ac/x", "webdavs/x", "x/webdavs", "x/my-webdav/y"] {
+            assert!(Target::find(path).is_none(), "{path}");
+        }
+        let hash = "a".repeat(64);
+        for path in ["webdav//x", "webdav/x//", "blobs/webdav/x", &format!("webdav/{}", "x".repeat(513))] {
+            let target = Target::find(path).unwrap();
+            assert!(target.instance().is_err() || target.thing().is_err(), "{path}");
+        }
+        for path in [format!("webdav/ac/{hash}"), format!("x/webdav/cas/blake3/{hash}"), format!("webdav/x/cas/{hash}")]
+        {
+            assert!(Target::find(&path).unwrap().thing().is_err(), "{path}");
+        }
+    }
+}
