@@ -35,6 +35,7 @@ use tower::Service;
 use super::Services;
 use super::grpc::{self, Caller, Lists, Messages, Room};
 use super::workers::{self, Admitted};
+use crate::listen;
 use crate::metrics::{Call, Method};
 pub(super) use status::IntoStatus;
 use uploads::Uploads;
@@ -317,7 +318,11 @@ impl Exchange {
     {
         let Self { edge, caller, mut messages, call } = self;
         let timeout = grpc::timeout(&caller.headers);
-        let work = async move { handler(edge, caller, messages.only().await?).await };
+        let work = async move {
+            let message = handler(edge, caller, messages.only().await?).await?;
+            make_room(message.encoded_len()).await?;
+            Ok(message)
+        };
         Box::pin(async move {
             let answer = grpc::within(timeout, work).await;
             Ok(conclude(call, answer.map(|message| grpc::unary(grpc::encode(&message)))))
@@ -332,7 +337,11 @@ impl Exchange {
     {
         let Self { edge, caller, mut messages, call } = self;
         let timeout = grpc::timeout(&caller.headers);
-        let work = async move { handler(edge, caller, messages.only().await?).await };
+        let work = async move {
+            let message = handler(edge, caller, messages.only().await?).await?;
+            make_room(message.len()).await?;
+            Ok(message)
+        };
         Box::pin(async move {
             let answer = grpc::within(timeout, work).await;
             Ok(conclude(call, answer.map(|message| grpc::unary(grpc::frame(&message)))))
@@ -385,6 +394,11 @@ impl Exchange {
             })
         })
     }
+}
+
+/// Waits until there is room for an answer of so many bytes, beside what the call has taken already.
+async fn make_room(bytes: usize) -> Result<(), Status> {
+    listen::take_for_answer(bytes).await.map_err(|error| Status::unavailable(error.to_string()))
 }
 
 fn conclude(call: Call, answer: Result<Response<Body>, Status>) -> Response<Body> {

@@ -73,6 +73,14 @@ impl ConnectionRoom {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
 
+impl Held {
+    /// What is held of the connection's room, and as much of the server's.
+    fn units(&self) -> usize {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().map(OwnedSemaphorePermit::num_permits).sum::<usize>() / 2
+    }
+}
+
 /// Where a call takes room, and where it keeps it.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -80,7 +88,8 @@ pub(super) struct Place {
     held: Held,
 }
 
-/// Takes room for the answer of the call that runs now, which is going to have so many bytes.
+/// Takes room for the answer of the call that runs now, which is going to have so many bytes: what the call has taken
+/// before counts.
 ///
 /// # Errors
 /// [`NoRoom`], after a minute.
@@ -90,7 +99,11 @@ pub(crate) async fn take_for_answer(bytes: usize) -> Result<(), NoRoom> {
     if bytes <= SMALL_ANSWER_BYTES {
         return Ok(());
     }
-    let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).map_err(|_| NoRoom)?;
+    let units = bytes.div_ceil(UNIT_BYTES).saturating_sub(place.held.units());
+    if units == 0 {
+        return Ok(());
+    }
+    let units = u32::try_from(units).map_err(|_| NoRoom)?;
     let taken = timeout(ROOM_TIMEOUT, place.room.take(units)).await.ok().flatten().ok_or(NoRoom)?;
     place.held.0.lock().unwrap_or_else(PoisonError::into_inner).extend(taken);
     Ok(())
@@ -113,6 +126,11 @@ mod tests {
         assert!(take(&busy, SMALL_ANSWER_BYTES).await.is_ok(), "small answers need no room");
         assert!(take(&other, CONNECTION_BYTES).await.is_ok());
         drop(first);
+        let both = async {
+            take_for_answer(CONNECTION_BYTES / 2).await?;
+            take_for_answer(CONNECTION_BYTES).await
+        };
+        assert_eq!(busy.scope(Held::default(), both).await, Ok(()), "what was taken before counts");
         assert!(take(&busy, CONNECTION_BYTES).await.is_ok());
 
         let connections = SERVER_BYTES / CONNECTION_BYTES;
