@@ -21,12 +21,18 @@ pub(crate) fn checkout() -> PathBuf {
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
-    // What cargo set for this program is not meant for the packages that the inner cargo builds.
+    without_own_package(&mut command);
+    command.args(arguments).current_dir(checkout());
+    command
+}
+
+/// Hides what cargo set for this program from a cargo that runs below it, whose packages it is not meant for: some build
+/// scripts read it, and what depends on them would be compiled twice.
+pub(crate) fn without_own_package(command: &mut Command) {
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_PKG_")) {
         command.env_remove(name);
     }
-    command.args(arguments).current_dir(checkout()).env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
-    command
+    command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
 }
 
 /// Runs a command whose output is for the person who waits; an error when it fails.

@@ -11,6 +11,7 @@ mod demo;
 mod packages;
 mod steps;
 mod test;
+mod test_list;
 mod tidy;
 mod tools;
 

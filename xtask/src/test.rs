@@ -13,10 +13,10 @@ use anyhow::{Context, Result, bail};
 use gf_tests::GfServer;
 
 use crate::{
-    cargo::{build_binary, cargo, checkout, show},
+    cargo::{build_binary, cargo, checkout, show, without_own_package},
     chroot_recipe, packages,
     steps::Steps,
-    tidy, tools,
+    test_list, tidy, tools,
 };
 
 /// What the real clients of `tests/` need beside the chroot, and the database that tests start.
@@ -45,13 +45,21 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let (nextest, binary) = prepare(&mut steps, filter.is_none())?;
     // Later programs, here and below nextest, find the server by this.
     let binary_variable = ("GF_BINARY", binary.as_path());
-    steps.check("unit tests, integration tests, real clients", || tests(&nextest, binary_variable, filter));
+    let mut flaky = Vec::new();
+    if filter.is_none() {
+        steps.check("every test program lists its tests", || test_list::check(nextest_command(&nextest)));
+    }
+    steps.check("unit tests, integration tests, real clients", || {
+        tests(nextest_command(&nextest), binary_variable, filter, &mut flaky)
+    });
     if filter.is_none() {
         steps.check("conformance suite", || conformance(&binary));
         steps.check("licences", licences);
         steps.check("the tree's own rules", tidy::tree);
     }
-    steps.finish()
+    let finished = steps.finish();
+    print!("{}", report_flaky(&flaky));
+    finished
 }
 
 /// Clients and tools come over the network while the compiler works.
@@ -84,30 +92,70 @@ fn install() -> Result<PathBuf> {
     Ok(nextest)
 }
 
-/// Runs nextest and says its summary line once more at the end.
-fn tests(nextest: &Path, (name, binary): (&str, &Path), filter: Option<&str>) -> Result<()> {
+fn nextest_command(nextest: &Path) -> Command {
     let mut command = Command::new(nextest);
-    command.args(["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]).args(filter);
+    without_own_package(&mut command);
+    command.arg("nextest").current_dir(checkout()).stdin(Stdio::null());
+    command
+}
+
+/// Runs nextest, says its summary line once more at the end, and takes note of the tests that failed at first and passed
+/// then.
+fn tests(
+    mut nextest: Command,
+    (name, binary): (&str, &Path),
+    filter: Option<&str>,
+    flaky: &mut Vec<String>,
+) -> Result<()> {
+    nextest.args(["run", "--workspace", "--locked", "--no-fail-fast"]).args(filter);
     if env::var_os("CI").is_some() {
-        command.args(["--profile", "ci"]);
+        nextest.args(["--profile", "ci"]);
     }
-    command.current_dir(checkout()).env(name, binary).stdin(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().context("cannot start nextest")?;
-    let mut summary = String::new();
+    let mut child = nextest.env(name, binary).stderr(Stdio::piped()).spawn().context("cannot start nextest")?;
+    let mut summary = Summary::default();
     let shown = each_line(child.stderr.take().context("nextest has no output")?, |line| {
-        if line.contains("Summary [") {
-            line.trim().clone_into(&mut summary);
-        }
+        summary.hear(line);
         println!("{line}");
     });
     // Also when its output cannot be read: nothing may run on.
     let status = child.wait()?;
     shown?;
-    println!("{summary}");
+    println!("{}", summary.line);
+    *flaky = summary.flaky;
     if !status.success() {
         bail!("some tests failed ({status})");
     }
     Ok(())
+}
+
+/// What nextest says at its end.
+#[derive(Default)]
+struct Summary {
+    line: String,
+    /// Each as nextest says it: which try passed, how long that took, and the test.
+    flaky: Vec<String>,
+}
+
+impl Summary {
+    fn hear(&mut self, line: &str) {
+        let line = line.trim();
+        if line.starts_with("Summary [") {
+            line.clone_into(&mut self.line);
+            self.flaky.clear();
+        } else if !self.line.is_empty() && line.starts_with("FLAKY ") {
+            self.flaky.push(line.to_owned());
+        }
+    }
+}
+
+/// A test that passes now and then is a defect, of itself or of what it tests.
+fn report_flaky(flaky: &[String]) -> String {
+    if flaky.is_empty() {
+        return String::new();
+    }
+    let tests: String = flaky.iter().map(|line| format!("!!!   {line}\n")).collect();
+    let count = flaky.len();
+    format!("\n!!! FLAKY: {count} failed at first and passed when tried again. Mend what makes them fail.\n{tests}\n")
 }
 
 /// Tests print whatever bytes they like, and nextest hands them on.
@@ -140,7 +188,8 @@ fn conforms(suite: &Path, binary: &Path, config: Option<&Path>, arguments: &[&st
     let serve: Vec<&str> = config.iter().flat_map(|config| ["--config", config]).collect();
     let server = GfServer::start_with(binary, ([127, 0, 0, 1], 0).into(), data.path(), &serve)?;
     let mut command = Command::new(suite);
-    command.args(["--endpoint", &server.grpc()]).args(arguments);
+    // CI may be busy with more than this.
+    command.args(["--endpoint", &server.grpc(), "--patience", "90"]).args(arguments);
     show(command)?;
     if !server.stop()?.success() {
         bail!("the server did not end well");
@@ -171,10 +220,30 @@ pub(crate) fn licences() -> Result<()> {
 mod tests {
     use super::*;
 
+    /// The end of what nextest 0.9 said of a test that failed at its first try.
+    const SAID: &str = "  TRY 1 FAIL [   0.756s] (────) sometimes it_works
+   DELAY 2/3 by   5.000s (────) sometimes it_works
+  TRY 2 PASS [   0.052s] (3/3) sometimes it_works
+────────────
+     Summary [  10.034s] 2 tests run: 2 passed (1 flaky), 0 skipped
+   FLAKY 2/3 [   0.052s] (3/3) sometimes it_works
+";
+
     #[test]
     fn bytes_that_are_no_text_end_nothing() {
         let mut lines = Vec::new();
         each_line(&b"one\ntw\xff\nSummary [ 1 s]\n"[..], |line| lines.push(line.to_owned())).unwrap();
         assert_eq!(lines, ["one", "tw\u{fffd}", "Summary [ 1 s]"]);
+    }
+
+    #[test]
+    fn what_passed_only_when_tried_again_is_named() {
+        let mut summary = Summary::default();
+        summary.hear("FLAKY is what a test may say too");
+        SAID.lines().for_each(|line| summary.hear(line));
+        assert_eq!(summary.line, "Summary [  10.034s] 2 tests run: 2 passed (1 flaky), 0 skipped");
+        let report = report_flaky(&summary.flaky);
+        assert!(report.contains("FLAKY: 1 failed") && report.contains("sometimes it_works"), "{report}");
+        assert_eq!(report_flaky(&[]), "");
     }
 }

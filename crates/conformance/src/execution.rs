@@ -1,7 +1,7 @@
 //! Executions as a client sees them: the stream of an operation followed to its end, and what came of it.
 //!
-//! What always holds: nothing is waited for without an end. An execution has [`PATIENCE`] for all of its messages,
-//! however often the server sends one.
+//! What always holds: nothing is waited for without an end. An execution has the patience of the run for all of its
+//! messages, however often the server sends one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,10 +29,6 @@ use crate::session::Transport;
 
 pub(crate) use execution_stage::Value as Stage;
 
-/// How long an execution may take, from the request to the end of the stream. Every action of the suite is done
-/// within two seconds; the rest is for a busy server.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
-
 /// No execution has as many messages; a server that sends more is cut off.
 const MAX_MESSAGES: usize = 1000;
 
@@ -40,12 +36,13 @@ const MAX_MESSAGES: usize = 1000;
 pub(crate) struct Watch {
     stream: Streaming<Operation>,
     seen: Vec<Operation>,
+    patience: Duration,
     until: Instant,
 }
 
 impl Watch {
-    fn new(stream: Streaming<Operation>) -> Self {
-        Self { stream, seen: Vec::new(), until: Instant::now() + PATIENCE }
+    fn new(stream: Streaming<Operation>, patience: Duration) -> Self {
+        Self { stream, seen: Vec::new(), patience, until: Instant::now() + patience }
     }
 
     /// The next message, or `None` at the end of the stream.
@@ -53,7 +50,7 @@ impl Watch {
         ensure!(self.seen.len() < MAX_MESSAGES, "the stream does not end after {MAX_MESSAGES} messages");
         let Ok(message) = timeout_at(self.until, self.stream.message()).await else {
             let stage = self.seen.last().map_or("no message".into(), |last| format!("{:?} was last", stage(last)));
-            return Err(Finding::Fail(format!("the stream does not end within {PATIENCE:?}; {stage}")));
+            return Err(Finding::Fail(format!("the stream does not end within {:?}; {stage}", self.patience)));
         };
         if let Ok(Some(operation)) = &message {
             self.seen.push(operation.clone());
@@ -234,18 +231,19 @@ impl Probe<'_> {
             execution_policy: (job.priority != 0).then_some(ExecutionPolicy { priority: job.priority }),
             ..self.execute_request(&job.action_blob())
         };
-        Ok(Watch::new(self.answered(self.execution().execute(request)).await?.into_inner()))
+        Ok(Watch::new(self.answered(self.execution().execute(request)).await?.into_inner(), self.patience()))
     }
 
     /// The first of an answer: a server that is silent altogether is taken for one that is not there.
     async fn answered<T>(&self, answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
-        let silent = |_| Status::unavailable(format!("the suite gave up after {PATIENCE:?} without an answer"));
-        tokio::time::timeout(PATIENCE, answer).await.map_err(silent)?
+        let patience = self.patience();
+        let silent = |_| Status::unavailable(format!("the suite gave up after {patience:?} without an answer"));
+        tokio::time::timeout(patience, answer).await.map_err(silent)?
     }
 
     pub(crate) async fn wait(&self, name: &str) -> Result<Watch, Status> {
         let request = WaitExecutionRequest { name: name.to_owned() };
-        Ok(Watch::new(self.answered(self.execution().wait_execution(request)).await?.into_inner()))
+        Ok(Watch::new(self.answered(self.execution().wait_execution(request)).await?.into_inner(), self.patience()))
     }
 
     /// Executes a job whose blobs, or some of them, are in the store.
@@ -259,7 +257,7 @@ impl Probe<'_> {
     /// Executes an action of no job.
     pub(crate) async fn execute_action(&self, action: &Blob) -> Checked<Ended> {
         match self.answered(self.execution().execute(self.execute_request(action))).await {
-            Ok(answer) => Watch::new(answer.into_inner()).end().await,
+            Ok(answer) => Watch::new(answer.into_inner(), self.patience()).end().await,
             Err(status) => Ok(Ended::refused(status)),
         }
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -48,6 +49,9 @@ struct Arguments {
     /// the run.
     #[arg(long, value_name = "CASE")]
     may_skip: Option<Vec<String>>,
+    /// How many seconds an execution may take; a case may take twice as long. Less is asked of a server that is busy.
+    #[arg(long, value_name = "SECONDS", default_value = "15")]
+    patience: u64,
     /// Where random content starts from; use one only once on a server [default: a random one].
     #[arg(long)]
     seed: Option<u64>,
@@ -97,6 +101,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
         cases: arguments.cases,
         platform: arguments.platform,
         program: arguments.program,
+        patience: Duration::from_secs(arguments.patience),
         ..Config::new(&arguments.endpoint.unwrap_or_default(), arguments.seed.unwrap_or_else(|| rand::rng().random()))
     };
     let may_skip = arguments.may_skip;

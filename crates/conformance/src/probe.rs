@@ -1,6 +1,7 @@
 //! What a case works with: its own random content, and the calls of the protocol in the terms of the cases.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
 
 use bytes::Bytes;
 use gf_digest::{Digest, DigestFunction, InstanceName};
@@ -40,6 +41,11 @@ impl<'s> Probe<'s> {
         let mut hasher = DefaultHasher::new();
         (session.config.seed, case).hash(&mut hasher);
         Self { session, random: StdRng::seed_from_u64(hasher.finish()) }
+    }
+
+    /// How long an execution may take.
+    pub(crate) fn patience(&self) -> Duration {
+        self.session.config.patience
     }
 
     // Content.

@@ -27,9 +27,6 @@ cases! {
 const SIZE_BYTES: usize = 1 << 20;
 const HALF: usize = SIZE_BYTES / 2;
 
-/// How long a server may take to notice what happened on another stream.
-const PATIENCE: Duration = Duration::from_secs(3);
-
 /// What QueryWriteStatus tells of an upload that is not complete; nothing known counts as no bytes. A server without
 /// that call fails the cases about it, and keeps nothing as far as the others are concerned.
 async fn committed(probe: &Probe<'_>, name: &str) -> Checked<i64> {
@@ -45,7 +42,8 @@ async fn committed(probe: &Probe<'_>, name: &str) -> Checked<i64> {
 
 /// Asks until some bytes are committed; 0 if none are within the patience.
 async fn committed_soon(probe: &Probe<'_>, name: &str) -> Checked<i64> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // It may take a server a while to notice what happened on another stream.
+    let deadline = tokio::time::Instant::now() + probe.patience() / 5;
     loop {
         let size = committed(probe, name).await?;
         if size > 0 || tokio::time::Instant::now() > deadline {

@@ -6,7 +6,6 @@ use tonic::{Code, Status};
 
 use crate::cases::action_cache::get;
 use crate::cases::cases;
-use crate::execution::PATIENCE;
 use crate::finding::{Checked, Finding, describe, ensure, refused, require};
 use crate::job::Job;
 use crate::probe::Probe;
@@ -71,7 +70,7 @@ async fn timeout(probe: &mut Probe<'_>, script: &str) -> Checked {
     let ended = probe.run(&job).await?;
     let detail = ended.expect_refused("an action beyond its timeout", &[Code::DeadlineExceeded])?;
     let took = begin.elapsed();
-    ensure!(took < PATIENCE, "a timeout of one second took {took:?}");
+    ensure!(took < probe.patience(), "a timeout of one second took {took:?}");
     refused("looking up what timed out", cached(probe, &job).await, &[Code::NotFound])?;
     Ok(format!("after {took:.1?}: {detail}"))
 }

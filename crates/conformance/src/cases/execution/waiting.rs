@@ -9,7 +9,6 @@ use tonic::{Code, Status};
 
 use crate::cases::action_cache::get;
 use crate::cases::cases;
-use crate::execution::PATIENCE;
 use crate::finding::{Checked, Finding, describe, ensure, refused, succeeds};
 use crate::probe::Probe;
 
@@ -130,7 +129,7 @@ async fn cancel_executing(probe: &mut Probe<'_>) -> Checked {
     let ended = watch.end().await?;
     let detail = ended.expect_refused("an execution that was cancelled", &[Code::Cancelled])?;
     let took = begin.elapsed();
-    ensure!(took < PATIENCE / 2, "an execution ended {took:?} after it was cancelled");
+    ensure!(took < probe.patience() / 2, "an execution ended {took:?} after it was cancelled");
     refused("looking up what was cancelled", get(probe, &job.action_blob()).await, &[Code::NotFound])?;
     let when = if executing { "while it was executed" } else { "before it was seen to be executed" };
     Ok(format!("{when}, after {took:.1?}: {detail}"))
