@@ -10,7 +10,7 @@ use gf_blobstore::{BlobStore, DiskBlobStore, Encoding, EntryKey, EntryTable, New
 use gf_digest::{Digest, DigestFunction, InstanceName};
 
 /// How long a test waits for what must come, some of it from threads that run when no other wants to.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A blob of these bytes, by SHA-256.
 #[must_use]

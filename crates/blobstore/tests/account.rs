@@ -51,13 +51,13 @@ async fn counting_while_others_write_counts_nothing_twice() {
             let is_first_folder = operation == FileOperation::List && path.ends_with("large/00");
             if is_first_folder && lists.fetch_add(1, Ordering::SeqCst) == 4 {
                 entered.send(()).unwrap();
-                may_leave.lock().unwrap().recv_timeout(Duration::from_secs(20)).unwrap();
+                may_leave.lock().unwrap().recv_timeout(Duration::from_secs(120)).unwrap();
             }
             Ok(())
         }
     });
     let store = open(files, directory.path(), 1 << 30).await;
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while lists.load(Ordering::SeqCst) < 3 {
         assert!(Instant::now() < deadline, "the store did not count by itself");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -66,7 +66,7 @@ async fn counting_while_others_write_counts_nothing_twice() {
         let store = Arc::clone(&store);
         async move { store.verify(Repair::Yes).await }
     });
-    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
     upload(&store, 1, 6000).await;
     upload(&store, 2, 100).await;
     leave.send(()).unwrap();
@@ -176,7 +176,7 @@ async fn large_files_count_at_once_when_the_checkpoint_is_lost() {
     let files = InterceptedFiles::new(Arc::new(disk.clone()), move |path, operation| {
         let is_rebuild = std::thread::current().name() == Some("gf-store-idle") && operation == FileOperation::Open;
         if is_rebuild && path.extension().is_some_and(|end| end == "segment") {
-            may_leave.lock().unwrap().recv_timeout(Duration::from_secs(20)).unwrap();
+            may_leave.lock().unwrap().recv_timeout(Duration::from_secs(120)).unwrap();
         }
         Ok(())
     });

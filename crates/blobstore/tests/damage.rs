@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use gf_blobstore::{
     Accept, BlobStore, ByteRange, DiskBlobStore, Encoding, ErrorKind, MachineTime, NewBlob, OwnerId, Repair,
-    StoreConfig, StoreError,
+    StoreConfig, StoreError, TimeSource,
 };
 use gf_digest::Digest;
 use gf_testkit::blob_store_suite::{noise, put, read_all, text};
 use gf_testkit::disk_store::{entry_key, for_each_seed, index_is_whole, new_blob, upload, wait_until};
-use gf_testkit::{InterceptedFiles, LossyFiles};
+use gf_testkit::{InterceptedFiles, LossyFiles, ManualTime};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -162,17 +162,19 @@ async fn the_scrub_finds_what_nobody_reads_and_goes_on_after_a_restart() {
         let (path, _) = files.files().into_iter().find(of_kind).unwrap();
         files.damage(&path, |bytes| bytes[1000] ^= 1);
     }
+    // Time stands still, so that no second pass begins however long this test is kept from closing the store.
+    let time = Arc::new(ManualTime::new(MachineTime::default().now_s()));
     let paced = |scrub_bytes_per_second| {
         let config = StoreConfig {
             large_blob_bytes: 40_000,
             scrub_bytes_per_second,
-            scrub_pass: Duration::ZERO,
+            scrub_pass: Duration::from_secs(5),
             ..StoreConfig::new(directory.path().to_owned())
         };
-        DiskBlobStore::open_on(Arc::new(files.clone()), Arc::new(MachineTime::default()), config)
+        DiskBlobStore::open_on(Arc::new(files.clone()), Arc::clone(&time) as _, config)
     };
     // So slow that a few blobs take a second.
-    let store = paced(1 << 20).await.unwrap();
+    let store = paced(1 << 18).await.unwrap();
     wait_until("something is looked at", || store.stats().scrub.blobs + store.stats().scrub.damaged > 0);
     store.close().unwrap();
     let first = store.stats().scrub;

@@ -66,7 +66,7 @@ fn held_up(files: &LossyFiles, fails: &Arc<AtomicBool>) -> (InterceptedFiles, Re
             && let Some(may_leave) = held.lock().unwrap().take()
         {
             entered.send(()).unwrap();
-            may_leave.recv_timeout(Duration::from_secs(20)).unwrap();
+            may_leave.recv_timeout(Duration::from_secs(120)).unwrap();
         }
         if is_segment && operation == FileOperation::Sync && fails.load(Ordering::SeqCst) {
             return Err(std::io::Error::other("the disk failed"));
@@ -77,7 +77,7 @@ fn held_up(files: &LossyFiles, fails: &Arc<AtomicBool>) -> (InterceptedFiles, Re
 }
 
 async fn all_is_found_again(store: &DiskBlobStore, held: &[Digest]) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !store.load_index().unwrap() {
         assert!(Instant::now() < deadline, "the index was not mended");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -93,7 +93,7 @@ async fn a_full_store_refuses_a_write_rather_than_what_was_not_read_yet() {
     let held = filled_and_lost(&files, directory.path()).await;
     let (files, has_entered, leave) = held_up(&files, &Arc::default());
     let store = open(files, directory.path()).await;
-    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
     let mut refused = 0;
     for number in 1000..1010 {
         match put(store.as_ref(), OWNER, blob(number)).await {
@@ -117,7 +117,7 @@ async fn a_segment_that_could_not_be_synced_stays_until_the_rebuild_has_read_it(
     let fails = Arc::new(AtomicBool::new(false));
     let (files, has_entered, leave) = held_up(&files, &fails);
     let store = open(files, directory.path()).await;
-    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
     let late = blob(1000);
     put(store.as_ref(), OWNER, late.clone()).await.unwrap();
     fails.store(true, Ordering::SeqCst);

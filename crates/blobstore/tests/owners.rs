@@ -124,7 +124,7 @@ fn held_up(files: &LossyFiles) -> (InterceptedFiles, Receiver<()>, Sender<()>) {
         let is_walk = is_ours && is_segment(path) && operation == FileOperation::Open;
         if is_walk && let Some(may_leave) = held.lock().unwrap().take() {
             entered.send(()).unwrap();
-            may_leave.recv_timeout(Duration::from_secs(20)).unwrap();
+            may_leave.recv_timeout(Duration::from_secs(120)).unwrap();
         }
         Ok(())
     });
@@ -145,12 +145,12 @@ async fn a_rebuild_keeps_every_owner() {
 
     let (held, has_entered, leave) = held_up(&files);
     let store = open(held, directory.path()).await;
-    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
     // The index does not know A's yet.
     put(store.as_ref(), B, small.clone()).await.unwrap();
     upload(&store, B, &large).await;
     leave.send(()).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !store.load_index().unwrap() {
         assert!(Instant::now() < deadline, "the index was not mended");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -206,7 +206,7 @@ fn held_appends(files: &LossyFiles, is_on: &Arc<AtomicBool>) -> (InterceptedFile
             held.0 += 1;
             if held.0 <= 2 {
                 entered.send(()).unwrap();
-                held.1.recv_timeout(Duration::from_secs(20)).unwrap();
+                held.1.recv_timeout(Duration::from_secs(120)).unwrap();
             }
         }
         Ok(())
@@ -237,12 +237,12 @@ async fn owners_let_in_at_once_stay_after_a_power_cut_and_a_rebuild() {
         tokio::spawn(async move { put(store.as_ref(), owner, shared).await })
     };
     let first = let_in(B);
-    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
     let second = let_in(C);
     // The other one comes as far as it can meanwhile: give it the chance.
     for hold in 0..2 {
         if hold > 0 {
-            has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+            has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
         }
         let deadline = Instant::now() + Duration::from_millis(200);
         while Instant::now() < deadline {

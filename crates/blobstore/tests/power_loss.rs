@@ -334,7 +334,7 @@ fn a_sync_returns_only_when_all_is_durable() {
         let is_first = is_segment && operation == FileOperation::Sync;
         if is_first && let Some(may_leave) = held.lock().unwrap().take() {
             entered.send(()).unwrap();
-            may_leave.recv_timeout(Duration::from_secs(20)).unwrap();
+            may_leave.recv_timeout(Duration::from_secs(120)).unwrap();
         }
         Ok(())
     });
@@ -356,7 +356,7 @@ fn a_sync_returns_only_when_all_is_durable() {
         let store = Arc::clone(&store);
         std::thread::spawn(move || store.sync())
     };
-    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
     let second = sync();
     // If it did not wait it would be through in no time: give it the chance.
     let deadline = Instant::now() + Duration::from_millis(200);

@@ -102,7 +102,7 @@ fn writers_who_wait_for_room_take_no_threads() {
                 && let Some(may_leave) = held.lock().unwrap().take()
             {
                 entered.send(()).unwrap();
-                may_leave.recv_timeout(Duration::from_secs(20)).unwrap();
+                may_leave.recv_timeout(Duration::from_secs(120)).unwrap();
             }
             Ok(())
         }
@@ -125,7 +125,7 @@ fn writers_who_wait_for_room_take_no_threads() {
             runtime.spawn(async move { put(store.as_ref(), OWNER, blob(number, 30_000)).await })
         })
         .collect();
-    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
     // All the others come as far as they can: give them the chance.
     let deadline = Instant::now() + Duration::from_millis(200);
     while Instant::now() < deadline {
@@ -217,7 +217,7 @@ fn removing_an_entry_keeps_nobody_waiting() {
         move |_, operation| {
             if operation == FileOperation::Sync && is_on.swap(false, Ordering::SeqCst) {
                 entered.send(()).unwrap();
-                held.lock().unwrap().recv_timeout(Duration::from_secs(20)).unwrap();
+                held.lock().unwrap().recv_timeout(Duration::from_secs(120)).unwrap();
             }
             Ok(())
         }
@@ -230,7 +230,7 @@ fn removing_an_entry_keeps_nobody_waiting() {
             let store = Arc::clone(&store);
             async move { store.remove_entry(&entry_key(OWNER, 1)).await }
         });
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(120);
         while has_entered.try_recv().is_err() {
             assert!(Instant::now() < deadline, "nothing was synced");
             tokio::task::yield_now().await;

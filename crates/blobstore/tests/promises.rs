@@ -264,7 +264,7 @@ async fn flushes_are_shared_and_their_failures_too() {
             if operation == FileOperation::Sync && path.extension().is_some_and(|end| end == "segment") {
                 if count.fetch_add(1, Ordering::SeqCst) == 0 {
                     entered.send(()).unwrap();
-                    held.lock().unwrap().take().unwrap().recv_timeout(Duration::from_secs(20)).unwrap();
+                    held.lock().unwrap().take().unwrap().recv_timeout(Duration::from_secs(120)).unwrap();
                 }
                 if failing.load(Ordering::SeqCst) > 0 {
                     return Err(std::io::Error::other("the disk failed"));
@@ -280,7 +280,7 @@ async fn flushes_are_shared_and_their_failures_too() {
     };
     put(store.as_ref(), OURS, new_blob(b"first".to_vec())).await.unwrap();
     let first = flush();
-    has_entered.recv_timeout(Duration::from_secs(20)).unwrap();
+    has_entered.recv_timeout(Duration::from_secs(120)).unwrap();
     put(store.as_ref(), OURS, new_blob(b"second".to_vec())).await.unwrap();
     let others: Vec<_> = (0..50).map(|_| flush()).collect();
     assert!(others.iter().all(|other| !other.is_finished()), "the flush under way began before the write");

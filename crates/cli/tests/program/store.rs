@@ -34,7 +34,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.folder).output();
+        // A thread that still has a file open must not keep the mount: the loop device goes with it.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.folder).output();
     }
 }
 
