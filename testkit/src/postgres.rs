@@ -4,12 +4,13 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
 /// How long it may take to come up, on a machine that is busy with other tests.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(300);
 
 /// A running server. Databases in it are empty, and each is its caller's alone.
 pub struct PostgresServer {
@@ -17,6 +18,8 @@ pub struct PostgresServer {
     tools: PathBuf,
     server: Child,
     databases: Mutex<u32>,
+    /// Held for the thread that started the server, which ends when this goes.
+    _starter: Sender<()>,
 }
 
 impl PostgresServer {
@@ -60,18 +63,20 @@ impl PostgresServer {
         let locale = ["--locale=C", "--encoding=UTF8", "--no-sync"];
         run(initialize.args(["-A", "trust", "-U", "tester"]).args(locale).arg("-D").arg(&data))?;
         let log = fs::File::create(folder.join("log")).map_err(|error| error.to_string())?;
-        let server = user
-            .command(&tools.join("postgres"), &folder)
+        // The kernel ends it when this process dies before it could.
+        let mut server = user.command(Path::new("setpriv"), &folder);
+        server
+            .args(["--pdeathsig", "QUIT"])
+            .arg(tools.join("postgres"))
             .arg("-D")
             .arg(&data)
             .arg("-k")
             .arg(&folder)
             .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200"])
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .map_err(|error| format!("postgres: {error}"))?;
-        let mut started = Self { folder, tools, server, databases: Mutex::new(0) };
+            .stderr(log);
+        let (server, starter) = spawn_from_a_thread(server)?;
+        let mut started = Self { folder, tools, server, databases: Mutex::new(0), _starter: starter };
         started.wait()?;
         Ok(started)
     }
@@ -110,6 +115,18 @@ impl Drop for PostgresServer {
         let _ = self.server.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Starts it from a thread that lasts: for the kernel a process loses its parent with the thread that made it, and that
+/// of a test ends with its test.
+fn spawn_from_a_thread(mut command: Command) -> Result<(Child, Sender<()>), String> {
+    let ((starter, end), (send, spawned)) = (channel::<()>(), channel());
+    thread::spawn(move || {
+        let _ = send.send(command.spawn());
+        let _ = end.recv();
+    });
+    let spawned = spawned.recv().map_err(|error| format!("postgres: {error}"))?;
+    Ok((spawned.map_err(|error| format!("postgres: {error}"))?, starter))
 }
 
 /// Where the programs are: on the PATH, or where Debian puts the newest version.
