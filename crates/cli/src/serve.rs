@@ -21,7 +21,7 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(22);
 /// Ctrl-C, `timeout` and supervisors signal a process and its group: two signals this close are one wish ...
 const SAME_WISH: Duration = Duration::from_millis(200);
 /// ... so the drain gets this long before the second one counts.
-const SAME_WISH_GRACE: Duration = Duration::from_secs(1);
+const SAME_WISH_GRACE: Duration = Duration::from_secs(10);
 /// For blocking work that is still at the disk when everything else has ended.
 const RUNTIME_DEADLINE: Duration = Duration::from_secs(2);
 /// What runs now, even when another version took the place of its file.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::running::{DEADLINE, Server, gf, text};
 
 /// From the end of a server to that of its worker, which has nothing to wait for.
-const WORKER_DEADLINE: Duration = Duration::from_secs(5);
+const WORKER_DEADLINE: Duration = Duration::from_secs(60);
 
 fn ask(server: &Server, home: &Path, args: &[&str]) -> Output {
     gf(home).args(args).args(["--server", &server.url]).output().unwrap()
@@ -87,7 +87,7 @@ fn has_worker(server: &Server, home: &Path) -> bool {
             assert!(!reason.is_empty(), "{report}");
             let status = text(&ask(server, home, &["status"]).stdout);
             assert!(status.contains("the server's own worker cannot run here"), "{status}");
-            eprintln!("no worker can run on this machine, so this test tests no more: {reason}");
+            gf_testkit::skip(format!("no worker can run on this machine: {reason}"));
             return false;
         }
         if report["workers"].as_array().is_some_and(|workers| !workers.is_empty()) {

@@ -15,7 +15,8 @@ const MEMORY_LIMIT_KIB: u64 = 100 << 10;
 
 /// Writes until the server takes no more, or hangs up. It must do one of them rather than pile answers up.
 fn write_without_reading(mut stream: TcpStream, requests: impl Iterator<Item = Vec<u8>>) {
-    stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    // Longer than a busy machine keeps the server from its work.
+    stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
     for request in requests {
         match stream.write_all(&request) {
             Ok(()) => {}

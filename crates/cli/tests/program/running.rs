@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Everything that a test waits for must come within this.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 /// `gf` with an environment that the machine does not leak into.
 pub(crate) fn gf(home: &Path) -> Command {

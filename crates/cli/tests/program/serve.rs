@@ -50,10 +50,12 @@ fn a_second_signal_exits_at_once() {
 #[test]
 fn one_wish_that_arrives_twice_is_no_second_signal() {
     let home = tempfile::tempdir().unwrap();
-    let mut server = Server::start(home.path(), &[]);
+    let file = home.path().join("gf.toml");
+    fs::write(&file, "[worker]\nenabled = false\n").unwrap();
+    let mut server = Server::start(home.path(), &["--config", file.to_str().unwrap()]);
     let id = server.id().to_string();
     // As `timeout` does: the process, then its group.
-    Command::new("sh").args(["-c", "kill -TERM $0; kill -INT $0", &id]).status().unwrap();
+    assert!(Command::new("sh").args(["-c", "kill -TERM $0 && kill -INT $0", &id]).status().unwrap().success());
     assert_eq!(server.wait_for_end().code(), Some(0));
 }
 

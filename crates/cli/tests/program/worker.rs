@@ -74,7 +74,7 @@ impl Drop for Running {
 fn is_refused_here(said: &str) -> bool {
     let is_refused = said.contains("this system refuses sandboxes");
     if is_refused {
-        eprintln!("skipped: no worker can run on this machine: {said}");
+        gf_testkit::skip(format!("no worker can run on this machine: {said}"));
     }
     is_refused
 }
@@ -102,7 +102,11 @@ fn a_worker_with_the_token_attaches_over_tls_and_drains() {
     let said = fs::read_to_string(&log).unwrap();
     assert!(status.success() && said.contains("drained"), "{said}");
     assert!(!said.contains(TOKEN), "its token is in no log");
-    assert_eq!(case.workers(), Value::Array(Vec::new()));
+    let until = Instant::now() + DEADLINE;
+    while case.workers() != Value::Array(Vec::new()) {
+        assert!(Instant::now() < until, "it is still counted: {}", case.workers());
+        sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
