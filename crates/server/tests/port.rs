@@ -104,14 +104,18 @@ async fn both_protocols_over_tls() {
 async fn a_certificate_without_a_rule_grants_nothing_and_takes_its_connection_along() {
     let dir = tempfile::tempdir().unwrap();
     let roots = make_certificate(dir.path());
-    let mut params = rcgen::CertificateParams::new(["ann.example".to_owned()]).unwrap();
-    params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(5);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    fs::write(dir.path().join("clients.pem"), certificate.pem()).unwrap();
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority_key = rcgen::KeyPair::generate().unwrap();
+    fs::write(dir.path().join("clients.pem"), authority.self_signed(&authority_key).unwrap().pem()).unwrap();
     let text = "[tls]\ncert = \"cert.pem\"\nkey = \"key.pem\"\nclient_ca_file = \"clients.pem\"\n";
     let app = start(dir.path(), text).await;
 
+    // After the start, which takes as long as the disk wants.
+    let mut params = rcgen::CertificateParams::new(["ann.example".to_owned()]).unwrap();
+    params.not_after = time::OffsetDateTime::now_utc() + Duration::from_secs(15);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &rcgen::Issuer::new(authority, authority_key)).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let own = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
@@ -123,7 +127,7 @@ async fn a_certificate_without_a_rule_grants_nothing_and_takes_its_connection_al
     let request = format!("GET /cas/{} HTTP/1.1\r\nHost: t\r\n\r\n", "0".repeat(64));
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
+    let closed = tokio::time::timeout(Duration::from_secs(120), stream.read_to_end(&mut answer)).await;
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert!(closed.is_ok(), "the connection outlives the certificate");

@@ -136,7 +136,7 @@ async fn uploads_that_wait_make_room_for_those_that_do_not() {
         ]
     };
     // Until the server notices that the other client is gone, there is no room.
-    let deadline = std::time::Instant::now() + Duration::from_secs(5);
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
     loop {
         match client.write(messages()).await {
             Ok(committed) => break assert_eq!(committed, 1 << 20),
@@ -191,9 +191,10 @@ async fn one_that_asks_much_and_reads_nothing_does_not_hurt_others() {
     let mut greedy = TcpStream::connect(server.address).await.unwrap();
     let mut sent = 0;
     while sent < 100_000 {
-        // The server stops reading when its answers are not read: then there is nothing more to send.
+        // The server stops reading when its answers are not read: then there is nothing more to send. Longer than a busy
+        // machine keeps it from its work.
         let writing = greedy.write_all(request.as_bytes());
-        if tokio::time::timeout(Duration::from_millis(500), writing).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(5), writing).await.is_err() {
             break;
         }
         sent += 1;

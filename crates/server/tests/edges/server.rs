@@ -174,7 +174,7 @@ pub(crate) fn noise(seed: u64, size: usize) -> Vec<u8> {
 
 /// Waits until something is so, and fails when it is not for five seconds.
 pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
