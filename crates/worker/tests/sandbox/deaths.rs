@@ -74,7 +74,10 @@ async fn a_dropped_run_ends() {
 async fn a_launcher_that_is_stopped_leaves_nothing() {
     let bench = Bench::new().await;
     bench.sh("one", "true").await;
+    let folder = bench.folder.path().to_owned();
+    assert!(support::processes_that_see(&folder) > 0, "the launcher has mounted nothing there");
     bench.launcher.stop().await;
+    until("no process and no mount is left", || support::processes_that_see(&folder) == 0).await;
 }
 
 #[tokio::test]

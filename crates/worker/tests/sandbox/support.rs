@@ -61,6 +61,13 @@ pub(crate) fn processes_with(argument: &str) -> usize {
     processes.filter(|process| fs::read(process.path().join("cmdline")).is_ok_and(has)).count()
 }
 
+/// How many processes see a mount of `folder` or below it.
+pub(crate) fn processes_that_see(folder: &Path) -> usize {
+    let folder = folder.to_str().unwrap();
+    let sees = |process: &Path| fs::read_to_string(process.join("mountinfo")).is_ok_and(|text| text.contains(folder));
+    fs::read_dir("/proc").unwrap().flatten().filter(|process| sees(&process.path())).count()
+}
+
 /// The launcher that was started by `parent` and has made its root in `folder`.
 pub(crate) fn launcher_of(parent: u32, folder: &Path) -> rustix::process::Pid {
     let is_it = |process: &Path| {
