@@ -23,7 +23,7 @@ const POSTGRES_CONNECTIONS: u32 = 16;
 /// How long a caller waits for a connection, which is also its turn to write where only one writes.
 const TURN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long SQLite waits for another process that writes to the same file, such as a restore.
-const OTHER_PROCESS_TIMEOUT: Duration = Duration::from_secs(10);
+const OTHER_PROCESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long PostgreSQL may take for one statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection that did nothing for this long is asked whether it still lives before it is used.
