@@ -204,6 +204,6 @@ mod tests {
         };
         let (one, all) = (each(&rules[500..]), each(&rules));
         eprintln!("matching one rule takes {one:?}, 501 rules {all:?}");
-        assert!(all < Duration::from_millis(20), "501 rules take {all:?}");
+        assert!(all < Duration::from_millis(200), "501 rules take {all:?}");
     }
 }
