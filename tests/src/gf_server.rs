@@ -15,8 +15,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-const START_LIMIT: Duration = Duration::from_secs(20);
-const STOP_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(120);
+/// A drain alone may take 22 s, and the last checkpoint what the disk needs.
+const STOP_LIMIT: Duration = Duration::from_secs(120);
 const GREETING: &str = "listening on ";
 
 /// A running `gf serve`; killed when dropped.

@@ -15,7 +15,7 @@ use anyhow::Result;
 
 use crate::{Finished, Place, copy_tree, run_within, source_folder};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Shows `$0/nix` at `/nix` to the program that it becomes.
 const ENTER: &str = r#"mkdir -p /nix && mount --bind "$0/nix" /nix && exec "$@""#;
@@ -28,6 +28,7 @@ substituters =
 max-jobs = 2
 connect-timeout = 10
 download-attempts = 2
+fsync-metadata = false
 ";
 
 /// A machine with Nix and an empty store.

@@ -165,9 +165,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("id");
         let script = format!("sh -c 'echo $$ >{0}.new; mv {0}.new {0}; sleep 100; true' & wait", file.display());
-        run_within(shell(&script), Duration::from_secs(2)).unwrap_err();
+        run_within(shell(&script), Duration::from_secs(10)).unwrap_err();
         let grandchild: u32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(120);
         // Whoever takes in orphans may leave a dead one unburied.
         while is_alive(grandchild) {
             assert!(Instant::now() < until, "{grandchild} lives on");

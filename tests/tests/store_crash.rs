@@ -7,7 +7,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use gf_digest::{Digest, DigestFunction};
@@ -113,6 +113,14 @@ async fn check(channel: Channel, acknowledged: &Acknowledged) -> Result<()> {
     Ok(())
 }
 
+/// Waits until so many blobs were acknowledged, on a slow machine at most for a while.
+async fn wait_for(acknowledged: &Mutex<Acknowledged>, blobs: usize) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while acknowledged.lock().unwrap().blobs.len() < blobs && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 async fn kill_again_and_again(data: &Path, seed: u64) -> Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut known = 0;
@@ -126,8 +134,9 @@ async fn kill_again_and_again(data: &Path, seed: u64) -> Result<()> {
         let writers: Vec<_> = (0..4)
             .map(|writer| tokio::spawn(write(channel.clone(), seed ^ (round * 4 + writer), Arc::clone(&acknowledged))))
             .collect();
+        wait_for(&acknowledged, random.random_range(0..20)).await;
         // Not synchronisation: the moment of the kill is what is varied.
-        tokio::time::sleep(Duration::from_millis(random.random_range(20..250))).await;
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..150))).await;
         // Dropping a server kills it.
         drop(server);
         for writer in writers {
@@ -135,7 +144,7 @@ async fn kill_again_and_again(data: &Path, seed: u64) -> Result<()> {
         }
         latest = std::mem::take(&mut *acknowledged.lock().unwrap());
     }
-    assert!(known > 100, "next to nothing was written: {known} blobs");
+    assert!(known > 40, "next to nothing was written: {known} blobs");
     Ok(())
 }
 

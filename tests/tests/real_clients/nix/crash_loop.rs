@@ -143,7 +143,7 @@ fn check(address: &str, key: &PublicKey, acknowledged: &Acknowledged) {
 
 /// Waits until so many archives and narinfos were acknowledged, on a slow machine at most for a while.
 fn wait_for(acknowledged: &Mutex<Acknowledged>, count: usize) {
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(10);
     let is_reached = || {
         let acknowledged = acknowledged.lock().unwrap();
         acknowledged.archives.len() + 2 * acknowledged.paths.len() >= count

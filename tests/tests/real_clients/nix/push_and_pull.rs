@@ -65,7 +65,8 @@ fn without_the_key_nothing_is_taken() {
         assert!(!user.on_host(&path[1..]).exists());
         // `copy` too, which asks for signatures by itself.
         let arguments = ["copy", "--from", &main_cache(&fixture.server), &path];
-        assert!(!user.run("nix", &arguments).unwrap().status.success());
+        let refused = user.run("nix", &arguments).unwrap();
+        assert!(!refused.status.success() && refused.stderr.contains("signature"), "{}", refused.stderr);
     }
     fixture.stop();
 }
