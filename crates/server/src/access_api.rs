@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use crate::edges::Gate;
 use crate::edges::credentials::Visitor;
-use problem::AccessProblem;
+use crate::refusal::Refusal;
 use report::{AuditVerdict, IssuedReport, RevokedReport, TokenPage, TokenReport, TokenRequest, WhoAmI, WhyReport};
 pub(crate) use routes::router;
 
@@ -58,8 +58,8 @@ impl AccessApi {
         admin: &Authorized<Administer>,
         visitor: &Visitor,
         request: TokenRequest,
-    ) -> Result<IssuedReport, AccessProblem> {
-        let parse = |text: &String| text.parse::<Grant>().map_err(|error| AccessProblem::invalid(text, &error));
+    ) -> Result<IssuedReport, Refusal> {
+        let parse = |text: &String| text.parse::<Grant>().map_err(|error| problem::invalid(text, &error));
         let grants = request.grants.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         let lifetime = Duration::from_secs(request.lifetime_seconds);
         let new = NewToken { name: request.name, grants, lifetime };
@@ -72,19 +72,14 @@ impl AccessApi {
         admin: &Authorized<Administer>,
         which: Which,
         after: Option<&TokenId>,
-    ) -> Result<TokenPage, AccessProblem> {
+    ) -> Result<TokenPage, Refusal> {
         let listed = self.tokens.list(admin, which, after, MAX_TOKENS_LISTED).await?;
         let tokens: Vec<TokenReport> = listed.iter().map(TokenReport::from).collect();
         let next = tokens.last().filter(|_| tokens.len() == MAX_TOKENS_LISTED).map(|last| last.id.clone());
         Ok(TokenPage { tokens, next })
     }
 
-    async fn revoke(
-        &self,
-        admin: &Authorized<Administer>,
-        visitor: &Visitor,
-        id: &TokenId,
-    ) -> Result<(), AccessProblem> {
+    async fn revoke(&self, admin: &Authorized<Administer>, visitor: &Visitor, id: &TokenId) -> Result<(), Refusal> {
         Ok(self.tokens.revoke(admin, id, &visitor.origin()).await?)
     }
 
@@ -93,7 +88,7 @@ impl AccessApi {
         admin: &Authorized<Administer>,
         visitor: &Visitor,
         which: &Exchanged,
-    ) -> Result<RevokedReport, AccessProblem> {
+    ) -> Result<RevokedReport, Refusal> {
         let revoked = self.tokens.revoke_exchanged(admin, which, &visitor.origin()).await?;
         Ok(RevokedReport { revoked: revoked as u64 })
     }
@@ -115,7 +110,7 @@ impl AccessApi {
         WhoAmI { principal: principal.to_string(), name, grants, permissions, is_open: access.is_open() }
     }
 
-    /// Why somebody may do something or not. Whoever asks about another has to administer, and things of tenants that
+    /// Why somebody may do something or not; `None` of somebody of whom the caller may not know. Whoever asks about another has to administer, and things of tenants that
     /// they do not administer are to them as if they were not there.
     async fn why(
         &self,
@@ -124,12 +119,13 @@ impl AccessApi {
         about: Option<&str>,
         permission: PermissionName,
         thing: &Thing,
-    ) -> Result<WhyReport, AccessProblem> {
+    ) -> Result<Option<WhyReport>, Refusal> {
         let principal = match (about, admin) {
-            (None, _) => asker.clone(),
-            (Some(name), Some(admin)) => self.principal_named(admin, name)?,
-            (Some(_), None) => return Err(AccessProblem::UnknownPrincipal),
+            (None, _) => Some(asker.clone()),
+            (Some(name), Some(admin)) => self.principal_named(admin, name),
+            (Some(_), None) => None,
         };
+        let Some(principal) = principal else { return Ok(None) };
         let knows = |tenant: &TenantName| about.is_none() || self.administers(asker, tenant);
         let (decision, thing) = match thing {
             Thing::Instance(name) => {
@@ -137,13 +133,13 @@ impl AccessApi {
             }
             Thing::Cache(name) => (self.why_cache(&principal, permission, name, knows).await?, format!("cache {name}")),
         };
-        Ok(WhyReport {
+        Ok(Some(WhyReport {
             principal: principal.to_string(),
             permission: permission.as_str().to_owned(),
             thing,
             allowed: decision.allowed,
             rule: decision.rule.to_string(),
-        })
+        }))
     }
 
     fn why_instance(
@@ -162,7 +158,7 @@ impl AccessApi {
         permission: PermissionName,
         name: &CacheName,
         knows: impl Fn(&TenantName) -> bool,
-    ) -> Result<Decision, AccessProblem> {
+    ) -> Result<Decision, Refusal> {
         let found = self.caches.resolve(name).await?.filter(|cache| knows(cache.tenant()));
         let absent = NixScope::Absent { name: name.as_str() };
         let scope = found.as_ref().map_or(absent, |cache| cache.scope());
@@ -175,30 +171,30 @@ impl AccessApi {
     }
 
     /// A principal as it shows itself in the audit log.
-    fn principal_named(&self, admin: &Authorized<Administer>, name: &str) -> Result<Principal, AccessProblem> {
+    fn principal_named(&self, admin: &Authorized<Administer>, name: &str) -> Option<Principal> {
         match name {
-            "anonymous" => Ok(Principal::Anonymous),
-            "static-token" => Ok(Principal::TokenHolder),
-            "worker" => Ok(Principal::WorkerHost),
-            "server" => Ok(Principal::Server),
+            "anonymous" => Some(Principal::Anonymous),
+            "static-token" => Some(Principal::TokenHolder),
+            "worker" => Some(Principal::WorkerHost),
+            "server" => Some(Principal::Server),
             name => {
                 let id = TokenId::new(name.strip_prefix("token:").unwrap_or(name));
-                self.tokens.principal_for(admin, &id).ok_or(AccessProblem::UnknownPrincipal)
+                self.tokens.principal_for(admin, &id)
             }
         }
     }
 
-    async fn search(&self, _: &Authorized<Administer>, search: &Search) -> Result<Vec<Record>, AccessProblem> {
+    async fn search(&self, _: &Authorized<Administer>, search: &Search) -> Result<Vec<Record>, Refusal> {
         Ok(self.log.search(search).await?)
     }
 
-    async fn verify(&self, _: &Authorized<Administer>) -> Result<AuditVerdict, AccessProblem> {
-        let _one_at_a_time = self.reading_all.try_acquire().map_err(|_| AccessProblem::Busy)?;
+    async fn verify(&self, _: &Authorized<Administer>) -> Result<AuditVerdict, Refusal> {
+        let _one_at_a_time = self.reading_all.try_acquire().map_err(|_| problem::busy())?;
         Ok(verdict(self.log.verify().await?))
     }
 
     /// A page of the log, from the oldest on.
-    async fn page_after(&self, number: u64) -> Result<Vec<Record>, AccessProblem> {
+    async fn page_after(&self, number: u64) -> Result<Vec<Record>, Refusal> {
         Ok(self.log.after(number).await?)
     }
 }

@@ -18,6 +18,7 @@ mod nix_caches;
 mod nix_closures;
 pub mod operator;
 pub mod quotas;
+mod refusal;
 pub mod telemetry;
 
 pub use access_services::{AccessStartError, FirstTokenError, issue_first_token};

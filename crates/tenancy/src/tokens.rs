@@ -65,10 +65,18 @@ const BATCH: u32 = 1000;
 pub struct TokenId(Arc<str>);
 
 impl TokenId {
-    /// The id that somebody names. Whether there is such a token is another question.
+    /// The id that somebody names, by itself or by the text of a token, which has its id in it. Whether there is such a
+    /// token is another question.
     #[must_use]
     pub fn new(text: &str) -> Self {
-        Self(text.into())
+        let id = text.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        Self(id.unwrap_or(text).into())
+    }
+
+    /// As it can be shown: what is no id may be something secret that somebody pasted.
+    #[must_use]
+    pub fn presentable(&self) -> &str {
+        if self.is_formed() { &self.0 } else { "(no id of a token)" }
     }
 
     /// The characters.
@@ -197,6 +205,12 @@ pub enum TokenError {
     /// The issuer does not hold it.
     #[error("{0} is more than what you hold, so that you cannot hand it out")]
     Exceeds(Grant),
+    /// The issuer is nobody known, on a server that lets everybody do everything.
+    #[error(
+        "this server is open: a token counts for nothing here; `gf init` makes a configuration with a token of yours, which \
+         makes others"
+    )]
+    OpenServer,
     /// The issuer has a token that an identity was exchanged for.
     #[error("what an identity was exchanged for makes no tokens: have somebody make it who administers")]
     Exchanged,
@@ -207,7 +221,7 @@ pub enum TokenError {
     )]
     BeyondReach,
     /// There is no such token, for all that this caller may know.
-    #[error("there is no token {0} that is good")]
+    #[error("there is no token {id} that is good", id = .0.presentable())]
     Unknown(TokenId),
     /// Too many are good at one time.
     #[error("{0} tokens are good already, and there is no room for more: revoke those that nobody uses")]
@@ -223,7 +237,7 @@ pub enum TokenError {
 impl TokenError {
     /// Whether the caller may not do it: who asked for that is in the audit log.
     const fn is_denial(&self) -> bool {
-        matches!(self, Self::Exceeds(_) | Self::Exchanged | Self::BeyondReach | Self::Unknown(_))
+        matches!(self, Self::Exceeds(_) | Self::OpenServer | Self::Exchanged | Self::BeyondReach | Self::Unknown(_))
     }
 }
 
@@ -289,6 +303,8 @@ impl Tokens {
         let name = new.name.clone();
         let more = new.grants.iter().find(|grant| !may_hand_out(admin.principal(), grant)).cloned();
         let made = match more {
+            // It would open the server to whoever made it once that is closed.
+            _ if *admin.principal() == Principal::Anonymous => Err(TokenError::OpenServer),
             Some(more) => Err(TokenError::Exceeds(more)),
             None => self.make(new, admin.principal(), origin).await,
         };
@@ -337,6 +353,12 @@ impl Tokens {
     fn keep(&self, fingerprint: Fingerprint, report: &TokenReport) {
         let entry = Entry::of(report, self.changes.fetch_add(1, Ordering::Relaxed));
         self.write().keep(fingerprint, entry);
+    }
+
+    /// How many tokens are good.
+    #[must_use]
+    pub fn number_good(&self) -> usize {
+        self.read().good.len()
     }
 
     /// The good token of this id, as whom its holder would ask.

@@ -20,10 +20,10 @@ use gf_tenancy::audit::{Outcome, Record, Search};
 use gf_tenancy::{Administer, Authorized, Exchanged, PermissionName, TokenId, Which};
 use serde::Deserialize;
 
-use super::problem::AccessProblem;
 use super::report::{AuditPage, AuditRecord, AuditVerdict, RevokedReport, TokenPage, TokenRequest, WhoAmI, WhyReport};
-use super::{AccessApi, Thing};
+use super::{AccessApi, Thing, problem};
 use crate::edges::credentials::Visitor;
+use crate::refusal::Refusal;
 
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// Lines of one answer when nobody says how many, and at most.
@@ -48,7 +48,7 @@ pub(crate) fn router(api: Arc<AccessApi>) -> Router {
 }
 
 type Api = State<Arc<AccessApi>>;
-type Answer<T> = Result<Json<T>, AccessProblem>;
+type Answer<T> = Result<Json<T>, Refusal>;
 type Asked<T> = Result<Query<T>, QueryRejection>;
 
 async fn who_am_i(State(api): Api, visitor: Visitor) -> Answer<WhoAmI> {
@@ -75,31 +75,31 @@ async fn why(State(api): Api, visitor: Visitor, question: Asked<WhyQuestion>) ->
         None => None,
     };
     let permission: PermissionName =
-        question.permission.parse().map_err(|error| AccessProblem::invalid("permission", &error))?;
+        question.permission.parse().map_err(|error| problem::invalid("permission", &error))?;
     let thing = match (&question.instance, &question.cache) {
         (Some(name), None) => {
-            Thing::Instance(InstanceName::new(name).map_err(|error| AccessProblem::invalid("instance", &error))?)
+            Thing::Instance(InstanceName::new(name).map_err(|error| problem::invalid("instance", &error))?)
         }
-        (None, Some(name)) => {
-            Thing::Cache(CacheName::new(name).map_err(|error| AccessProblem::invalid("cache", &error))?)
-        }
-        _ => return Err(AccessProblem::Invalid("name one thing: instance or cache".to_owned())),
+        (None, Some(name)) => Thing::Cache(CacheName::new(name).map_err(|error| problem::invalid("cache", &error))?),
+        _ => return Err(Refusal::invalid("name one thing: instance or cache".to_owned())),
     };
     if let Some(admin) = &admin {
         api.gate.count_read(&visitor, admin, "/api/v1/access/why");
     }
-    let answer = api.why(&asker, admin.as_ref(), about, permission, &thing).await;
-    if let (Err(AccessProblem::UnknownPrincipal), Some(admin), Some(name)) = (&answer, &admin, about) {
-        api.gate.count_denied(&visitor, admin, "access.why", name, "it is nobody of whom this caller may know");
+    let answer = api.why(&asker, admin.as_ref(), about, permission, &thing).await?;
+    if let (None, Some(admin), Some(name)) = (&answer, &admin, about) {
+        let id = TokenId::new(name.strip_prefix("token:").unwrap_or(name));
+        let said = "it is nobody of whom this caller may know";
+        api.gate.count_denied(&visitor, admin, "access.why", id.presentable(), said);
     }
-    Ok(Json(answer?))
+    answer.map(Json).ok_or_else(problem::unknown_principal)
 }
 
 async fn issue(
     State(api): Api,
     Admin { who, visitor }: Admin,
     request: Result<Json<TokenRequest>, JsonRejection>,
-) -> Result<Response, AccessProblem> {
+) -> Result<Response, Refusal> {
     let issued = api.issue(&who, &visitor, request?.0).await?;
     Ok((StatusCode::CREATED, NOT_STORED, Json(issued)).into_response())
 }
@@ -120,11 +120,7 @@ async fn list(State(api): Api, Admin { who, visitor }: Admin, question: Asked<Li
     Ok(Json(api.list(&who, which, after.as_ref()).await?))
 }
 
-async fn revoke(
-    State(api): Api,
-    Admin { who, visitor }: Admin,
-    Path(id): Path<String>,
-) -> Result<StatusCode, AccessProblem> {
+async fn revoke(State(api): Api, Admin { who, visitor }: Admin, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
     api.revoke(&who, &visitor, &TokenId::new(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -145,7 +141,7 @@ async fn revoke_exchanged(
 ) -> Answer<RevokedReport> {
     let Query(Origins { issuer, subject, rule }) = question?;
     if issuer.is_none() && subject.is_none() && rule.is_none() {
-        return Err(AccessProblem::Invalid("name at least one of issuer, subject and rule".to_owned()));
+        return Err(Refusal::invalid("name at least one of issuer, subject and rule".to_owned()));
     }
     Ok(Json(api.revoke_exchanged(&who, &visitor, &Exchanged { issuer, subject, rule }).await?))
 }
@@ -174,7 +170,7 @@ async fn search(
         who: question.principal,
         action: question.action,
         subject: question.subject,
-        outcome: outcome.map_err(|error| AccessProblem::Invalid(error.to_string()))?,
+        outcome: outcome.map_err(|error| Refusal::invalid(error.to_string()))?,
         trace: question.trace,
         since_ms: question.since_ms,
         before: question.before,
@@ -204,7 +200,7 @@ async fn export(
     State(api): Api,
     Auditor { who, visitor }: Auditor,
     question: Asked<ExportQuestion>,
-) -> Result<Response, AccessProblem> {
+) -> Result<Response, Refusal> {
     let Query(ExportQuestion { after, limit }) = question?;
     api.gate.count_read(&visitor, &who, "/api/v1/access/audit/export");
     let left = limit.unwrap_or(EXPORT_LINES).min(MAX_EXPORT_LINES);
@@ -248,18 +244,18 @@ struct Auditor {
 }
 
 impl FromRequestParts<Arc<AccessApi>> for Admin {
-    type Rejection = AccessProblem;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<AccessApi>) -> Result<Self, AccessProblem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<AccessApi>) -> Result<Self, Refusal> {
         let visitor = Visitor::of(parts);
         Ok(Self { who: api.gate.authorize_somewhere(&visitor)?, visitor })
     }
 }
 
 impl FromRequestParts<Arc<AccessApi>> for Auditor {
-    type Rejection = AccessProblem;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<AccessApi>) -> Result<Self, AccessProblem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<AccessApi>) -> Result<Self, Refusal> {
         let visitor = Visitor::of(parts);
         Ok(Self { who: api.gate.authorize_everywhere(&visitor)?, visitor })
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -28,7 +28,7 @@ use tokio::time::timeout;
 
 use super::credentials::Visitor;
 use crate::capacity::Background;
-use crate::operator::report::Problem;
+use crate::refusal::Refusal;
 
 /// Exchanges of one issuer at one time. One takes a millisecond, or as long as an issuer that is asked for its keys.
 const MAX_EXCHANGES: usize = 16;
@@ -204,16 +204,12 @@ fn answer(fault: &TrustFault, origin: &Origin) -> Response {
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response {
-    let hint: Option<(HeaderName, HeaderValue)> = match status {
-        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-            Some((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S)))
-        }
-        _ => None,
-    };
-    let mut response = (status, Json(Problem { error: error.to_owned() })).into_response();
-    response.headers_mut().extend(hint);
-    response
+    let refusal = Refusal::new(status, error);
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => refusal.after(RETRY_AFTER_S),
+        _ => refusal,
+    }
+    .into_response()
 }
 
 /// The most that the token may do in the instance.

@@ -3,13 +3,12 @@
 //! Asking needs the right to read the action cache of the instance; removing needs the right to run maintenance there, and
 //! is in the audit log before it is done.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use gf_blobstore::ErrorKind;
@@ -19,14 +18,15 @@ use gf_execution::{
 };
 use gf_reapi::WireDigest;
 use gf_reapi::execution::ActionResult;
-use gf_tenancy::{ActionCacheRead, Authorized, Denied, InstancePermission, Operate};
+use gf_tenancy::{ActionCacheRead, Authorized, InstancePermission, Operate};
 
 use super::report::{
-    ActionName, ActionResultRemoval, ActionResultRemoved, ActionResultReport, OutputReport, Problem, ProvenanceReport,
+    ActionName, ActionResultRemoval, ActionResultRemoved, ActionResultReport, OutputReport, ProvenanceReport,
     ResultReport, TombstoneReport,
 };
+use crate::edges::Gate;
 use crate::edges::credentials::Visitor;
-use crate::edges::{Gate, NotRecorded};
+use crate::refusal::Refusal;
 
 const MAX_BODY_BYTES: usize = 64 << 10;
 /// Outputs that a report names.
@@ -80,9 +80,9 @@ impl ActionResults {
         name: &ActionName,
     ) -> Result<(Authorized<P>, ActionId), Refusal> {
         self.gate.check(visitor, P::NAME)?;
-        let instance = InstanceName::new(&name.instance).map_err(|error| Refusal::Name(error.to_string()))?;
+        let instance = InstanceName::new(&name.instance).map_err(|error| Refusal::invalid(error.to_string()))?;
         let grant = self.gate.authorize(visitor, &instance)?;
-        Ok((grant, parse(name).map_err(Refusal::Name)?))
+        Ok((grant, parse(name).map_err(Refusal::invalid)?))
     }
 
     async fn report(
@@ -230,64 +230,26 @@ fn result_report(result: &ActionResult) -> ResultReport {
     }
 }
 
-/// Every way in which a call here fails.
-enum Refusal {
-    Denied(Denied),
-    /// Nothing is named.
-    Name(String),
-    Query(QueryRejection),
-    Body(JsonRejection),
-    Cache(ActionCacheError),
-    Removal(RemovalError),
-    NotRecorded(NotRecorded),
-}
-
-macro_rules! refusals {
-    ($($from:ty => $variant:ident),+ $(,)?) => {$(
-        impl From<$from> for Refusal {
-            fn from(error: $from) -> Self {
-                Self::$variant(error)
-            }
+impl From<ActionCacheError> for Refusal {
+    fn from(error: ActionCacheError) -> Self {
+        match error.kind() {
+            ErrorKind::Unavailable => cannot_now(&error),
+            _ => Self::invalid(error.to_string()),
         }
-    )+};
-}
-
-refusals! {
-    Denied => Denied,
-    QueryRejection => Query,
-    JsonRejection => Body,
-    ActionCacheError => Cache,
-    RemovalError => Removal,
-    NotRecorded => NotRecorded,
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let (status, error) = match self {
-            Self::Denied(denied) if denied.wants_credential() => {
-                let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-                let problem = Json(Problem { error: denied.to_string() });
-                return (StatusCode::UNAUTHORIZED, challenge, problem).into_response();
-            }
-            Self::Denied(denied) => (StatusCode::FORBIDDEN, denied.to_string()),
-            Self::Name(error) => (StatusCode::BAD_REQUEST, error),
-            Self::Query(rejection) => (rejection.status(), rejection.body_text()),
-            Self::Body(rejection) => (rejection.status(), rejection.body_text()),
-            Self::Cache(error) if error.kind() == ErrorKind::Unavailable => unavailable(&error),
-            Self::Cache(error) => (StatusCode::BAD_REQUEST, error.to_string()),
-            Self::Removal(error @ (RemovalError::Reason | RemovalError::Quarantine)) => {
-                (StatusCode::BAD_REQUEST, error.to_string())
-            }
-            Self::Removal(error) => unavailable(&error),
-            Self::NotRecorded(error) => unavailable(&error),
-        };
-        (status, Json(Problem { error })).into_response()
     }
 }
 
-fn unavailable(error: &dyn std::error::Error) -> (StatusCode, String) {
-    tracing::error!(%error, "an action result could not be looked at or removed");
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{error}; try again, and look at the server's log"))
+impl From<RemovalError> for Refusal {
+    fn from(error: RemovalError) -> Self {
+        match error {
+            RemovalError::Reason | RemovalError::Quarantine => Self::invalid(error.to_string()),
+            error => cannot_now(&error),
+        }
+    }
+}
+
+fn cannot_now(error: &(dyn Error + 'static)) -> Refusal {
+    Refusal::unavailable(error, format!("{error}; try again, and look at the server's log"))
 }
 
 #[cfg(test)]

@@ -8,18 +8,17 @@ use std::sync::Arc;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use gf_tenancy::{Authorized, Denied, Operate};
+use gf_tenancy::{Authorized, Operate};
 
 use super::report::{
-    ExecutionReport, GcRequest, GcResult, OperationReport, Problem, Status, StoreStatus, VerifyRequest, VerifyResult,
+    ExecutionReport, GcRequest, GcResult, OperationReport, Status, StoreStatus, VerifyRequest, VerifyResult,
 };
 use super::{OperateError, Operator};
 use crate::edges::NotRecorded;
 use crate::edges::credentials::Visitor;
+use crate::refusal::Refusal;
 
 const UNKNOWN_OPERATION: &str = "no such operation is known here: names look like operations/<uuid> or \
                                  <instance>/operations/<uuid>; operations are forgotten a few minutes after their end, \
@@ -39,7 +38,7 @@ pub(crate) fn router(operator: Arc<Operator>) -> Router {
         .with_state(operator)
 }
 
-type Answer<T> = Result<Json<T>, ApiError>;
+type Answer<T> = Result<Json<T>, Refusal>;
 
 async fn status(State(operator): State<Arc<Operator>>, Reader(who): Reader) -> Answer<Status> {
     Ok(Json(operator.status(&who).await?))
@@ -54,7 +53,7 @@ async fn operation(
     Reader(who): Reader,
     Path(name): Path<String>,
 ) -> Answer<OperationReport> {
-    operator.operation(&who, &name).map(Json).ok_or(ApiError::UnknownOperation)
+    operator.operation(&who, &name).map(Json).ok_or_else(|| Refusal::unknown(UNKNOWN_OPERATION))
 }
 
 async fn store_stats(State(operator): State<Arc<Operator>>, Reader(who): Reader) -> Answer<StoreStatus> {
@@ -105,9 +104,9 @@ impl Allowed {
 struct Reader(Authorized<Operate>);
 
 impl FromRequestParts<Arc<Operator>> for Allowed {
-    type Rejection = ApiError;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, Refusal> {
         let visitor = Visitor::of(parts);
         let who = operator.gate.authorize_everywhere(&visitor)?;
         Ok(Self { who, visitor })
@@ -115,62 +114,21 @@ impl FromRequestParts<Arc<Operator>> for Allowed {
 }
 
 impl FromRequestParts<Arc<Operator>> for Reader {
-    type Rejection = ApiError;
+    type Rejection = Refusal;
 
-    async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, ApiError> {
+    async fn from_request_parts(parts: &mut Parts, operator: &Arc<Operator>) -> Result<Self, Refusal> {
         let Allowed { who, visitor } = Allowed::from_request_parts(parts, operator).await?;
         operator.gate.count_read(&visitor, &who, parts.uri.path());
         Ok(Self(who))
     }
 }
 
-/// Every way in which a call here fails.
-enum ApiError {
-    Denied(Denied),
-    Body(JsonRejection),
-    UnknownOperation,
-    Operate(OperateError),
-}
-
-impl From<Denied> for ApiError {
-    fn from(denied: Denied) -> Self {
-        Self::Denied(denied)
-    }
-}
-
-impl From<JsonRejection> for ApiError {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::Body(rejection)
-    }
-}
-
-impl From<OperateError> for ApiError {
+impl From<OperateError> for Refusal {
     fn from(error: OperateError) -> Self {
-        Self::Operate(error)
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let (status, error) = match self {
-            Self::Denied(denied) if denied.wants_credential() => {
-                let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
-                let problem = Json(Problem { error: denied.to_string() });
-                return (StatusCode::UNAUTHORIZED, challenge, problem).into_response();
-            }
-            Self::Denied(denied) => (StatusCode::FORBIDDEN, denied.to_string()),
-            Self::Body(rejection) => (rejection.status(), rejection.body_text()),
-            Self::UnknownOperation => (StatusCode::NOT_FOUND, UNKNOWN_OPERATION.to_owned()),
-            Self::Operate(OperateError::Busy) => (StatusCode::CONFLICT, OperateError::Busy.to_string()),
-            Self::Operate(error @ OperateError::NotRecorded(_)) => {
-                tracing::error!(%error, "maintenance was refused");
-                (StatusCode::SERVICE_UNAVAILABLE, error.to_string())
-            }
-            Self::Operate(error) => {
-                tracing::error!(%error, "maintenance failed");
-                (StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-            }
-        };
-        (status, Json(Problem { error })).into_response()
+        match error {
+            OperateError::Busy => Self::conflict(error.to_string()),
+            OperateError::NotRecorded(error) => error.into(),
+            error => Self::failed(&error),
+        }
     }
 }

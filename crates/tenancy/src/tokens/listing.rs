@@ -3,7 +3,7 @@
 use gf_database::{Statement, sql};
 
 use super::reach::sees;
-use super::rows::{report, stored};
+use super::rows::{one_or_nothing, report, report_if_any, stored};
 use super::{BATCH, TokenError, TokenId, TokenReport, Tokens, Which};
 use crate::access::now_s;
 use crate::{Administer, Authorized};
@@ -61,13 +61,10 @@ impl Tokens {
         if !id.is_formed() {
             return Err(unknown());
         }
-        let statement = sql("SELECT * FROM tenancy_token WHERE id = $1").bind(id.as_str());
-        let row = self.database.first(statement).await?.ok_or_else(unknown)?;
-        let report = report(&row)?;
-        match sees(admin.principal(), &report.token) {
-            true => Ok((stored(report.issued_s), id.to_string())),
-            false => Err(unknown()),
-        }
+        let row = self.database.first(one_or_nothing("").bind(id.as_str())).await?;
+        let report = row.as_ref().map(report_if_any).transpose()?.flatten();
+        let seen = report.filter(|report| sees(admin.principal(), &report.token));
+        seen.map(|report| (stored(report.issued_s), id.to_string())).ok_or_else(unknown)
     }
 
     /// What was used since it was last written down.

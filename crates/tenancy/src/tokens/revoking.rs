@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use gf_database::{DatabaseError, sql, work};
+use gf_database::{DatabaseError, work};
 
 use super::lineage::{self, Member};
 use super::reach::sees;
-use super::rows::{fingerprint, report, stored};
+use super::rows::{fingerprint, one_or_nothing, report_if_any, stored};
 use super::{Token, TokenError, TokenId, Tokens};
 use crate::access::now_s;
 use crate::audit::{self, Event, Origin, Outcome};
@@ -29,7 +29,7 @@ impl Tokens {
         origin: &Origin,
     ) -> Result<(), TokenError> {
         let revoked = self.revoke_seen(admin, id, origin).await;
-        self.noted(admin, "token.revoke", id.as_str(), origin, revoked).await
+        self.noted(admin, "token.revoke", id.presentable(), origin, revoked).await
     }
 
     async fn revoke_seen(
@@ -92,11 +92,11 @@ impl Tokens {
         if !id.is_formed() {
             return Ok(None);
         }
-        let statement = "SELECT * FROM tenancy_token WHERE id = $1 AND revoked_s IS NULL \
-                         AND (expires_s > $2 OR id IN (SELECT id FROM tenancy_exchanged))";
-        let row = self.database.first(sql(statement).bind(id.as_str()).bind(stored(now_s()))).await?;
-        let Some(row) = row else { return Ok(None) };
-        let report = report(&row)?;
+        let good = "AND token.revoked_s IS NULL \
+                    AND (token.expires_s > $2 OR token.id IN (SELECT id FROM tenancy_exchanged))";
+        let statement = one_or_nothing(good).bind(id.as_str()).bind(stored(now_s()));
+        let Some(row) = self.database.first(statement).await? else { return Ok(None) };
+        let Some(report) = report_if_any(&row)? else { return Ok(None) };
         Ok(Some((fingerprint(&row)?, report.token, report.expires_s)))
     }
 }

@@ -29,6 +29,19 @@ pub(super) fn fingerprint(row: &Row) -> Result<Fingerprint, DatabaseError> {
     Ok(Fingerprint::stored(&row.get::<Vec<u8>>("fingerprint")?))
 }
 
+/// The token of an id, if more holds of it: a row in any case, so that one that is there takes no longer to read than one
+/// that is not.
+pub(super) fn one_or_nothing(more: &str) -> Statement {
+    sql(format!(
+        "SELECT token.* FROM (SELECT 1 AS asked) AS question LEFT JOIN tenancy_token token ON token.id = $1 {more}"
+    ))
+}
+
+/// What such a row says.
+pub(super) fn report_if_any(row: &Row) -> Result<Option<TokenReport>, DatabaseError> {
+    row.get::<Option<String>>("id")?.map(|_| report(row)).transpose()
+}
+
 /// Grants that a newer program wrote are kept apart: they grant nothing here, and shut nobody out.
 pub(super) fn report(row: &Row) -> Result<TokenReport, DatabaseError> {
     let mut grants = Vec::new();

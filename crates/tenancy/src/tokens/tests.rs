@@ -349,13 +349,17 @@ async fn attaching_workers_is_not_handed_on() {
     };
     let (open, closed) = (with(None), with(Some("s3cret")));
     let holder = closed.authenticate(Some("s3cret")).unwrap();
-    let callers = [(&open, Principal::Anonymous), (&closed, holder)];
-    for (access, who) in callers {
-        let admin = access.authorize::<Administer>(&who, &instance("default")).unwrap();
-        let refused = tokens.issue(&admin, new(&["workers:attach"]), &Origin::default()).await.unwrap_err();
-        assert!(matches!(refused, TokenError::Exceeds(_)), "{who}: {refused:?}");
-        issue(&tokens, &admin, &["admin"]).await;
+    let admin = closed.authorize::<Administer>(&holder, &instance("default")).unwrap();
+    let refused = tokens.issue(&admin, new(&["workers:attach"]), &Origin::default()).await.unwrap_err();
+    assert!(matches!(refused, TokenError::Exceeds(_)), "{refused:?}");
+    issue(&tokens, &admin, &["admin"]).await;
+    // What anybody made while the server was open would open it again when it is not.
+    let nobody = open.authorize::<Administer>(Principal::Anonymous, &instance("default")).unwrap();
+    for grant in ["workers:attach", "admin", "viewer@default"] {
+        let refused = tokens.issue(&nobody, new(&[grant]), &Origin::default()).await.unwrap_err();
+        assert!(matches!(refused, TokenError::OpenServer), "{grant}: {refused:?}");
     }
+    assert_eq!(tokens.list(&admin, Which::All, None, 10).await.unwrap().len(), 1);
     // Only the server itself begins such a line, and who holds both may go on with it.
     let server = closed.authorize::<Administer>(Principal::Server, &instance("default")).unwrap();
     let both = issue(&tokens, &server, &["admin@default", "workers:attach@default"]).await;
@@ -390,6 +394,28 @@ async fn what_is_no_token() {
 }
 
 #[tokio::test]
+async fn a_token_can_be_revoked_by_its_text_which_is_nowhere_then() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let tokens = open(&place).await;
+        let access = access(&tokens);
+        let admin = admin(&access);
+        let issued = issue(&tokens, &admin, &["viewer"]).await;
+        let text = issued.secret.expose();
+        tokens.revoke(&admin, &TokenId::new(text), &Origin::default()).await.unwrap();
+        assert_eq!(access.authenticate(Some(text)), Err(Denied::BadCredential));
+        let secret = text.rsplit('-').next().unwrap();
+        for pasted in [text, secret, &text[2..]] {
+            let refused = tokens.revoke(&admin, &TokenId::new(pasted), &Origin::default()).await.unwrap_err();
+            assert!(!refused.to_string().contains(secret), "{refused}");
+        }
+        let log = AuditLog::new(tokens.database.clone());
+        for record in log.search(&audit::Search::default()).await.unwrap() {
+            assert!(!format!("{record:?}").contains(secret), "{record:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_open_server_knows_its_tokens_and_passes_over_others() {
     let place = Place::sqlite();
     let tokens = open(&place).await;
@@ -399,7 +425,7 @@ async fn an_open_server_knows_its_tokens_and_passes_over_others() {
         anonymous_read: false,
     };
     let open = Access::new(config).unwrap().with_tokens(Arc::clone(&tokens));
-    let admin = open.authorize(Principal::Anonymous, &instance("")).unwrap();
+    let admin = open.authorize(Principal::Server, &instance("")).unwrap();
     let issued = issue(&tokens, &admin, &["viewer"]).await;
     let who = open.authenticate(Some(issued.secret.expose())).unwrap();
     assert!(matches!(who, Principal::Token(_)));
