@@ -1,37 +1,28 @@
 //! What access control costs a request, and what it tells whom it refuses.
 //!
-//! Both rows are this program's own business: finding a token is timed without a server, and denials are timed from
-//! outside, by turns, for names that are there and names that are not. The statistic of the latter is the difference of
-//! the medians with a 95 % interval by bootstrap: the row passes when the server does not tell them apart by more than
-//! the network would.
+//! These rows are this program's own business: finding a token is timed without a server, and denials from outside, at
+//! every door that a name can be tried at.
 
-use std::fmt::Write as _;
-use std::path::Path;
+mod denials;
+mod doors;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
 use gf_database::{Database, Location, sql, work};
 use gf_digest::InstanceName;
 use gf_tenancy::audit::Origin;
 use gf_tenancy::{Access, AccessConfig, Administer, CasRead, NewToken, Principal, TenantConfig, TenantName, Tokens};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::load::median;
-use crate::process::Server;
 use crate::report::Outcome;
+
+pub(crate) use denials::denials;
 
 /// Tokens that are good at the same time.
 const TOKENS: u64 = 10_000;
 /// Requests that are timed together: one is too short for the clock.
 const LOOKUPS: u32 = 1000;
-/// Denials of each kind.
-const DENIALS: usize = 4000;
-/// Samples of the bootstrap.
-const SAMPLES: usize = 400;
 
 /// Microseconds of finding out who asks and of letting them in, among so many tokens.
 pub(crate) async fn token_lookup(rounds: usize) -> anyhow::Result<Outcome> {
@@ -81,75 +72,4 @@ async fn fill(database: &Database, tokens: u64) -> anyhow::Result<()> {
         })
     });
     Ok(written.await?)
-}
-
-/// By how many microseconds denials for a cache that is there take longer than for one that is not: the distance of
-/// that difference from zero.
-pub(crate) async fn denials(gf: &Path, data_dir: &Path) -> anyhow::Result<Outcome> {
-    let token = data_dir.with_extension("token");
-    std::fs::write(&token, "opensesame").with_context(|| format!("write {}", token.display()))?;
-    let config = format!("[access]\ntoken_file = \"{}\"\n", token.display());
-    let server = Server::product_with(gf, data_dir, &config).await?;
-    let mut connection = TcpStream::connect(server.url.trim_start_matches("http://")).await?;
-    connection.set_nodelay(true)?;
-    let body = r#"{"is_public":false}"#;
-    let make = format!(
-        "POST /nix/_api/v1/cache-config/there HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer opensesame\r\nContent-Length: \
-         {}\r\n\r\n{body}",
-        body.len()
-    );
-    ensure!(exchange(&mut connection, &make).await?.starts_with("HTTP/1.1 200"), "the cache was not made");
-    let (mut there, mut absent) = (Vec::with_capacity(DENIALS), Vec::with_capacity(DENIALS));
-    for number in 0..DENIALS + 200 {
-        // By turns, and each as often the first, so that what else the machine does falls on both.
-        let names = if number % 2 == 0 { ["there", "awayy"] } else { ["awayy", "there"] };
-        for name in names {
-            let ask = format!("GET /nix/{name}/nix-cache-info HTTP/1.1\r\nHost: b\r\n\r\n");
-            let began = Instant::now();
-            let answer = exchange(&mut connection, &ask).await?;
-            let taken = began.elapsed().as_secs_f64() * 1e6;
-            ensure!(answer.starts_with("HTTP/1.1 401"), "a denial was {answer}");
-            if number >= 200 {
-                if name == "there" { there.push(taken) } else { absent.push(taken) }
-            }
-        }
-    }
-    server.stop().await?;
-    Ok(compare(&there, &absent))
-}
-
-fn compare(there: &[f64], absent: &[f64]) -> Outcome {
-    let difference = median(there.iter().copied()) - median(absent.iter().copied());
-    let mut random = SmallRng::seed_from_u64(8);
-    let mut drawn: Vec<f64> =
-        (0..SAMPLES).map(|_| resampled_median(there, &mut random) - resampled_median(absent, &mut random)).collect();
-    drawn.sort_by(f64::total_cmp);
-    let (low, high) = (drawn[SAMPLES / 40], drawn[SAMPLES - 1 - SAMPLES / 40]);
-    let mut note = format!("medians {:.1} and {:.1} µs", median(there.iter().copied()), median(absent.iter().copied()));
-    // Writing into a string does not fail.
-    let _ = write!(note, ", difference {difference:+.2}, 95 % within {low:+.2} and {high:+.2}, {DENIALS} of each");
-    Outcome { figure: low.abs().max(high.abs()), note, ..Outcome::default() }
-}
-
-fn resampled_median(times: &[f64], random: &mut SmallRng) -> f64 {
-    median((0..times.len()).map(|_| times[random.random_range(0..times.len())]))
-}
-
-/// The answer to one request, whose body has a length.
-async fn exchange(connection: &mut TcpStream, request: &str) -> anyhow::Result<String> {
-    connection.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::with_capacity(1024);
-    let head = loop {
-        ensure!(connection.read_buf(&mut answer).await? > 0, "the connection ended");
-        if let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") {
-            break end + 4;
-        }
-    };
-    let text = String::from_utf8_lossy(&answer[..head]).to_lowercase();
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).context("no length")?;
-    let whole = head + length.trim().parse::<usize>()?;
-    while answer.len() < whole {
-        ensure!(connection.read_buf(&mut answer).await? > 0, "the connection ended");
-    }
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }

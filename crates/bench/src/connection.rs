@@ -122,6 +122,24 @@ impl Connection {
         self.streaming("/build.bazel.remote.execution.v2.Execution/Execute", request).await
     }
 
+    /// All that a method answers to whoever presents a token.
+    pub(crate) async fn answers<M, R>(&self, path: &'static str, token: &str, request: Arc<M>) -> Result<Vec<R>, Status>
+    where
+        M: Message + 'static,
+        R: Message + Default + 'static,
+    {
+        let bearer = format!("Bearer {token}").parse().map_err(|_| Status::internal("the token is no header"))?;
+        let mut request = Request::new(request);
+        request.metadata_mut().insert("authorization", bearer);
+        let (mut grpc, path) = (self.ready().await?, PathAndQuery::from_static(path));
+        let mut answer = grpc.server_streaming(request, path, SharedCodec::default()).await?.into_inner();
+        let mut said = Vec::new();
+        while let Some(message) = answer.message().await? {
+            said.push(message);
+        }
+        Ok(said)
+    }
+
     async fn streaming<M, R>(&self, path: &'static str, request: Arc<M>) -> Result<Streaming<R>, Status>
     where
         M: Message + 'static,
