@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use gf_server::config::{Config, Environment, Overrides};
-use gf_server::facts::{self, FactsError};
+use gf_server::facts::{self, FactsError, Restored};
 
 use crate::args::{BackupArgs, PlaceArgs, RestoreArgs};
 use crate::failure::{Failure, FailureKind};
@@ -19,8 +19,12 @@ pub(crate) fn back_up(args: BackupArgs) -> Result<(), Failure> {
 pub(crate) fn restore(args: RestoreArgs) -> Result<(), Failure> {
     let (config, file) = (config(args.place)?, args.file);
     std::fs::create_dir_all(&config.data_dir).map_err(Failure::failed)?;
-    run(facts::restore(&config, &file))?;
-    say(format_args!("restored into {}; start the server with `gf serve`", config.data_dir.display()));
+    let Restored { good_tokens, last_record } = run(facts::restore(&config, &file))?;
+    say(format_args!("restored into {}; start the server with `gf serve`", config.database));
+    say(format_args!(
+        "the audit log goes on after record {last_record}; {good_tokens} tokens are good, those among them that were revoked \
+         after the copy was made: see `gf token list`, and revoke them again"
+    ));
     Ok(())
 }
 
@@ -30,7 +34,7 @@ fn config(place: PlaceArgs) -> Result<Config, Failure> {
         .map_err(|errors| Failure::new(FailureKind::Usage, errors))
 }
 
-fn run(work: impl Future<Output = Result<(), FactsError>>) -> Result<(), Failure> {
+fn run<T>(work: impl Future<Output = Result<T, FactsError>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::failed)?;
     runtime.block_on(work).map_err(Failure::failed)
 }

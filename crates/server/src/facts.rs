@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use gf_database::{BackupError, Database, Location, OpenError, RestoreError};
+use gf_database::{BackupError, Database, DatabaseError, Location, OpenError, RestoreError};
+use gf_tenancy::audit::{AuditLog, Event, Outcome};
+use gf_tenancy::{Principal, TokenError, Tokens};
 use thiserror::Error;
 
 use crate::access_services::SERVICES;
@@ -25,6 +27,21 @@ pub enum FactsError {
     /// The copy cannot be put back.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// It was put back, and that cannot be recorded.
+    #[error("the copy was put back, but the database cannot be used: {0}")]
+    Record(#[from] DatabaseError),
+    /// It was put back, and its tokens cannot be read.
+    #[error("the copy was put back, but the tokens cannot be read: {0}")]
+    Tokens(#[from] TokenError),
+}
+
+/// What was put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Tokens that are good by the copy, also if they were revoked after it was made.
+    pub good_tokens: usize,
+    /// The last record of its audit log.
+    pub last_record: u64,
 }
 
 /// Copies the database of a server, which may be running, to a new file that is for its owner alone.
@@ -38,15 +55,30 @@ pub async fn back_up(config: &Config, to: &Path) -> Result<(), FactsError> {
         return Err(FactsError::NoDatabase(path.clone()));
     }
     let database = Database::connect(&config.database).await?;
-    let copied = database.back_up(to).await;
+    let copied = database.back_up(to, &SERVICES).await;
     database.close().await;
     Ok(copied?)
 }
 
-/// Puts a copy back where a server has no database yet.
+/// Puts a copy back where a server has no database yet, and records that: what was revoked after the copy was made is
+/// good again, which nothing else would show.
 ///
 /// # Errors
 /// [`FactsError`].
-pub async fn restore(config: &Config, from: &Path) -> Result<(), FactsError> {
-    Ok(Database::restore(from, &config.database, &SERVICES).await?)
+pub async fn restore(config: &Config, from: &Path) -> Result<Restored, FactsError> {
+    Database::restore(from, &config.database, &SERVICES).await?;
+    let database = Database::open(&config.database, &SERVICES).await?;
+    let recorded = record(&database).await;
+    database.close().await;
+    recorded
+}
+
+async fn record(database: &Database) -> Result<Restored, FactsError> {
+    let good_tokens = Tokens::open(database.clone()).await?.number_good();
+    let log = AuditLog::new(database.clone());
+    let (last_record, hash) = log.head().await?;
+    let detail = format!("a copy up to record {last_record}, {hash}, by which {good_tokens} tokens are good");
+    let event = Event::new(&Principal::Server, "facts.restore", "", Outcome::Done);
+    log.append(&[Event { detail, ..event }]).await?;
+    Ok(Restored { good_tokens, last_record })
 }

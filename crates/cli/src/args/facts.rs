@@ -7,8 +7,8 @@ use clap::Args as ClapArgs;
 /// Copy what a server knows to a file, while it serves or not.
 ///
 /// The copy has tokens, the audit log, what Nix caches know and which action results were removed, as they are at one
-/// moment, and is for its owner alone. It has no blobs: builds make those again. A server with PostgreSQL is copied with
-/// pg_dump.
+/// moment, and is for its owner alone. It has no blobs: builds make those again. Whether the server has SQLite or
+/// PostgreSQL, the copy is a file of SQLite's, and can be put back into either.
 #[derive(Debug, ClapArgs)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct BackupArgs {
@@ -21,7 +21,9 @@ pub(crate) struct BackupArgs {
 
 /// Put a copy back where a server has no database yet.
 ///
-/// The copy is checked, and brought to what this program knows, before it takes the place. Start the server afterwards.
+/// The copy is checked, and brought to what this program knows, before it takes the place. The place is the one that the
+/// configuration names, a file or a PostgreSQL database that is empty. Start the server afterwards. Tokens that were revoked
+/// after the copy was made are good again: revoke them anew.
 #[derive(Debug, ClapArgs)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct RestoreArgs {

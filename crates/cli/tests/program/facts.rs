@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use gf_testkit::PostgresServer;
+
 use crate::quotas::{ask, send};
 use crate::running::{Server, run, text};
 
@@ -38,7 +40,58 @@ fn what_a_server_knows_is_copied_while_it_serves_and_put_back() {
     );
     let restored = run(home.path(), &["restore", copy, "--data-dir", place.to_str().unwrap()]);
     assert_eq!(restored.status.code(), Some(0), "{}", text(&restored.stderr));
+    let said = text(&restored.stdout);
+    assert!(said.contains("the audit log goes on after record 1; 0 tokens are good"), "{said}");
     let server = Server::start(other.path(), &[]);
     let (status, answer) = send(&server, "PUT", &format!("/ac/{hash}"), b"");
     assert!(status == 409 && answer.contains("a compiler with a bug"), "{answer}");
+}
+
+#[test]
+fn a_server_moves_from_sqlite_to_postgresql_and_back() {
+    let postgres = PostgresServer::shared().unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), &[]);
+    let hash = "ef".repeat(32);
+    let remove = ["ac", "remove", &hash, "--reason", "a compiler with a bug", "--yes"];
+    assert_eq!(ask(&server, home.path(), &remove).status.code(), Some(0));
+    let copy = home.path().join("copy");
+    let data = home.path().join("data");
+    let made = run(home.path(), &["backup", copy.to_str().unwrap(), "--data-dir", data.to_str().unwrap()]);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    drop(server);
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = elsewhere.path().join("gf.toml");
+    fs::write(&config, format!("[database]\nurl = \"{}\"\n", postgres.database().unwrap())).unwrap();
+    let config = config.to_str().unwrap();
+    let place = elsewhere.path().join("data");
+    let at = ["--config", config, "--data-dir", place.to_str().unwrap()];
+    let second = elsewhere.path().join("copy");
+    let gf = |command: &[&str]| run(elsewhere.path(), &[command, &at[..]].concat());
+    let nothing = gf(&["backup", second.to_str().unwrap()]);
+    assert!(text(&nothing.stderr).contains("nothing to copy"), "{}", text(&nothing.stderr));
+    let restored = gf(&["restore", copy.to_str().unwrap()]);
+    assert_eq!(restored.status.code(), Some(0), "{}", text(&restored.stderr));
+    assert!(text(&restored.stdout).contains("restored into postgres://"), "{}", text(&restored.stdout));
+    let server = Server::start(elsewhere.path(), &["--config", config]);
+    let (status, answer) = send(&server, "PUT", &format!("/ac/{hash}"), b"");
+    assert!(status == 409 && answer.contains("a compiler with a bug"), "{answer}");
+    let again = gf(&["restore", copy.to_str().unwrap()]);
+    assert!(text(&again.stderr).contains("already"), "{}", text(&again.stderr));
+    let made = gf(&["backup", second.to_str().unwrap()]);
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    drop(server);
+
+    let back = tempfile::tempdir().unwrap();
+    let place = back.path().join("data");
+    let restored = run(back.path(), &["restore", second.to_str().unwrap(), "--data-dir", place.to_str().unwrap()]);
+    assert_eq!(restored.status.code(), Some(0), "{}", text(&restored.stderr));
+    let server = Server::start(back.path(), &[]);
+    let (status, answer) = send(&server, "PUT", &format!("/ac/{hash}"), b"");
+    assert!(status == 409 && answer.contains("a compiler with a bug"), "{answer}");
+    let whole = ask(&server, back.path(), &["audit", "verify"]);
+    assert_eq!(whole.status.code(), Some(0), "{}", text(&whole.stderr));
+    let records = text(&ask(&server, back.path(), &["audit"]).stdout);
+    assert_eq!(records.matches("facts.restore").count(), 2, "{records}");
 }
