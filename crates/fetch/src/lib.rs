@@ -1,9 +1,13 @@
 //! Questions to the servers of others: GET over HTTP, redirects, and bounds on everything.
 //!
 //! What always holds: every wait, body and chain of redirects is bounded; a [`Reach`] holds for every hop of a
-//! redirect; a credential goes to the host that was named, and to no other.
+//! redirect; a credential goes to the host that was named, and to no other; a client that is kept to some [`Networks`]
+//! connects to no other address, whatever a name resolves to.
 //!
 //! Deliberately absent: other methods, caching, asking again, proxies.
+
+mod networks;
+mod resolver;
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -23,6 +27,9 @@ use rustls::crypto::ring::default_provider;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+pub use networks::{Network, NetworkError, Networks};
+use resolver::Resolver;
+
 /// Until there is a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,7 +45,7 @@ const MAX_REDIRECTS: usize = 5;
 /// Questions of one client at the same time; bodies that are read do not count.
 const MAX_QUESTIONS: usize = 64;
 
-type Http = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
+type Http = hyper_util::client::legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Empty<Bytes>>;
 
 /// What comes: pieces of a body, or why they end.
 pub type Body = BoxStream<'static, Result<Bytes, String>>;
@@ -87,6 +94,8 @@ impl Reach {
 /// Asks. Connections to the same host are used again.
 pub struct Client {
     reach: Reach,
+    /// Where connections may go; `None` for anywhere.
+    networks: Option<Arc<Networks>>,
     /// Whom to believe who a host is; `None` for those whom the machine believes.
     roots: Option<RootCertStore>,
     http: OnceLock<Http>,
@@ -97,7 +106,15 @@ impl Client {
     /// A client that goes where this allows, and believes the authorities that the machine believes.
     #[must_use]
     pub fn new(reach: Reach) -> Self {
-        Self { reach, roots: None, http: OnceLock::new(), questions: Semaphore::new(MAX_QUESTIONS) }
+        let questions = Semaphore::new(MAX_QUESTIONS);
+        Self { reach, networks: None, roots: None, http: OnceLock::new(), questions }
+    }
+
+    /// A client that connects to addresses of these networks alone: for URLs that come from people who must not look
+    /// around in the network of this machine.
+    #[must_use]
+    pub fn within(networks: Arc<Networks>) -> Self {
+        Self { networks: Some(networks), ..Self::new(Reach::Anywhere) }
     }
 
     /// A client that believes these authorities, and no others.
@@ -150,6 +167,10 @@ impl Client {
         let _question = self.questions.acquire().await.map_err(|error| error.to_string())?;
         for _ in 0..=MAX_REDIRECTS {
             self.reach.admit(&uri)?;
+            if let Some(networks) = &self.networks {
+                // An address in a URL is never looked up.
+                networks.check(&uri)?;
+            }
             if bearer.is_some() && !is_same_server(&uri, &named) {
                 return Err("it redirects to another host, which must not see the credential".to_owned());
             }
@@ -189,7 +210,7 @@ impl Client {
             .map_err(|error| error.to_string())?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let mut tcp = HttpConnector::new();
+        let mut tcp = HttpConnector::new_with_resolver(Resolver::new(self.networks.clone()));
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         tcp.set_nodelay(true);
@@ -261,8 +282,16 @@ fn is_same_server(a: &Uri, b: &Uri) -> bool {
 }
 
 fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    host(uri) == "localhost" || address(uri).is_some_and(|address| address.to_canonical().is_loopback())
+}
+
+fn host(uri: &Uri) -> &str {
+    uri.host().unwrap_or_default().trim_matches(['[', ']'])
+}
+
+/// The address in a URL that has one in the place of a name.
+fn address(uri: &Uri) -> Option<IpAddr> {
+    host(uri).parse().ok()
 }
 
 /// Where a redirect leads: an absolute URL, or a path of the same host.
@@ -329,5 +358,41 @@ mod tests {
         check("https://a.example/", "https://a.example:444/", false);
         check("https://a.example/", "https://b.example/", false);
         check("https://localhost/", "http://localhost/", false);
+    }
+
+    /// Answers every question with one line of headers, and a body of nothing.
+    async fn serve(listener: tokio::net::TcpListener, line: String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let answer = format!("HTTP/1.1 {line}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn names_and_redirects_lead_to_no_other_network() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let here = tokio::spawn(serve(listener, "200 OK".to_owned()));
+        let leading = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let leading_port = leading.local_addr().unwrap().port();
+        let away = tokio::spawn(serve(leading, format!("302 Found\r\nLocation: http://127.0.0.2:{port}/")));
+        let only = |network: &str| Client::within(Arc::new(Networks::with(vec![network.parse().unwrap()])));
+        let internet = Client::within(Arc::default());
+        let (one, all) = (only("127.0.0.1"), only("127.0.0.0/8"));
+        let refused = "nor in a network that the operator named";
+        for url in [format!("http://localhost:{port}/"), format!("http://127.0.0.1:{port}/")] {
+            let error = internet.get_small(&url, 10).await.unwrap_err();
+            assert!(error.contains(refused), "{url}: {error}");
+            assert_eq!(one.get_small(&url, 10).await.unwrap().as_deref(), Some(&b""[..]), "{url}");
+        }
+        let redirected = format!("http://127.0.0.1:{leading_port}/");
+        let error = one.get_small(&redirected, 10).await.unwrap_err();
+        assert!(error.contains(refused), "{error}");
+        let error = all.get_small(&redirected, 10).await.err().unwrap_or_default();
+        assert!(!error.contains(refused), "nobody listens there, but it may be asked: {error}");
+        here.abort();
+        away.abort();
     }
 }
