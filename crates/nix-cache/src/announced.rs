@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use gf_database::{Database, DatabaseError, Statement, places, sql};
+use gf_database::{Database, DatabaseError, Statement, places, sql, work};
 use gf_nix_formats::StorePathHash;
 
 use crate::CacheError;
@@ -42,17 +42,28 @@ pub(crate) async fn announce(
     if usize::try_from(count).unwrap_or(usize::MAX).saturating_add(paths.len()) > MAX_ANNOUNCED {
         return Err(CacheError::TooLarge { what: "what was announced", limit: MAX_ANNOUNCED, unit: "paths" });
     }
-    for some in paths.chunks(AT_ONCE) {
-        let values: Vec<String> = (0..some.len()).map(|at| format!("($1, ${}, $2)", at + 3)).collect();
-        let text = format!(
-            "INSERT INTO nix_announced (cache, path, until_s) VALUES {} \
-             ON CONFLICT (cache, path) DO UPDATE SET until_s = excluded.until_s",
-            values.join(", ")
-        );
-        let insert = sql(text).bind(cache.0).bind(signed(now_s.saturating_add(ANNOUNCED_S)));
-        database.execute(insert.bind_all(some.iter().map(ToString::to_string))).await?;
-    }
-    Ok(())
+    let until_s = now_s.saturating_add(ANNOUNCED_S);
+    // All in one commit, and none waits for the disk by itself.
+    database
+        .write(|transaction| {
+            work(async move {
+                for some in paths.chunks(AT_ONCE) {
+                    transaction.execute(insert(cache, some, until_s)).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+}
+
+fn insert(cache: CacheId, paths: &[StorePathHash], until_s: u64) -> Statement {
+    let values: Vec<String> = (0..paths.len()).map(|at| format!("($1, ${}, $2)", at + 3)).collect();
+    let text = format!(
+        "INSERT INTO nix_announced (cache, path, until_s) VALUES {} \
+         ON CONFLICT (cache, path) DO UPDATE SET until_s = excluded.until_s",
+        values.join(", ")
+    );
+    sql(text).bind(cache.0).bind(signed(until_s)).bind_all(paths.iter().map(ToString::to_string))
 }
 
 /// Those of some paths that are announced now.

@@ -21,6 +21,7 @@ mod walk;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gf_blobstore::BlobStore;
 
@@ -55,5 +56,10 @@ impl Archives {
         let spool_files = SpoolMemory::of_files(limits.scratch_bytes);
         let names_memory = SpoolMemory::new(limits.names_bytes);
         Self { store, scratch, limits, layouts, spool_memory, spool_files, names_memory, turns }
+    }
+
+    /// How long who waits bears with others who send slowly.
+    pub(crate) const fn patience(&self) -> Duration {
+        self.limits.patience
     }
 }

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 
 use gf_blobstore::{BlobStore, OwnerId, TimeSource};
 use gf_database::Database;
+use gf_fetch::Networks;
 use tokio::sync::Semaphore;
 
 pub use administration::{CacheReport, NewCache, NewKey, UpstreamReport};
@@ -44,6 +45,7 @@ use crate::flights::Flights;
 use crate::promises::Promises;
 use crate::uses::Uses;
 use lookup::Rendered;
+use publish::Publishers;
 use upstream::Upstreams;
 
 /// What the service is made of.
@@ -56,6 +58,8 @@ pub struct Parts {
     pub archives: Arc<Archives>,
     /// The time.
     pub time: Arc<dyn TimeSource>,
+    /// Where upstreams may be: who sets up a cache must not look around in the network of the server.
+    pub upstream_networks: Networks,
 }
 
 /// All binary caches of a server. Cheap to clone.
@@ -73,6 +77,7 @@ struct Shared {
     rendered: Rendered,
     uses: Uses,
     uploads: Flights<(OwnerId, ArchiveFile)>,
+    publishers: Publishers,
     upstreams: Upstreams,
     condemned: Condemned,
     promises: Promises,
@@ -86,20 +91,21 @@ impl NixCaches {
     /// Serves what the parts hold. Nothing is tended until [`Self::tend_until`] is called.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        let Parts { database, store, archives, time } = parts;
+        let Parts { database, store, archives, time, upstream_networks } = parts;
         Self {
             shared: Arc::new(Shared {
                 database,
                 store,
-                archives,
                 time,
                 registry: Registry::default(),
                 rendered: Rendered::default(),
                 uses: Uses::default(),
-                uploads: Flights::new(intake::UPLOADS_OF_ONE_FILE),
-                upstreams: Upstreams::default(),
+                uploads: Flights::new(intake::UPLOADS_OF_ONE_FILE, archives.patience()),
+                publishers: Publishers::default(),
+                upstreams: Upstreams::new(upstream_networks),
                 condemned: Condemned::default(),
                 promises: Promises::default(),
+                archives,
                 looked_at: Mutex::new((i64::MIN, String::new())),
                 listings: Semaphore::new(lookup::LISTINGS),
             }),

@@ -19,6 +19,7 @@ mod retention;
 mod rows;
 mod schema;
 mod settings;
+mod together;
 mod uses;
 
 pub use cache::Cache;

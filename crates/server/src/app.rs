@@ -140,6 +140,7 @@ impl App {
             trust,
             certificates,
             worker_token,
+            upstream_networks,
             quotas,
             store: settings,
             execution,
@@ -186,8 +187,8 @@ impl App {
         let blobs: Arc<dyn BlobStore> = Arc::new(QuotaStore::new(bare, Arc::clone(&quotas)));
         let action_cache =
             ActionCache::open(Arc::clone(&blobs), facts.clone(), Arc::new(MachineTime::default())).await?;
-        let caches =
-            nix_caches::open(&data_dir, facts, &blobs, access.tenant(&tenant).ok_or(StartError::NoTenant)?).await?;
+        let first = access.tenant(&tenant).ok_or(StartError::NoTenant)?;
+        let caches = nix_caches::open(&data_dir, facts, &blobs, first, upstream_networks).await?;
         let tended = caches.clone();
         background.run_to_its_end(|stopping| async move { tended.tend_until(stopping).await });
         let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));

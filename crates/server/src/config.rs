@@ -11,6 +11,7 @@
 mod access;
 mod database;
 mod execution;
+mod nix;
 mod quota;
 mod reader;
 mod tls;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use gf_database::Location;
 use gf_digest::InstanceName;
+use gf_fetch::Networks;
 use gf_tenancy::{Access, AccessConfig, AtticConfig, CertificateRule, Secret, TenantConfig, TenantName};
 
 use crate::listen::TlsConfig;
@@ -69,6 +71,8 @@ pub struct Config {
     pub certificates: Vec<CertificateRule>,
     /// The token of machines that attach workers. Without one, and without a token in `access`, everybody may.
     pub worker_token: Option<Secret>,
+    /// Where upstreams of Nix caches may be.
+    pub upstream_networks: Networks,
     /// What tenants may use, of those that have a limit.
     pub quotas: HashMap<TenantName, Quota>,
     /// The store.
@@ -162,6 +166,7 @@ struct FileConfig {
     access: AccessSection,
     tenants: Vec<TenantConfig>,
     quotas: HashMap<TenantName, Quota>,
+    upstream_networks: Option<Networks>,
     worker_token: Option<Secret>,
     store: StoreSettings,
     execution: ExecutionSettings,
@@ -266,6 +271,7 @@ impl Config {
                 trust,
                 certificates,
                 worker_token: read.worker_token,
+                upstream_networks: read.upstream_networks.unwrap_or_else(|| nix::default_networks(tells_apart)),
                 quotas: read.quotas,
                 store: read.store,
                 execution: read.execution,
@@ -319,6 +325,7 @@ fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
     let access = root.section("access", |access| access::read(access, folder));
     let tenants = root.sections("tenant", read_tenant);
     let worker_token = root.section("workers", |workers| access::read_token_file(workers, folder));
+    let upstream_networks = root.section("nix", nix::read);
     let store = root.section("store", read_store);
     let execution = root.section("execution", execution::read);
     let worker = root.section("worker", |worker| worker::read(worker, folder));
@@ -327,7 +334,7 @@ fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
     let bounded = tenants.iter().filter(|(_, _, quota)| *quota != Quota::default());
     let quotas = bounded.map(|(tenant, _, quota)| (tenant.name.clone(), *quota)).collect();
     let tenants = tenants.into_iter().map(|(tenant, ..)| tenant).collect();
-    FileConfig { access, tenants, quotas, worker_token, store, execution, worker, ..read }
+    FileConfig { access, tenants, quotas, upstream_networks, worker_token, store, execution, worker, ..read }
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {

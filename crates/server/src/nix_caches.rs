@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gf_blobstore::{BlobStore, MachineTime};
 use gf_database::Database;
+use gf_fetch::Networks;
 use gf_nix_cache::archives::{ArchiveLimits, Archives};
 use gf_nix_cache::{CacheError, NixCaches, Parts};
 use gf_tenancy::Tenant;
@@ -31,12 +32,14 @@ pub(crate) async fn open(
     database: Database,
     store: &Arc<dyn BlobStore>,
     tenant: &Tenant,
+    upstream_networks: Networks,
 ) -> Result<NixCaches, NixStartError> {
     let scratch = data_dir.join("scratch");
     std::fs::create_dir_all(&scratch)?;
     let archives = Arc::new(Archives::new(Arc::clone(store), scratch, ArchiveLimits::default()));
     let time = Arc::new(MachineTime::default());
-    let caches = NixCaches::new(Parts { database, store: Arc::clone(store), archives, time });
+    let parts = Parts { database, store: Arc::clone(store), archives, time, upstream_networks };
+    let caches = NixCaches::new(parts);
     caches.ensure_main(tenant).await?;
     Ok(caches)
 }

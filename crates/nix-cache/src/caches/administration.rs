@@ -15,7 +15,7 @@ use super::NixCaches;
 use crate::cache::{Cache, CacheId, SettingsRow};
 use crate::rows::{signed, unsigned};
 use crate::settings::RetentionChange;
-use crate::{CacheError, CacheName, Settings, SettingsChange};
+use crate::{CacheError, CacheName, Settings, SettingsChange, UpstreamSettings};
 
 /// The cache that a fresh server has.
 const MAIN: &str = "main";
@@ -102,6 +102,7 @@ impl NixCaches {
     /// [`CacheError::Name`]; [`CacheError::Exists`], whosever the other is; [`CacheError::Setting`].
     pub async fn create(&self, grant: &Authorized<NixCreateCache>, cache: NewCache) -> Result<Arc<Cache>, CacheError> {
         check(&cache.settings)?;
+        self.check_places(&cache.settings.upstreams)?;
         self.insert(grant.tenant(), grant.cache(), cache).await
     }
 
@@ -116,6 +117,7 @@ impl NixCaches {
         change: SettingsChange,
         key: Option<NewKey>,
     ) -> Result<Arc<Cache>, CacheError> {
+        self.check_places(change.upstreams.as_deref().unwrap_or_default())?;
         let key = key.map(|key| make_key(grant.cache(), key)).transpose()?;
         self.change(grant, key, |settings| change.clone().apply(settings)).await
     }
@@ -130,6 +132,19 @@ impl NixCaches {
         change: RetentionChange,
     ) -> Result<Arc<Cache>, CacheError> {
         self.change(grant, None, |settings| change.apply(settings)).await
+    }
+
+    /// What an upstream is called by name is looked up when it is asked; an address is refused at once.
+    fn check_places(&self, upstreams: &[UpstreamSettings]) -> Result<(), CacheError> {
+        for upstream in upstreams {
+            self.shared.upstreams.check(&upstream.url).map_err(|reason| {
+                CacheError::Setting(format!(
+                    "`{}` cannot be an upstream: {reason}; `upstream_networks` in the section [nix] of gf.toml names them",
+                    upstream.url
+                ))
+            })?;
+        }
+        Ok(())
     }
 
     /// Removes a cache with all its paths. Archives that no other cache of the tenant needs go with the next collection.

@@ -30,7 +30,8 @@ pub(super) const PROMISE_S: u64 = 60 * DAY_S;
 pub(super) const RENEWED_S: u64 = 30 * DAY_S;
 
 /// Uploads of one file that are read at the same time. A second one, so that a slow client does not hold up a quick one;
-/// no third, so that sixty-four clients do not do the same work sixty-four times.
+/// no third, so that sixty-four clients do not do the same work sixty-four times. One who waited for both for as long as
+/// [`ArchiveLimits::patience`](crate::archives::ArchiveLimits) says is read all the same: they may be slow.
 pub(super) const UPLOADS_OF_ONE_FILE: usize = 2;
 
 /// An archive that was uploaded so lately has time enough to get a path.
@@ -80,7 +81,7 @@ impl NixCaches {
     /// When this answers, the archive is durable.
     ///
     /// An archive that the tenant has is not read again. Of several uploads of one file at the same time two are read, and
-    /// the others wait for one of them; a reader may drain their bodies while they do.
+    /// the others wait for one of them, but not for long.
     ///
     /// # Errors
     /// [`PublishError::Ingest`] when the body is not what its name says or cannot be stored; [`PublishError::Cache`].

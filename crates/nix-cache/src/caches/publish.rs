@@ -5,7 +5,7 @@
 //!   facts say;
 //! - the first writer of a path that clients see wins; later ones add signatures of the same content, and change nothing
 //!   else. Who wrote what nobody ever saw has won nothing yet: a path that is complete takes its place;
-//! - what is answered is durable.
+//! - what is answered is durable. Those who publish at the same time share one commit, and an answer waits for it.
 
 mod check;
 mod waiting;
@@ -13,9 +13,11 @@ mod waiting;
 pub(super) use waiting::{release, wait_for};
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
+use gf_blobstore::OwnerId;
 use gf_database::{Transaction, Value, places, sql, work};
 use gf_nix_formats::{Compression, ContentAddress, NarHash, NarInfo, Signatures, StorePath, StorePathHash, SystemName};
 use gf_tenancy::{Authorized, NixPush};
@@ -26,6 +28,7 @@ use crate::archives::Expected;
 use crate::cache::{Cache, CacheId};
 use crate::retention::RECENT_S;
 use crate::rows::{Origin, PathRow, Use, lines, signed};
+use crate::together::Together;
 use crate::{CacheError, PublishError};
 
 /// Values of one statement that asks for many rows: far below what either database takes.
@@ -87,6 +90,20 @@ pub struct Uploaded {
     /// Whether the tenant had the archive already; its body was not read then.
     pub is_deduplicated: bool,
 }
+
+/// What publishing comes down to once everything was checked that can be checked outside of a transaction.
+pub(super) struct Publishing {
+    cache: CacheId,
+    owner: OwnerId,
+    /// Whether clients announce what they bring to this cache.
+    is_announced: bool,
+    row: PathRow,
+    elsewhere: BTreeSet<StorePath>,
+    order: Order,
+}
+
+/// Those who publish at the same time.
+pub(super) type Publishers = Together<Publishing, Result<Publication, PublishError>>;
 
 impl NixCaches {
     /// Publishes a path whose archive was uploaded before. `asked` is the hash part in the URL. The narinfo's own `URL` and
@@ -216,17 +233,57 @@ impl NixCaches {
         sign(cache, &mut row)?;
         let now_s = self.shared.time.now_s();
         row.used = Use { created_s: now_s, used_s: now_s, ..Use::default() };
-        let (row, elsewhere) = (&row, &elsewhere);
-        let publication = self
-            .shared
-            .database
-            .write(|transaction| work(async move { publish_in(transaction, cache, row, elsewhere, order).await }))
-            .await?;
+        let path = row.path.hash();
+        let is_announced = !cache.settings.upstream_key_names.is_empty();
+        let publishing = Publishing { cache: cache.id, owner: cache.owner, is_announced, row, elsewhere, order };
+        let publication = self.shared.publishers.bring(publishing, |all| self.publish_all(all)).await?;
         // What became visible was not rendered before; what has more signatures was.
         if publication == Publication::Signed {
-            self.shared.rendered.forget(cache.id, row.path.hash());
+            self.shared.rendered.forget(cache.id, path);
         }
         Ok(publication)
+    }
+
+    /// In one transaction, or each in its own where that fails: what is the matter with one is no concern of the others.
+    async fn publish_all(&self, all: Vec<Arc<Publishing>>) -> Vec<Result<Publication, PublishError>> {
+        match self.publish_at_once(&all).await {
+            Ok(publications) => return publications,
+            Err(CacheError::Database(error)) if error.is_unavailable() => {
+                // Asking once for each would take as long for each, and they have waited.
+                let error = Arc::new(CacheError::Database(error));
+                return all.iter().map(|_| Err(CacheError::Shared(Arc::clone(&error)).into())).collect();
+            }
+            Err(_) => {}
+        }
+        let mut publications = Vec::new();
+        for one in &all {
+            let published = self.publish_at_once(std::slice::from_ref(one)).await;
+            publications.push(published.map_or_else(|error| Err(error.into()), |mut one| one.remove(0)));
+        }
+        publications
+    }
+
+    async fn publish_at_once(
+        &self,
+        all: &[Arc<Publishing>],
+    ) -> Result<Vec<Result<Publication, PublishError>>, CacheError> {
+        self.shared
+            .database
+            .write(|transaction| {
+                work(async move {
+                    let mut publications = Vec::new();
+                    for one in all {
+                        match publish_in(transaction, one).await {
+                            // Nothing of any is kept.
+                            Err(PublishError::Cache(error)) => return Err(error),
+                            // What is refused was refused before anything was written.
+                            publication => publications.push(publication),
+                        }
+                    }
+                    Ok(publications)
+                })
+            })
+            .await
     }
 
     /// Notes a path that an upstream has, whose archive may not be here yet. The first writer wins here too.
@@ -250,24 +307,20 @@ impl NixCaches {
 }
 
 /// Everything that must be seen and done at once.
-async fn publish_in(
-    transaction: &mut Transaction,
-    cache: &Cache,
-    row: &PathRow,
-    elsewhere: &BTreeSet<StorePath>,
-    order: Order,
-) -> Result<Publication, PublishError> {
+async fn publish_in(transaction: &mut Transaction, publishing: &Publishing) -> Result<Publication, PublishError> {
+    let Publishing { cache, owner, is_announced, row, elsewhere, order } = publishing;
+    let (cache, order) = (*cache, *order);
     let existing = existing(transaction, cache, row).await?;
     if let Some(existing) = existing.as_ref().filter(|existing| existing.is_visible()) {
         return add_signatures(transaction, cache, existing, row).await;
     }
     // Seen before, but a collection may have been quicker.
     let archive = sql("SELECT nar_size FROM nix_archives WHERE owner = $1 AND nar_hash = $2");
-    if transaction.first(archive.bind(cache.owner.0).bind(row.nar_hash.base32())).await?.is_none() {
+    if transaction.first(archive.bind(owner.0).bind(row.nar_hash.base32())).await?.is_none() {
         return Err(PublishError::NoArchive(row.nar_hash));
     }
     let missing: BTreeSet<StorePath> =
-        waiting::missing_here(transaction, cache.id, row).await?.difference(elsewhere).cloned().collect();
+        waiting::missing_here(transaction, cache, row).await?.difference(elsewhere).cloned().collect();
     if let (Order::ReferencesFirst, Some(missing)) = (order, missing.first()) {
         return Err(PublishError::MissingReference { path: row.path.clone(), missing: missing.clone() });
     }
@@ -284,15 +337,15 @@ async fn publish_in(
         remove_hidden(transaction, cache, &row).await?;
     }
     insert(transaction, cache, &row).await?;
-    if !cache.settings.upstream_key_names.is_empty() {
-        transaction.execute(fulfil(cache.id, row.path.hash())).await?;
+    if *is_announced {
+        transaction.execute(fulfil(cache, row.path.hash())).await?;
     }
     if missing.is_empty() {
-        waiting::release(transaction, cache.id, row.path.hash()).await?;
+        waiting::release(transaction, cache, row.path.hash()).await?;
         return Ok(Publication::New);
     }
     let awaited = missing.iter().map(StorePath::hash).collect();
-    waiting::wait_for(transaction, cache.id, row.path.hash(), &awaited).await?;
+    waiting::wait_for(transaction, cache, row.path.hash(), &awaited).await?;
     Ok(Publication::Waiting(missing))
 }
 
@@ -300,7 +353,7 @@ async fn publish_in(
 /// content it goes, for nobody ever saw it.
 async fn take_from_upstream(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), PublishError> {
     let mut row = row.clone();
-    match existing(transaction, cache, &row).await? {
+    match existing(transaction, cache.id, &row).await? {
         Some(existing) if existing.is_visible() => return Ok(()),
         Some(first) if first.has_content_of(&row) => {
             row.signatures.merge(&first.signatures)?;
@@ -308,49 +361,49 @@ async fn take_from_upstream(transaction: &mut Transaction, cache: &Cache, row: &
         }
         Some(_) | None => {}
     }
-    remove_hidden(transaction, cache, &row).await?;
-    insert(transaction, cache, &row).await?;
+    remove_hidden(transaction, cache.id, &row).await?;
+    insert(transaction, cache.id, &row).await?;
     Ok(waiting::release(transaction, cache.id, row.path.hash()).await?)
 }
 
-async fn existing(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<Option<PathRow>, CacheError> {
+async fn existing(transaction: &mut Transaction, cache: CacheId, row: &PathRow) -> Result<Option<PathRow>, CacheError> {
     let existing = sql("SELECT * FROM nix_paths WHERE cache = $1 AND hash = $2");
-    let existing = existing.bind(cache.id.0).bind(row.path.hash().to_string());
+    let existing = existing.bind(cache.0).bind(row.path.hash().to_string());
     transaction.first(existing).await?.map(|row| PathRow::read(&row)).transpose()
 }
 
 /// A path that is referred to is used: a collection that planned to remove it finds that out. What was used in the last
 /// minute is not planned to be removed, so most of the time nothing is written.
-async fn use_references(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
+async fn use_references(transaction: &mut Transaction, cache: CacheId, row: &PathRow) -> Result<(), CacheError> {
     let (now_s, references) = (row.used.used_s, row.references.iter().collect::<Vec<_>>());
     for some in references.chunks(MAX_ASKED) {
         let text = format!(
             "UPDATE nix_paths SET used_s = $2 WHERE cache = $1 AND used_s < $3 AND hash IN ({})",
             places(4, some.len())
         );
-        let update = sql(text).bind(cache.id.0).bind(signed(now_s)).bind(signed(now_s.saturating_sub(RECENT_S / 5)));
+        let update = sql(text).bind(cache.0).bind(signed(now_s)).bind(signed(now_s.saturating_sub(RECENT_S / 5)));
         transaction.execute(update.bind_all(some.iter().map(|path| path.hash().to_string()))).await?;
     }
     Ok(())
 }
 
 /// Removes a path that is hidden, with what it waits for.
-async fn remove_hidden(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
+async fn remove_hidden(transaction: &mut Transaction, cache: CacheId, row: &PathRow) -> Result<(), CacheError> {
     let hidden = sql("DELETE FROM nix_paths WHERE cache = $1 AND hash = $2 AND waiting > 0");
-    transaction.execute(hidden.bind(cache.id.0).bind(row.path.hash().to_string())).await?;
+    transaction.execute(hidden.bind(cache.0).bind(row.path.hash().to_string())).await?;
     Ok(())
 }
 
-async fn insert(transaction: &mut Transaction, cache: &Cache, row: &PathRow) -> Result<(), CacheError> {
+async fn insert(transaction: &mut Transaction, cache: CacheId, row: &PathRow) -> Result<(), CacheError> {
     let values: Vec<Value> = row.values();
     let insert = format!("INSERT INTO nix_paths VALUES ($1, {})", places(2, values.len()));
-    transaction.execute(sql(insert).bind(cache.id.0).bind_all(values)).await?;
+    transaction.execute(sql(insert).bind(cache.0).bind_all(values)).await?;
     Ok(())
 }
 
 async fn add_signatures(
     transaction: &mut Transaction,
-    cache: &Cache,
+    cache: CacheId,
     existing: &PathRow,
     new: &PathRow,
 ) -> Result<Publication, PublishError> {
@@ -362,7 +415,7 @@ async fn add_signatures(
         return Ok(Publication::Known);
     }
     let update = sql("UPDATE nix_paths SET signatures = $3 WHERE cache = $1 AND hash = $2");
-    let update = update.bind(cache.id.0).bind(new.path.hash().to_string()).bind(lines(&signatures));
+    let update = update.bind(cache.0).bind(new.path.hash().to_string()).bind(lines(&signatures));
     transaction.execute(update).await?;
     Ok(Publication::Signed)
 }

@@ -10,8 +10,10 @@ mod health;
 mod wanted;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use gf_fetch::Networks;
 use gf_nix_formats::{ContentAddress, FileMethod, Hash, NarInfo, StoreDir, StorePathHash};
 use quick_cache::sync::Cache as Memory;
 use tokio::sync::mpsc;
@@ -29,6 +31,9 @@ use wanted::Wanted;
 /// How long it is believed that an upstream does not have a path.
 const ABSENT_S: u64 = 60;
 
+/// Who waits for another's question about the same path asks by itself after this.
+const NARINFO_PATIENCE: Duration = Duration::from_secs(60);
+
 /// The most absences that are remembered.
 const MAX_ABSENCES: usize = 200_000;
 
@@ -44,18 +49,22 @@ pub(super) struct Upstreams {
     fetches: Fetches,
 }
 
-impl Default for Upstreams {
-    fn default() -> Self {
+impl Upstreams {
+    /// Upstreams that are in these networks.
+    pub(super) fn new(networks: Networks) -> Self {
         Self {
-            health: Health::default(),
+            health: Health::new(networks),
             absent: Memory::new(MAX_ABSENCES),
-            narinfos: Flights::new(1),
+            narinfos: Flights::new(1, NARINFO_PATIENCE),
             fetches: Fetches::default(),
         }
     }
-}
 
-impl Upstreams {
+    /// Why a URL cannot be that of an upstream.
+    pub(super) fn check(&self, url: &str) -> Result<(), String> {
+        self.health.check(url)
+    }
+
     /// Ends what is being fetched.
     pub(super) async fn stop(&self) {
         self.fetches.stop().await;

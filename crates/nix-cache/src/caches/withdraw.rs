@@ -133,6 +133,7 @@ mod tests {
     use bytes::Bytes;
     use gf_blobstore::BlobStore;
     use gf_database::{Database, Location};
+    use gf_fetch::Networks;
     use gf_nix_formats::Compression;
     use gf_nix_formats::nar::{NarEvent, NarLimits, NarWriter};
     use gf_testkit::{ManualTime, MemoryBlobStore};
@@ -162,7 +163,9 @@ mod tests {
         let store: Arc<dyn BlobStore> = Arc::new(MemoryBlobStore::default());
         let archives = Archives::new(Arc::clone(&store), folder.path().to_owned(), ArchiveLimits::default());
         let (archives, time) = (Arc::new(archives), Arc::new(ManualTime::new(1)));
-        let caches = NixCaches::new(Parts { database, store, archives: Arc::clone(&archives), time });
+        let parts =
+            Parts { database, store, archives: Arc::clone(&archives), time, upstream_networks: Networks::default() };
+        let caches = NixCaches::new(parts);
         let (owner, body) = (OwnerId(1), futures::stream::iter([Ok::<_, std::io::Error>(nar())]));
         let ingested = archives.ingest(owner, Compression::None, body, Expected::default()).await.unwrap();
         caches.note_archive(owner, &ingested, None).await.unwrap();

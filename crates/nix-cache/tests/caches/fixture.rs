@@ -11,6 +11,7 @@ use futures::stream::{self, Stream};
 use gf_blobstore::{BlobStore, ByteRange};
 use gf_database::{Database, Location};
 use gf_digest::InstanceName;
+use gf_fetch::Networks;
 use gf_nix_cache::archives::{ArchiveLimits, Archives};
 use gf_nix_cache::{
     Accepted, ArchiveFile, ArchiveName, Lookup, MIGRATIONS, NewCache, NewKey, NixCaches, Order, Parts, Publication,
@@ -37,6 +38,7 @@ pub(crate) struct Fixture {
     pub(crate) access: Access,
     pub(crate) database: Database,
     location: Location,
+    limits: ArchiveLimits,
     scratch: TempDir,
     _server: Option<Arc<PostgresServer>>,
 }
@@ -47,19 +49,25 @@ impl Fixture {
     }
 
     pub(crate) async fn with_store(store: MemoryBlobStore) -> Self {
+        Self::with(store, ArchiveLimits::default()).await
+    }
+
+    pub(crate) async fn with(store: MemoryBlobStore, limits: ArchiveLimits) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let location = Location::Sqlite(scratch.path().join("facts.db"));
-        Self::open(store, scratch, location, None).await
+        Self::open(store, limits, scratch, location, None).await
     }
 
     pub(crate) async fn postgres() -> Self {
         let server = PostgresServer::shared().unwrap();
         let location = server.database().unwrap().parse().unwrap();
-        Self::open(MemoryBlobStore::default(), tempfile::tempdir().unwrap(), location, Some(server)).await
+        let scratch = tempfile::tempdir().unwrap();
+        Self::open(MemoryBlobStore::default(), ArchiveLimits::default(), scratch, location, Some(server)).await
     }
 
     async fn open(
         store: MemoryBlobStore,
+        limits: ArchiveLimits,
         scratch: TempDir,
         location: Location,
         server: Option<Arc<PostgresServer>>,
@@ -72,16 +80,16 @@ impl Fixture {
         let tenants = vec![tenant(OURS), tenant(THEIRS)];
         let access = Access::new(AccessConfig { tenants, token: None, anonymous_read: false }).unwrap();
         let database = Database::open(&location, &[MIGRATIONS]).await.unwrap();
-        let caches = new_caches(&database, &store, &time, &scratch);
+        let caches = new_caches(&database, &store, limits, &time, &scratch);
         caches.ensure_main(access.tenant(&TenantName::new(OURS).unwrap()).unwrap()).await.unwrap();
-        Self { caches, store, time, access, database, location, scratch, _server: server }
+        Self { caches, store, time, access, database, location, limits, scratch, _server: server }
     }
 
     /// As after a killed process: all that was in memory is gone.
     pub(crate) async fn restart(&mut self) {
         self.database.close().await;
         self.database = Database::open(&self.location, &[MIGRATIONS]).await.unwrap();
-        self.caches = new_caches(&self.database, &self.store, &self.time, &self.scratch);
+        self.caches = new_caches(&self.database, &self.store, self.limits, &self.time, &self.scratch);
     }
 
     pub(crate) fn grant<P: NixPermission>(&self, cache: &str) -> Authorized<P> {
@@ -148,14 +156,21 @@ impl Fixture {
     }
 }
 
-fn new_caches(database: &Database, store: &MemoryBlobStore, time: &Arc<ManualTime>, scratch: &TempDir) -> NixCaches {
+fn new_caches(
+    database: &Database,
+    store: &MemoryBlobStore,
+    limits: ArchiveLimits,
+    time: &Arc<ManualTime>,
+    scratch: &TempDir,
+) -> NixCaches {
     let store: Arc<dyn BlobStore> = Arc::new(store.clone());
-    let archives = Archives::new(Arc::clone(&store), scratch.path().to_owned(), ArchiveLimits::default());
+    let archives = Archives::new(Arc::clone(&store), scratch.path().to_owned(), limits);
     NixCaches::new(Parts {
         database: database.clone(),
         store,
         archives: Arc::new(archives),
         time: Arc::clone(time) as Arc<dyn gf_blobstore::TimeSource>,
+        upstream_networks: Networks::with_this_machine(),
     })
 }
 

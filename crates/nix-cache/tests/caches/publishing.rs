@@ -1,4 +1,14 @@
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use futures::stream;
 use gf_blobstore::ErrorKind;
+use gf_nix_cache::archives::ArchiveLimits;
 use gf_nix_cache::{
     Accepted, ArchiveFile, ArchiveName, CacheError, Lookup, Order, Publication, PublishError, Settings, SettingsChange,
 };
@@ -6,6 +16,7 @@ use gf_nix_formats::{
     Compression, ContentAddress, Hash, KeyName, NarHash, NarInfo, SecretKey, Signature, StoreDir, StorePath,
 };
 use gf_tenancy::{NixConfigureCache, NixPull, NixPush};
+use gf_testkit::MemoryBlobStore;
 
 use crate::fixture::{DAY_S, Fixture, OURS, Sample, body};
 
@@ -324,4 +335,59 @@ async fn names_belong_to_one_cache_only() {
     let pull = fixture.grant_of::<NixPull>(crate::fixture::THEIRS, "main");
     let error = fixture.caches.lookup(&pull, path.hash()).await.unwrap_err();
     assert!(matches!(error, CacheError::NoSuchCache(_)), "{error}");
+}
+
+/// Two who send a file slowly, or not to its end, keep a third from sending the same for as long as they are borne with,
+/// and no longer.
+#[tokio::test]
+async fn slow_uploads_of_a_file_hold_up_a_third_for_a_while_alone() {
+    let limits = ArchiveLimits { patience: Duration::from_millis(50), ..ArchiveLimits::default() };
+    let fixture = Arc::new(Fixture::with(MemoryBlobStore::default(), limits).await);
+    let sample = Sample::new("slow", &[]);
+    let file = sample.file(Compression::Zstd);
+    let begun = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2 {
+        let (fixture, name, begun) = (Arc::clone(&fixture), file.name, Arc::clone(&begun));
+        let endless = stream::poll_fn(move |_| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            Poll::<Option<Result<Bytes, Infallible>>>::Pending
+        });
+        tokio::spawn(async move {
+            let grant = fixture.grant::<NixPush>("main");
+            fixture.caches.accept_archive(&grant, name, None, endless).await
+        });
+    }
+    while begun.load(Ordering::SeqCst) < 2 {
+        tokio::task::yield_now().await;
+    }
+    let accepted = fixture.upload(&sample, Compression::Zstd).await.unwrap();
+    assert!(matches!(accepted, Accepted::Stored(_)), "{accepted:?}");
+}
+
+/// What is the matter with one is no concern of those who publish at the same time.
+#[tokio::test]
+async fn many_publish_at_once_and_each_is_answered_by_itself() {
+    let fixture = Fixture::sqlite().await;
+    let samples: Vec<Sample> = (0..40).map(|number| Sample::new(&format!("sample-{number}"), &[])).collect();
+    for sample in samples.iter().step_by(2) {
+        fixture.upload(sample, Compression::None).await.unwrap();
+    }
+    let published = join_all(samples.iter().map(|sample| {
+        let narinfo = sample.narinfo(Compression::None);
+        let fixture = &fixture;
+        async move {
+            let grant = fixture.grant::<NixPush>("main");
+            fixture.caches.publish(&grant, sample.path.hash(), narinfo, Order::ReferencesFirst).await
+        }
+    }));
+    for (number, published) in published.await.into_iter().enumerate() {
+        match published {
+            Ok(Publication::New) => assert_eq!(number % 2, 0),
+            Err(PublishError::NoArchive(_)) => assert_eq!(number % 2, 1),
+            other => panic!("{number}: {other:?}"),
+        }
+    }
+    for (number, sample) in samples.iter().enumerate() {
+        assert_eq!(fixture.is_visible(&sample.path).await, number % 2 == 0);
+    }
 }

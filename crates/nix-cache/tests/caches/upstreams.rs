@@ -130,6 +130,23 @@ async fn with_upstream() -> (Fixture, Folder) {
 }
 
 #[tokio::test]
+async fn an_upstream_is_where_the_operator_lets_it_be() {
+    let fixture = Fixture::sqlite().await;
+    let configure = async |url: &str| {
+        let upstream = UpstreamSettings { url: url.to_owned(), keys: Vec::new() };
+        let change = SettingsChange { upstreams: Some(vec![upstream]), ..SettingsChange::default() };
+        fixture.caches.configure(&fixture.grant::<NixConfigureCache>("main"), change, None).await
+    };
+    for url in ["http://10.0.0.5:9200", "http://169.254.169.254/latest", "http://[fd00::1]/"] {
+        let refused = configure(url).await.unwrap_err().to_string();
+        assert!(refused.contains("upstream_networks"), "{refused}");
+    }
+    for url in ["http://127.0.0.1:1", "https://cache.example"] {
+        configure(url).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_an_upstream_has_is_served_signed_fetched_once_and_stays() {
     let (mut fixture, folder) = with_upstream().await;
     let sample = Sample::new("a", &[]);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gf_blobstore::{BlobStore, MachineTime};
 use gf_database::{Database, Location};
+use gf_fetch::Networks;
 use gf_nix_cache::archives::{ArchiveLimits, Archives};
 use gf_nix_cache::{MIGRATIONS, NixCaches, Parts};
 use gf_server::edges::{Gate, NixState, nix_router};
@@ -56,7 +57,8 @@ impl NixServer {
         let database = Location::file(&folder.path().join("facts"));
         let database = Database::open(&database, &[MIGRATIONS]).await.unwrap();
         let archives = Arc::new(Archives::new(Arc::clone(&blobs), folder.path().to_owned(), limits));
-        let caches = NixCaches::new(Parts { database, store: blobs, archives, time: Arc::new(MachineTime::default()) });
+        let (time, upstream_networks) = (Arc::new(MachineTime::default()), Networks::with_this_machine());
+        let caches = NixCaches::new(Parts { database, store: blobs, archives, time, upstream_networks });
         caches.ensure_main(access.tenant(&tenant).unwrap()).await.unwrap();
         let metrics = Arc::new(EdgeMetrics::default());
         let upload_idle_timeout = Duration::from_secs(20);

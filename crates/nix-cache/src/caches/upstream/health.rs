@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gf_fetch::{Client, Reach};
+use gf_fetch::{Client, Networks};
 use tokio::sync::Semaphore;
 
 /// Questions to one upstream at the same time; bodies that are read do not count.
@@ -23,8 +23,8 @@ const TRIAL_S: u64 = 45;
 const MAX_UPSTREAMS: usize = 4096;
 
 /// All upstreams, by their URLs.
-#[derive(Default)]
 pub(super) struct Health {
+    networks: Arc<Networks>,
     upstreams: Mutex<HashMap<String, Arc<Upstream>>>,
 }
 
@@ -47,26 +47,35 @@ struct Failing {
 }
 
 impl Health {
+    /// Upstreams that are in these networks.
+    pub(super) fn new(networks: Networks) -> Self {
+        Self { networks: Arc::new(networks), upstreams: Mutex::default() }
+    }
+
+    /// Why a URL cannot be that of an upstream, as far as it says where it leads.
+    pub(super) fn check(&self, url: &str) -> Result<(), String> {
+        self.networks.check_url(url)
+    }
+
     pub(super) fn of(&self, url: &str) -> Arc<Upstream> {
         let mut upstreams = self.upstreams.lock().unwrap_or_else(PoisonError::into_inner);
         if upstreams.len() >= MAX_UPSTREAMS && !upstreams.contains_key(url) {
             upstreams.clear();
         }
-        Arc::clone(upstreams.entry(url.to_owned()).or_default())
-    }
-}
-
-impl Default for Upstream {
-    fn default() -> Self {
-        Self {
-            client: Arc::new(Client::new(Reach::Anywhere)),
-            questions: Semaphore::new(QUESTIONS),
-            failing: Mutex::default(),
-        }
+        let upstream = upstreams.entry(url.to_owned());
+        Arc::clone(upstream.or_insert_with(|| Arc::new(Upstream::new(Arc::clone(&self.networks)))))
     }
 }
 
 impl Upstream {
+    fn new(networks: Arc<Networks>) -> Self {
+        Self {
+            client: Arc::new(Client::within(networks)),
+            questions: Semaphore::new(QUESTIONS),
+            failing: Mutex::default(),
+        }
+    }
+
     /// Asks a question, unless the upstream is left alone now.
     pub(super) async fn ask<T>(
         &self,
@@ -137,7 +146,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_failing_upstream_is_left_alone_longer_each_time() {
-        let upstream = Upstream::default();
+        let upstream = Upstream::new(Arc::default());
         fail(&upstream, 1000).await;
         assert!(!is_asked(&upstream, 1000).await);
         fail(&upstream, 1001).await;
@@ -149,7 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_question_at_a_time_finds_out_whether_it_is_back() {
-        let upstream = Upstream::default();
+        let upstream = Upstream::new(Arc::default());
         fail(&upstream, 1000).await;
         let trial = upstream.ask(|| 1001, std::future::pending::<Result<(), String>>());
         tokio::pin!(trial);
@@ -160,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_for_their_turn_learn_of_the_failure_at_once() {
-        let (upstream, asked) = (Upstream::default(), AtomicU64::new(0));
+        let (upstream, asked) = (Upstream::new(Arc::default()), AtomicU64::new(0));
         let (fail, failed) = tokio::sync::oneshot::channel::<()>();
         let failed = failed.shared();
         let question = || {
