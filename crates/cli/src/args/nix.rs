@@ -78,6 +78,9 @@ pub(crate) struct CreateArgs {
     /// Let everybody read it; without this, only those with a token that allows it
     #[arg(long)]
     pub(crate) public: bool,
+    /// Whose it is to be; without this, the first tenant's, or that of the only one where you may make it
+    #[arg(long, value_name = "NAME", value_parser = tenant)]
+    pub(crate) tenant: Option<String>,
     /// Clients ask caches with a lower number first
     #[arg(long, value_name = "N", default_value_t = 40)]
     pub(crate) priority: u32,
@@ -274,4 +277,13 @@ pub(crate) struct SetArgs {
     pub(crate) quota: Option<u64>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
+}
+
+/// The name of a tenant, which goes into a URL. Which there are, the server says.
+fn tenant(text: &str) -> Result<String, String> {
+    let is_of_a_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    match !text.is_empty() && text.bytes().all(is_of_a_name) {
+        true => Ok(text.to_owned()),
+        false => Err("a tenant is called `default`, `spoke-<slug>` or `org-<owner>`, of a-z, 0-9 and `-`".to_owned()),
+    }
 }

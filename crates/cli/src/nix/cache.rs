@@ -23,7 +23,8 @@ pub(super) fn create(args: CreateArgs) -> Result<(), Failure> {
         "upstream_cache_key_names": args.upstream_keys,
     });
     super::block_on(async {
-        let path = format!("/nix/_api/v1/cache-config/{}", cache.name);
+        let whose = args.tenant.map(|tenant| format!("?tenant={tenant}")).unwrap_or_default();
+        let path = format!("/nix/_api/v1/cache-config/{}{whose}", cache.name);
         let body = serde_json::to_vec(&config).map_err(Failure::failed)?;
         cache.client.ask::<serde_json::Value>(Method::POST, &path, body.into(), Patience::Short).await?;
         let key = cache.config().await?.public_key.unwrap_or_default();

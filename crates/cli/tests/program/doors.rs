@@ -9,6 +9,7 @@ mod http;
 mod sources;
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -41,7 +42,7 @@ struct Setting {
     late: String,
     reader: String,
     foreigner: String,
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
 }
 
 impl Setting {
@@ -65,7 +66,7 @@ impl Setting {
         };
         let (late, reader) = (issue("admin", "1s"), issue("viewer@default", "1h"));
         let foreigner = issue("admin@org-acme", "1h");
-        let setting = Self { server, late, reader, foreigner, _home: home };
+        let setting = Self { server, late, reader, foreigner, home };
         setting.wait_until_it_ended();
         setting
     }
@@ -76,6 +77,10 @@ impl Setting {
             assert!(Instant::now() < until, "a token of a second does not end");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn home(&self) -> &Path {
+        self.home.path()
     }
 
     fn token(&self, caller: Caller) -> Option<&str> {

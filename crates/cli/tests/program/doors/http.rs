@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 
 use super::sources::routes;
 use super::{CALLERS, Caller, Setting};
-use crate::running::text;
+use crate::running::{gf, text};
 
 /// What a door asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,4 +267,40 @@ fn what_is_anothers_looks_like_what_is_not_there() {
         let absent = thing.replace(name, other);
         assert_eq!(why(thing).replace(name, "NAME"), why(&absent).replace(other, "NAME"));
     }
+}
+
+#[test]
+fn a_cache_is_made_for_the_tenant_that_is_named() {
+    let setting = Setting::start();
+    let make = |caller, query: &str| {
+        let path = format!("/nix/_api/v1/cache-config/named{query}");
+        let made = call(&setting, caller, "POST", &path, r#"{"is_public":false}"#);
+        (made.status, made.body)
+    };
+    // Whose another tenant is, or whether there is one, is not told.
+    for caller in [Caller::Foreigner, Caller::Reader, Caller::Nobody] {
+        let refused = make(caller, "?tenant=default");
+        assert_eq!(refused.0, if caller == Caller::Nobody { 401 } else { 403 }, "{caller:?}: {}", refused.1);
+        assert_eq!(make(caller, "?tenant=org-nobody"), refused, "{caller:?}");
+    }
+    let (status, said) = make(Caller::Operator, "?tenant=org-nobody");
+    assert_eq!((status, said.contains("there is no tenant org-nobody here")), (404, true), "{said}");
+    let (status, said) = make(Caller::Operator, "?tenant=Acme");
+    assert_eq!((status, said.contains("is not a tenant name")), (400, true), "{said}");
+
+    let listed = |caller| call(&setting, caller, "GET", "/api/v1/nix/caches", "").body;
+    assert!(!listed(Caller::Operator).contains("named"), "nothing was made by those who were refused");
+    assert_eq!(make(Caller::Operator, "?tenant=org-acme").0, 200);
+    assert!(listed(Caller::Foreigner).contains("\"named\"") && !listed(Caller::Reader).contains("\"named\""));
+
+    let mut command = gf(setting.home());
+    command.args(["nix", "cache", "create", "own", "--tenant", "org-acme", "--server", &setting.server.url]);
+    let made = command.env("GF_TOKEN", setting.token(Caller::Foreigner).unwrap()).output().unwrap();
+    assert_eq!(made.status.code(), Some(0), "{}", text(&made.stderr));
+    let refused = gf(setting.home())
+        .args(["nix", "cache", "create", "own", "--tenant", "default", "--server", &setting.server.url])
+        .env("GF_TOKEN", setting.token(Caller::Foreigner).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1), "{}", text(&refused.stderr));
 }

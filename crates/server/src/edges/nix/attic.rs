@@ -14,7 +14,7 @@ use gf_nix_cache::{CacheName, NewCache, NewKey, Retention, RetentionChange, Sett
 use gf_nix_formats::{KeyName, SecretKey, StoreDir, StorePathHash};
 use gf_tenancy::{
     NixConfigureCache, NixConfigureRetention, NixCreateCache, NixDestroyCache, NixPull, NixPush, PermissionName,
-    Visibility,
+    TenantName, Visibility,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -47,7 +47,7 @@ pub(super) async fn serve(
             let door = Door::find(edge, name, Visitor::of(head)).await?;
             match *verb {
                 Verb::GET | Verb::HEAD => Ok(cache_info(&door, head)?),
-                Verb::POST => create(edge, &door, &head.headers, incoming).await,
+                Verb::POST => create(edge, &door, head, incoming).await,
                 Verb::PATCH => configure(edge, &door, &head.headers, incoming).await,
                 Verb::DELETE => destroy(&door).await,
                 _ => Err(Problem::not_allowed("GET, HEAD, POST, PATCH, DELETE").into()),
@@ -80,14 +80,13 @@ pub(super) fn cache_info(door: &Door<'_>, head: &Parts) -> Result<Answer, Proble
     Ok(json(&config))
 }
 
-async fn create(
-    edge: &NixEdge,
-    door: &Door<'_>,
-    headers: &HeaderMap,
-    incoming: &mut Incoming,
-) -> Result<Answer, Refusal> {
-    let grant = door.authorize_new::<NixCreateCache>()?;
-    let config: CacheConfig = read(edge, headers, incoming, MAX_CONFIG_BYTES).await?;
+/// `?tenant=NAME` says whose the cache is to be; Attic's own client does not.
+async fn create(edge: &NixEdge, door: &Door<'_>, head: &Parts, incoming: &mut Incoming) -> Result<Answer, Refusal> {
+    let grant = match named_tenant(head.uri.query())? {
+        None => door.authorize_new::<NixCreateCache>()?,
+        Some(tenant) => door.authorize_new_of::<NixCreateCache>(&tenant)?,
+    };
+    let config: CacheConfig = read(edge, &head.headers, incoming, MAX_CONFIG_BYTES).await?;
     let defaults = Settings::default();
     let cache = NewCache {
         key: config.key()?.unwrap_or(NewKey::Generate),
@@ -104,6 +103,13 @@ async fn create(
     door.caches().create(&grant, cache).await?;
     door.record(&grant, "cache.create", visibility).await;
     Ok(Answer::done())
+}
+
+/// The tenant that a query names.
+fn named_tenant(query: Option<&str>) -> Result<Option<TenantName>, Problem> {
+    let named = query.unwrap_or_default().split('&').find_map(|part| part.strip_prefix("tenant="));
+    let tenant = named.map(TenantName::new).transpose();
+    tenant.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 /// Attic's own client always says something of the retention; what changes nothing of it needs no right to. Who changes the

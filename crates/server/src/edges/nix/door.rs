@@ -5,9 +5,12 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use gf_nix_cache::{Cache, CacheError, CacheName, NixCaches};
 use gf_tenancy::audit::Amount;
-use gf_tenancy::{Authorized, NixPermission, NixPush, NixScope, PermissionName};
+use gf_tenancy::{
+    Authorized, Denied, NixPermission, NixPush, NixScope, PermissionName, Principal, TenantName,
+};
 
 use super::NixEdge;
 use crate::edges::credentials::Visitor;
@@ -45,7 +48,7 @@ impl<'a> Door<'a> {
     }
 
     /// Grants `P` for making this cache, or says why not. It becomes one of the first tenant, or of the only one where the
-    /// caller may make it: a request does not say whose it is to be.
+    /// caller may make it: the request does not say whose it is to be.
     pub(super) fn authorize_new<P: NixPermission>(&self) -> Result<Authorized<P>, Problem> {
         let (gate, first) = (&self.edge.state.gate, &self.edge.state.tenant);
         let ask = |tenant| gate.ask_nix(&self.visitor, NixScope::New { name: self.name.as_str(), tenant });
@@ -57,6 +60,21 @@ impl<'a> Door<'a> {
             return Ok(granted);
         }
         Ok(gate.admit_nix(&self.visitor, NixScope::New { name: self.name.as_str(), tenant: first })?)
+    }
+
+    /// Grants `P` for making this cache as one of `tenant`, or says why not. That there is no such tenant is told to who may
+    /// make caches of every tenant; others are refused as where they may make none. The patterns of a token in Attic's format
+    /// know no tenants: with one, caches of the first are made.
+    pub(super) fn authorize_new_of<P: NixPermission>(&self, tenant: &TenantName) -> Result<Authorized<P>, Problem> {
+        let scope = NixScope::New { name: self.name.as_str(), tenant };
+        let grant = self.edge.state.gate.admit_nix(&self.visitor, scope).map_err(|denied| match denied {
+            Denied::UnknownCache(_) => Problem::new(StatusCode::NOT_FOUND, format!("there is no tenant {tenant} here")),
+            denied => denied.into(),
+        })?;
+        if matches!(grant.principal(), Principal::Attic(_)) && *tenant != self.edge.state.tenant {
+            return Err(Denied::Forbidden(P::NAME).into());
+        }
+        Ok(grant)
     }
 
     /// Counts what was done by right of a grant.
