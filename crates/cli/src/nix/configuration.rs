@@ -1,7 +1,9 @@
 //! `gf nix cache use`: nix.conf and netrc of this machine.
 //!
 //! What always holds: a file is shown as it will change before it is touched; it is replaced as a whole or not at all; a
-//! token is never shown.
+//! token is never shown, and written for no other host than the one that was named.
+//!
+//! Deliberately absent: what nix.conf includes is not read, and whether a Nix daemon lets this user name caches is not asked.
 
 use std::fs;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -25,6 +27,9 @@ pub(super) fn use_cache(args: UseArgs) -> Result<(), Failure> {
         let message = "there is no token to push with: set GF_TOKEN, or store one with `gf login`";
         return Err(Failure::new(FailureKind::Usage, message));
     }
+    if token.is_some() {
+        check_host(&config, &cache.client.url())?;
+    }
     let changes = changes(&folder, &config, token.as_deref())?;
     if changes.is_empty() {
         say(format!("Nix on this machine uses {} already; nothing is to be done", cache.name));
@@ -42,6 +47,18 @@ pub(super) fn use_cache(args: UseArgs) -> Result<(), Failure> {
     }
     say(format!("Nix on this machine uses {} now; if a Nix daemon runs here, restart it", cache.name));
     Ok(())
+}
+
+/// A server says itself where its caches are. What it says must not lead the token to another host.
+fn check_host(config: &CacheConfig, asked: &str) -> Result<(), Failure> {
+    let says = config.substituter_endpoint.as_deref().unwrap_or_default();
+    if host(says).eq_ignore_ascii_case(host(asked)) {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "{asked} says that the cache is at {says:?}, on another host, for which no token is written; name the server as it \
+         calls itself, with --server, if that is right"
+    )))
 }
 
 /// A file and what it will hold.
@@ -241,6 +258,20 @@ mod tests {
         assert!(changes(folder.path(), &CacheConfig { substituter_endpoint: url, ..config() }, None).is_err());
         let key = Some("main-1:abc\nbuilders = x".to_owned());
         assert!(changes(folder.path(), &CacheConfig { public_key: key, ..config() }, None).is_err());
+    }
+
+    #[test]
+    fn the_token_goes_to_no_other_host_than_was_named() {
+        let says = |url: &str| CacheConfig { substituter_endpoint: Some(url.to_owned()), ..config() };
+        for (url, asked, expected) in [
+            ("http://cache.example:8980/nix/main", "http://cache.example:8980", true),
+            ("https://Cache.example/nix/main", "http://cache.example:8980/", true),
+            ("http://evil.example/nix/main", "http://cache.example:8980", false),
+            ("http://cache.example@evil.example/nix/main", "http://cache.example", false),
+            ("", "http://cache.example", false),
+        ] {
+            assert_eq!(check_host(&says(url), asked).is_ok(), expected, "{url} {asked}");
+        }
     }
 
     #[test]
