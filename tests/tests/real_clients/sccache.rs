@@ -1,7 +1,7 @@
 //! sccache, which speaks WebDAV.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -39,13 +39,19 @@ impl Settings {
         self.folder.join("socket")
     }
 
-    /// A command of this sccache, which hears of nothing that the caller's shell has set for another one.
+    /// A command of this sccache, which hears of nothing that the caller's shell has set for another one, or for cargo.
     fn command(&self, program: &Path) -> Command {
         // The kernel ends it when this process dies before it could.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(program).env("SCCACHE_WEBDAV_ENDPOINT", &self.endpoint);
-        command.env("SCCACHE_SERVER_UDS", self.socket()).env("SCCACHE_DIR", self.folder.join("none"));
-        command.env("SCCACHE_CONF", "/dev/null").env("HOME", &self.folder).env_remove("SCCACHE_WEBDAV_TOKEN");
+        command.args(["--pdeathsig", "KILL"]).arg(program).env_clear();
+        command.env("PATH", env::var_os("PATH").unwrap_or_default()).env("HOME", &self.folder);
+        command.env("SCCACHE_WEBDAV_ENDPOINT", &self.endpoint).env("SCCACHE_SERVER_UDS", self.socket());
+        command.env("SCCACHE_DIR", self.folder.join("none")).env("SCCACHE_CONF", "/dev/null");
+        for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            // They are found by the home folder, which is another one here.
+            let home = || env::var_os("HOME").map(|home| Path::new(&home).join(folder).into_os_string());
+            command.env(name, env::var_os(name).or_else(home).unwrap_or_default());
+        }
         if let Some(token) = &self.token {
             command.env("SCCACHE_WEBDAV_TOKEN", token);
         }
@@ -95,15 +101,7 @@ impl Sccache {
             .args(["build", "--offline", "--quiet"])
             .current_dir(workshop)
             .env("RUSTC_WRAPPER", SCCACHE.find().unwrap());
-        // Where cargo and rustc are kept is found by the home folder, which is another one here.
-        let home = std::env::var("HOME").unwrap_or_else(|_| "/root".to_owned());
-        for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
-            command.env(name, std::env::var_os(name).unwrap_or_else(|| Path::new(&home).join(folder).into()));
-        }
         command.env("CARGO_INCREMENTAL", "0").env("CARGO_TARGET_DIR", workshop.join("target"));
-        for name in ["RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
-            command.env_remove(name);
-        }
         run_within(command, CLIENT_LIMIT).unwrap().success().unwrap();
     }
 

@@ -92,7 +92,7 @@ async fn what_is_lost_is_absent() {
 async fn what_cannot_be_a_value_is_refused() {
     let server = Server::start(Door::Open);
     let long = format!("/webdav/{}", "x".repeat(513));
-    for path in ["/webdav//x", "/webdav/x%0ay", "/blobs/webdav/x", &long] {
+    for path in ["/webdav/x//y", "/webdav/x%0ay", "/blobs/webdav/x", &long] {
         assert_eq!(server.http("PUT", path, &[], b"x").await.status, 400, "{path}");
     }
     assert_eq!(server.http("PUT", "/nowhere/webdav/x", &[], b"x").await.status, 404);

@@ -59,8 +59,10 @@ impl Target {
         match self.rest.strip_prefix('/') {
             None => Ok(Thing::Folder),
             Some(rest) => {
-                let (name, is_folder) = rest.strip_suffix('/').map_or((rest, rest.is_empty()), |name| (name, true));
-                if name.is_empty() && is_folder {
+                // Who ends the endpoint with a slash has two of them here.
+                let rest = rest.trim_start_matches('/');
+                let (name, is_folder) = rest.strip_suffix('/').map_or((rest, false), |name| (name, true));
+                if name.is_empty() {
                     return Ok(Thing::Folder);
                 }
                 let name = ValueName::new(name);
@@ -91,6 +93,8 @@ mod tests {
         check("webdav/", "", None);
         check("webdav/a/3/9/", "", None);
         check("webdav/.sccache_check", "", Some(".sccache_check"));
+        check("webdav//.sccache_check", "", Some(".sccache_check"));
+        check("webdav//", "", None);
         check("acme/ci/webdav/a/3/9/a39b", "acme/ci", Some("a/3/9/a39b"));
         check("acme/webdav", "acme", None);
         check("webdav/webdav/x", "", Some("webdav/x"));
@@ -104,7 +108,7 @@ mod tests {
             assert!(Target::find(path).is_none(), "{path}");
         }
         let hash = "a".repeat(64);
-        for path in ["webdav//x", "webdav/x//", "blobs/webdav/x", &format!("webdav/{}", "x".repeat(513))] {
+        for path in ["webdav/x//y", "webdav/x//", "blobs/webdav/x", &format!("webdav/{}", "x".repeat(513))] {
             let target = Target::find(path).unwrap();
             assert!(target.instance().is_err() || target.thing().is_err(), "{path}");
         }
