@@ -26,7 +26,7 @@ async fn start(dir: &Path, text: &str) -> App {
 }
 
 async fn get_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -36,7 +36,7 @@ async fn get_http1(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) 
 async fn get_http2(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> (StatusCode, Bytes) {
     let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
-    let request = Request::get("http://t/healthz").version(Version::HTTP_2).body(()).unwrap();
+    let request = Request::get("http://localhost/healthz").version(Version::HTTP_2).body(()).unwrap();
     let (answer, _) = requests.send_request(request, true).unwrap();
     let mut answer = answer.await.unwrap();
     let status = answer.status();
@@ -124,7 +124,7 @@ async fn a_certificate_without_a_rule_grants_nothing_and_takes_its_connection_al
     let stream = TcpStream::connect(app.address()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let mut stream = TlsConnector::from(config).connect(name, stream).await.unwrap();
-    let request = format!("GET /cas/{} HTTP/1.1\r\nHost: t\r\n\r\n", "0".repeat(64));
+    let request = format!("GET /cas/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "0".repeat(64));
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     let closed = tokio::time::timeout(Duration::from_secs(120), stream.read_to_end(&mut answer)).await;
@@ -153,7 +153,7 @@ async fn a_drain_closes_idle_connections() {
     let dir = tempfile::tempdir().unwrap();
     let app = start(dir.path(), "").await;
     let mut idle = TcpStream::connect(app.address()).await.unwrap();
-    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: t\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut begin = [0; 12];
     idle.read_exact(&mut begin).await.unwrap();
     // An idle connection is closed at once.
@@ -171,7 +171,7 @@ async fn a_drain_waits_for_uploads_and_cuts_them_at_the_deadline() {
     let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let hash = "0".repeat(64);
-    let request = Request::put(format!("http://t/cas/{hash}")).header("content-length", "1000").body(()).unwrap();
+    let request = Request::put(format!("http://localhost/cas/{hash}")).header("content-length", "1000").body(()).unwrap();
     let (answer, mut body) = requests.send_request(request, false).unwrap();
     body.send_data(Bytes::from_static(b"begun"), false).unwrap();
     let in_flight = "gf_requests_in_flight{method=\"PUT\"} 1";
@@ -191,7 +191,7 @@ async fn headers_beyond_the_limit_are_refused() {
     let mut stream = TcpStream::connect(app.address()).await.unwrap();
     let name = "x".repeat(1 << 20);
     // The server may hang up before it has read everything.
-    let _ = stream.write_all(format!("GET /{name} HTTP/1.1\r\nHost: t\r\n\r\n").as_bytes()).await;
+    let _ = stream.write_all(format!("GET /{name} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
     let answer = String::from_utf8_lossy(&answer).into_owned();

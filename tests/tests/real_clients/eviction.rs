@@ -28,7 +28,7 @@ fn upload(server: &GfServer) -> String {
     let mut stream = TcpStream::connect(server.address()).unwrap();
     stream.set_read_timeout(Some(CLIENT_LIMIT)).unwrap();
     let path = format!("/cas/{}", hash.hash_hex().as_str());
-    write!(stream, "PUT {path} HTTP/1.0\r\nHost: test\r\nContent-Length: {BLOB_BYTES}\r\n\r\n").unwrap();
+    write!(stream, "PUT {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {BLOB_BYTES}\r\n\r\n").unwrap();
     stream.write_all(&bytes).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -245,7 +245,7 @@ fn a_stopped_server_has_written_everything() {
 fn raw(server: &Server, verb: &str, path: &str, token: &str, traceparent: &str, body: &[u8]) -> (u16, String) {
     use std::io::Read;
     let head = format!(
-        "{verb} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {token}\r\ntraceparent: \
+        "{verb} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\ntraceparent: \
          {traceparent}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );

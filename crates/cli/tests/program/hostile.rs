@@ -47,7 +47,7 @@ fn answers_that_nobody_reads_do_not_pile_up() {
     let home = tempfile::tempdir().unwrap();
     let server = Server::start(home.path(), &[]);
     // The longest answer that is free to ask for.
-    let pipelined = (0..REQUESTS).map(|_| b"GET /metrics HTTP/1.1\r\nHost: t\r\n\r\n".to_vec());
+    let pipelined = (0..REQUESTS).map(|_| b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());
     write_without_reading(server.connect(), pipelined);
     check_still_well(&server);
 
@@ -55,7 +55,7 @@ fn answers_that_nobody_reads_do_not_pile_up() {
     // Windows of the largest size: only the connection itself holds the answers back.
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     stream.write_all(&frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).unwrap();
-    let requests = (0..REQUESTS).map(|number| frame(1, 5, 2 * number + 1, b"\x82\x86\x04\x08/metrics\x01\x01t"));
+    let requests = (0..REQUESTS).map(|number| frame(1, 5, 2 * number + 1, b"\x82\x86\x04\x08/metrics\x01\x09localhost"));
     write_without_reading(stream, requests);
     check_still_well(&server);
 }
@@ -68,7 +68,7 @@ fn calls_whose_answers_nobody_reads_do_not_pile_up() {
     let path = b"/build.bazel.remote.execution.v2.Capabilities/GetCapabilities";
     // POST, http, the path, an authority, application/grpc, te: trailers.
     let length = u8::try_from(path.len()).unwrap();
-    let rest = b"\x01\x01t\x0f\x10\x10application/grpc\x00\x02te\x08trailers";
+    let rest = b"\x01\x09localhost\x0f\x10\x10application/grpc\x00\x02te\x08trailers";
     let head = [b"\x83\x86\x04", &[length][..], path, rest].concat();
     for window in [65_535_u32, 0x7fff_ffff] {
         let mut stream = server.connect();
@@ -142,7 +142,7 @@ fn the_space_of_an_upload_that_is_cut_off_comes_back() {
         }
     };
     let mut stream = server.connect();
-    let head = format!("PUT /cas/{} HTTP/1.1\r\nHost: t\r\nContent-Length: 100000000\r\n\r\n", "a".repeat(64));
+    let head = format!("PUT /cas/{} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n", "a".repeat(64));
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(&[0; 1 << 20]).unwrap();
     wait_until(&|| reserved() >= 100_000_000, "no space is reserved for an upload");

@@ -38,7 +38,7 @@ fn a_second_signal_exits_at_once() {
     let mut stream = server.connect();
     stream.write_all(b"PUT /cas/").unwrap();
     stream.write_all(&[b'0'; 64]).unwrap();
-    stream.write_all(b" HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\nbegun").unwrap();
+    stream.write_all(b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nbegun").unwrap();
     wait_until_in_flight(&server);
     server.signal("-TERM");
     server.wait_for_line("draining");

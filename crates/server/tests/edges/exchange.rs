@@ -124,7 +124,7 @@ async fn send_text(app: &App, verb: &str, path: &str, token: Option<&str>, body:
     let credential = token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
     let length = body.len();
     let request = format!(
-        "{verb} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n{credential}Content-Length: {length}\r\n\r\n{body}"
+        "{verb} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{credential}Content-Length: {length}\r\n\r\n{body}"
     );
     let mut stream = TcpStream::connect(app.address()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -172,7 +172,7 @@ pub(crate) fn noise(seed: u64, size: usize) -> Vec<u8> {
     (0..size.div_ceil(8)).flat_map(|_| next()).take(size).collect()
 }
 
-/// Waits until something is so, and fails when it is not for five seconds.
+/// Waits until something is so, and fails when it is not for a minute.
 pub(crate) async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
