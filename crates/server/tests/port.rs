@@ -171,7 +171,8 @@ async fn a_drain_waits_for_uploads_and_cuts_them_at_the_deadline() {
     let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
     let hash = "0".repeat(64);
-    let request = Request::put(format!("http://localhost/cas/{hash}")).header("content-length", "1000").body(()).unwrap();
+    let request =
+        Request::put(format!("http://localhost/cas/{hash}")).header("content-length", "1000").body(()).unwrap();
     let (answer, mut body) = requests.send_request(request, false).unwrap();
     body.send_data(Bytes::from_static(b"begun"), false).unwrap();
     let in_flight = "gf_requests_in_flight{method=\"PUT\"} 1";

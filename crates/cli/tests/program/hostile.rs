@@ -55,7 +55,8 @@ fn answers_that_nobody_reads_do_not_pile_up() {
     // Windows of the largest size: only the connection itself holds the answers back.
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     stream.write_all(&frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).unwrap();
-    let requests = (0..REQUESTS).map(|number| frame(1, 5, 2 * number + 1, b"\x82\x86\x04\x08/metrics\x01\x09localhost"));
+    let requests =
+        (0..REQUESTS).map(|number| frame(1, 5, 2 * number + 1, b"\x82\x86\x04\x08/metrics\x01\x09localhost"));
     write_without_reading(stream, requests);
     check_still_well(&server);
 }
