@@ -32,7 +32,8 @@ pub(crate) fn noise(number: u32, length: usize) -> Vec<u8> {
 /// The status of an answer, and all of it.
 pub(crate) fn send(server: &Server, verb: &str, path: &str, body: &[u8]) -> (u16, String) {
     let length = body.len();
-    let head = format!("{verb} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    let head =
+        format!("{verb} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
     let mut stream = server.connect();
     stream.write_all(head.as_bytes()).unwrap();
     // Who is refused may be told so before all was sent.
