@@ -13,7 +13,8 @@ use super::workers::Worker;
 use super::{AssignmentId, Effect, ExecutionId, Now, Payer, Resources, RunStage, Scheduler, WorkerId};
 
 /// How many lanes of a tenant that it can serve when idle a worker with room looks at. A tenant that asks for more
-/// different things at once waits until its oldest are served; others do not wait for it, and no worker is idle for it.
+/// different things at once waits until its oldest are served; others do not wait for it, and no worker is idle for it. As
+/// many are looked at, served or not, when a tenant may run more than before.
 const LANES_LOOKED_AT: usize = 256;
 
 /// After so many times the patience the oldest executions go before the turns of invocations.
@@ -50,7 +51,11 @@ impl Scheduler {
     #[must_use]
     pub fn overlooked(&self) -> Option<(ExecutionId, WorkerId)> {
         let lanes = self.queues.lanes().filter(|(lane, _)| self.has_room(*lane));
-        let waiting = lanes.flat_map(|(_, waiting)| waiting.executions());
+        let may_have_some = |payer: &Payer| self.allowance(*payer) != Allowance::Nothing;
+        let waiting = lanes.flat_map(|(_, waiting)| {
+            let payers = waiting.payers().filter(may_have_some);
+            payers.flat_map(|payer| waiting.in_turn(payer, None))
+        });
         let known = waiting.filter_map(|id| Some((id, self.executions.get(&id)?)));
         let mut allowed = known.filter(|(id, execution)| self.is_allowed(execution.payer, *id));
         allowed.find_map(|(id, execution)| Some((id, self.roomiest(execution)?)))
@@ -63,7 +68,7 @@ impl Scheduler {
             Allowance::Kept(kept) => return Some((kept, self.roomiest(self.executions.get(&kept)?)?)),
             Allowance::Nothing => return None,
         }
-        let lanes = self.queues.lanes_of(payer).filter(|lane| self.may_have_room(*lane)).take(LANES_LOOKED_AT);
+        let lanes = self.queues.lanes_of(payer).take(LANES_LOOKED_AT);
         let with_room = lanes.filter(|lane| self.has_room(*lane)).filter_map(|lane| self.queues.lane(lane));
         let mut in_turn = with_room.flat_map(|waiting| waiting.in_turn(payer, self.late()));
         in_turn.find_map(|id| Some((id, self.roomiest(self.executions.get(&id)?)?)))

@@ -39,14 +39,18 @@ impl Scheduler {
 
     /// The worker is not kept free any more, and may have room for others.
     pub(super) fn unreserve(&mut self, worker: WorkerId) {
-        let Some(Some(id)) = self.fleet.change(worker, |worker| worker.reserved.take()) else { return };
+        let Some(id) = self.fleet.get(worker).and_then(|worker| worker.reserved) else { return };
+        // While it still counts for its tenant: others of that may have waited for it.
+        if let Some(payer) = self.executions.get(&id).map(|execution| execution.payer) {
+            self.release(payer);
+        }
+        self.fleet.change(worker, |worker| worker.reserved = None);
         self.hungry.insert(worker);
         let Some(execution) = self.executions.get_mut(&id) else { return };
         let payer = execution.payer;
         if let Some(wishes) = Execution::wishes_mut(execution) {
             wishes.reserved = None;
         }
-        self.release(payer);
         if let Some(kept) = self.kept.remove(&payer) {
             self.timers.unset(Some(kept.until), Due::KeptFree(payer));
         }
