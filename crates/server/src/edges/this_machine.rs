@@ -36,9 +36,8 @@ pub(crate) async fn only(request: Request, next: Next) -> Response {
 fn is_for_this_machine(uri: &Uri, headers: &HeaderMap) -> bool {
     let hosts = headers.get_all(HOST).iter().map(host_of);
     let named = uri.authority().map(|authority| Some(authority.host()));
-    let by_name =
-        hosts.chain(named).all(|host| host.is_some_and(|host| is_local_name(host) || address(host).is_some()));
-    by_name && headers.get_all(ORIGIN).iter().all(is_local_origin)
+    let by_name = hosts.chain(named).all(|host| host.is_some_and(|host| is_local_name(host) || is_address(host)));
+    by_name && headers.get_all(ORIGIN).iter().all(|origin| is_of_this_server(origin, uri, headers))
 }
 
 fn host_of(header: &HeaderValue) -> Option<&str> {
@@ -48,11 +47,12 @@ fn host_of(header: &HeaderValue) -> Option<&str> {
     text.get(..authority.host().len()).filter(|host| *host == authority.host())
 }
 
-/// No name leads elsewhere from an address, so a page has none of ours in its origin unless it came from here.
-fn is_local_origin(header: &HeaderValue) -> bool {
-    let uri = header.to_str().ok().and_then(|text| text.parse::<Uri>().ok());
-    let host = uri.as_ref().and_then(Uri::host);
-    host.is_some_and(|host| is_local_name(host) || address(host).is_some_and(|address| address.is_loopback()))
+/// Pages of this server name it as they ask it, with its port: another server of this machine is another origin.
+fn is_of_this_server(origin: &HeaderValue, uri: &Uri, headers: &HeaderMap) -> bool {
+    let origin = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok());
+    let asked = uri.authority().map(Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok());
+    let page = origin.as_ref().and_then(Uri::authority).map(Authority::as_str);
+    page.zip(asked).is_some_and(|(page, asked)| page.eq_ignore_ascii_case(asked))
 }
 
 /// RFC 6761: `localhost` and what is below it lead to this machine, and browsers take them for nothing else.
@@ -61,8 +61,8 @@ fn is_local_name(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-fn address(host: &str) -> Option<IpAddr> {
-    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+fn is_address(host: &str) -> bool {
+    host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok()
 }
 
 #[cfg(test)]
@@ -101,10 +101,15 @@ mod tests {
 
     #[test]
     fn a_page_of_another_origin_is_not_answered() {
-        for origin in ["http://localhost:3000", "http://127.0.0.1:8980", "http://[::1]:8980"] {
-            assert!(is_answered("/x", &[(HOST, "127.0.0.1:8980"), (ORIGIN, origin)]), "{origin}");
+        for (host, origin) in [
+            ("127.0.0.1:8980", "http://127.0.0.1:8980"),
+            ("localhost:8980", "http://localhost:8980"),
+            ("localhost", "http://LOCALHOST"),
+        ] {
+            assert!(is_answered("/x", &[(HOST, host), (ORIGIN, origin)]), "{origin}");
         }
-        for origin in ["https://evil.example", "null", "", "http://10.0.0.7", "file://"] {
+        assert!(is_answered("http://[::1]:8980/x", &[(ORIGIN, "http://[::1]:8980")]));
+        for origin in ["https://evil.example", "null", "", "http://127.0.0.1:3000", "http://127.0.0.1", "file://"] {
             assert!(!is_answered("/x", &[(HOST, "127.0.0.1:8980"), (ORIGIN, origin)]), "{origin}");
         }
     }

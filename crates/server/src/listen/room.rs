@@ -1,9 +1,9 @@
 //! Room in memory for answers of one large message.
 //!
 //! Such an answer is made as a whole and goes out at the pace of its client. A client that asks for many at once and
-//! reads slowly would have the server hold them all. So whoever makes one asks for room first, which its stream keeps
-//! until all of it was handed out or the stream is reset. Asking waits: while a connection is full, what it asks for
-//! next is not made yet.
+//! reads slowly would have the server hold them all. So an answer needs room before it goes out, which its stream keeps
+//! until all of it was handed out or the stream is reset. Who knows beforehand how large it is going to be asks before it
+//! is made (batches of blobs); the others ask when it is made, wait with it for a minute at most, and let go of it then.
 //!
 //! Deliberately absent: answers that are made piece by piece, of which no more than a piece is at hand.
 
