@@ -22,6 +22,7 @@ use gf_database::{Transaction, Value, places, sql, work};
 use gf_nix_formats::{Compression, ContentAddress, NarHash, NarInfo, Signatures, StorePath, StorePathHash, SystemName};
 use gf_tenancy::{Authorized, NixPush};
 
+use super::lookup::Rendered;
 use super::{ArchiveFile, NixCaches};
 use crate::announced::{ANNOUNCED_S, announce, fulfil};
 use crate::archives::Expected;
@@ -233,15 +234,9 @@ impl NixCaches {
         sign(cache, &mut row)?;
         let now_s = self.shared.time.now_s();
         row.used = Use { created_s: now_s, used_s: now_s, ..Use::default() };
-        let path = row.path.hash();
         let is_announced = !cache.settings.upstream_key_names.is_empty();
         let publishing = Publishing { cache: cache.id, owner: cache.owner, is_announced, row, elsewhere, order };
-        let publication = self.shared.publishers.bring(publishing, |all| self.publish_all(all)).await?;
-        // What became visible was not rendered before; what has more signatures was.
-        if publication == Publication::Signed {
-            self.shared.rendered.forget(cache.id, path);
-        }
-        Ok(publication)
+        self.shared.publishers.bring(publishing, |all| self.publish_all(all)).await
     }
 
     /// In one transaction, or each in its own where that fails: what is the matter with one is no concern of the others.
@@ -267,6 +262,7 @@ impl NixCaches {
         &self,
         all: &[Arc<Publishing>],
     ) -> Result<Vec<Result<Publication, PublishError>>, CacheError> {
+        let _forgetting = Forgetting { rendered: &self.shared.rendered, all };
         self.shared
             .database
             .write(|transaction| {
@@ -303,6 +299,21 @@ impl NixCaches {
             .database
             .write(|transaction| work(async move { Ok(take_from_upstream(transaction, cache, row).await?) }))
             .await
+    }
+}
+
+/// Forgets how paths were rendered once they were written, or may have been: whether those who brought them still wait, and
+/// whether whoever wrote them does.
+struct Forgetting<'a> {
+    rendered: &'a Rendered,
+    all: &'a [Arc<Publishing>],
+}
+
+impl Drop for Forgetting<'_> {
+    fn drop(&mut self) {
+        for one in self.all {
+            self.rendered.forget(one.cache, one.row.path.hash());
+        }
     }
 }
 
