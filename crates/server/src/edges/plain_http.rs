@@ -6,7 +6,7 @@ mod incoming;
 mod problem;
 mod range;
 
-pub(super) use incoming::{BodyError, Buffers, Incoming, content_length};
+pub(super) use incoming::{BodyError, Buffers, Held, Incoming, content_length};
 pub(super) use problem::Problem;
 pub(super) use range::{Part, part};
 

@@ -12,13 +12,12 @@ use gf_digest::Digest;
 use gf_reapi::execution::ActionResult;
 use gf_tenancy::{ActionCacheWrite, Authorized, CasWrite};
 use prost::Message;
-use tokio::sync::SemaphorePermit;
 
 use super::HttpEdge;
 use super::grpc;
 use super::target::{Half, Target};
 use crate::edges::EdgeState;
-use crate::edges::plain_http::{BodyError, Incoming, Problem, content_length};
+use crate::edges::plain_http::{BodyError, Held, Incoming, Problem, content_length};
 use crate::edges::reapi::RESULT_LISTS;
 
 /// The largest body that is held in memory.
@@ -121,7 +120,7 @@ async fn collect<'a>(
     edge: &'a HttpEdge,
     incoming: &mut Incoming,
     length: Option<u64>,
-) -> Result<(Bytes, SemaphorePermit<'a>), Problem> {
+) -> Result<(Bytes, Held<'a>), Problem> {
     let collected = incoming.collect(&edge.buffers, MAX_BUFFERED_BYTES, length).await;
     collected.map_err(|error| match error {
         BodyError::TooLarge { max_bytes } => {

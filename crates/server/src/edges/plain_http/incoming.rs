@@ -23,8 +23,11 @@ const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one who holds room may send nothing: others may be waiting for it.
 const HOLDING_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a body may have without room for it, so that small ones never wait. Connections bound it.
-const FREE_BYTES: usize = 256 << 10;
+/// The beginning of a body, which has room of its own: large bodies keep no small one waiting.
+const SMALL_BYTES: usize = 256 << 10;
+
+/// Kibibytes of that room: when it is full, there is none to wait for.
+const SMALL_KIB: usize = 256 * 1024;
 
 /// No body has a larger share of the room than one of so many.
 const SHARES: usize = 4;
@@ -56,13 +59,19 @@ pub(in crate::edges) enum BodyError {
 pub(in crate::edges) struct Buffers {
     /// One permit for each KiB.
     kibibytes: Semaphore,
+    /// The same for the beginnings of bodies.
+    small_kibibytes: Semaphore,
     /// The most of a single body.
     share_bytes: usize,
 }
 
 impl Buffers {
     pub(in crate::edges) const fn new(kibibytes: usize) -> Self {
-        Self { kibibytes: Semaphore::const_new(kibibytes), share_bytes: kibibytes / SHARES * 1024 }
+        Self {
+            kibibytes: Semaphore::const_new(kibibytes),
+            small_kibibytes: Semaphore::const_new(SMALL_KIB),
+            share_bytes: kibibytes / SHARES * 1024,
+        }
     }
 
     /// Room for so many bytes, for what a body becomes.
@@ -70,6 +79,37 @@ impl Buffers {
         let permits = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let room = timeout(ROOM_TIMEOUT, self.kibibytes.acquire_many(permits));
         room.await.ok().and_then(Result::ok).ok_or(BodyError::NoRoom)
+    }
+}
+
+/// The room that a body takes for as long as this is held.
+pub(in crate::edges) struct Held<'a> {
+    buffers: &'a Buffers,
+    small: SemaphorePermit<'a>,
+    large: SemaphorePermit<'a>,
+}
+
+impl<'a> Held<'a> {
+    /// Holds nothing.
+    fn new(buffers: &'a Buffers) -> Result<Self, BodyError> {
+        let nothing = |pool: &'a Semaphore| pool.try_acquire_many(0).map_err(|_| BodyError::NoRoom);
+        Ok(Self { buffers, small: nothing(&buffers.small_kibibytes)?, large: nothing(&buffers.kibibytes)? })
+    }
+
+    fn is_anything(&self) -> bool {
+        self.small.num_permits() > 0
+    }
+
+    /// Room for so many bytes in all: for what came, not for what was announced, so that who sends slowly keeps nobody out.
+    async fn grow(&mut self, bytes: usize) -> Result<(), BodyError> {
+        let small = bytes.min(SMALL_BYTES).div_ceil(1024).saturating_sub(self.small.num_permits());
+        let small = u32::try_from(small).map_err(|_| BodyError::NoRoom)?;
+        self.small.merge(self.buffers.small_kibibytes.try_acquire_many(small).map_err(|_| BodyError::NoRoom)?);
+        let large = bytes.saturating_sub(SMALL_BYTES).div_ceil(1024).saturating_sub(self.large.num_permits());
+        if large > 0 {
+            self.large.merge(self.buffers.reserve(large * 1024).await?);
+        }
+        Ok(())
     }
 }
 
@@ -129,31 +169,24 @@ impl Incoming {
         buffers: &'a Buffers,
         max_bytes: usize,
         length: Option<u64>,
-    ) -> Result<(Bytes, SemaphorePermit<'a>), BodyError> {
+    ) -> Result<(Bytes, Held<'a>), BodyError> {
         let max_bytes = max_bytes.min(buffers.share_bytes);
         let announced = length.or_else(|| self.body.size_hint().exact());
         let room = announced.map_or(Some(max_bytes), |length| usize::try_from(length).ok());
         let room = room.filter(|room| *room <= max_bytes).ok_or(BodyError::TooLarge { max_bytes })?;
-        let mut held = buffers.kibibytes.try_acquire_many(0).map_err(|_| BodyError::NoRoom)?;
+        let mut held = Held::new(buffers)?;
         // Memory that nothing was written to is not taken yet.
         let mut whole = BytesMut::with_capacity(announced.map_or(0, |_| room));
         let deadline = Instant::now() + BUFFERED_TIMEOUT;
         loop {
-            let idle_timeout = match held.num_permits() {
-                0 => self.idle_timeout,
-                _ => self.idle_timeout.min(HOLDING_IDLE_TIMEOUT),
-            };
+            let idle_timeout =
+                if held.is_anything() { self.idle_timeout.min(HOLDING_IDLE_TIMEOUT) } else { self.idle_timeout };
             let next = timeout_at(deadline, self.next_within(idle_timeout)).await;
             let Some(bytes) = next.map_err(|_| BodyError::TooSlow)?? else { break };
             if whole.len() + bytes.len() > room {
                 return Err(BodyError::TooLarge { max_bytes });
             }
-            // For what came, not for what was announced: who sends slowly keeps nobody else out.
-            let bounded = (whole.len() + bytes.len()).saturating_sub(FREE_BYTES);
-            let more = bounded.div_ceil(1024) - held.num_permits();
-            if more > 0 {
-                held.merge(buffers.reserve(more * 1024).await?);
-            }
+            held.grow(whole.len() + bytes.len()).await?;
             whole.extend_from_slice(&bytes);
         }
         Ok((whole.freeze(), held))
@@ -173,4 +206,29 @@ impl Incoming {
 /// The length of a body as its head says it.
 pub(in crate::edges) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn small_bodies_have_room_of_their_own_which_ends() {
+        let buffers = Buffers::new(1024);
+        let mut large = Held::new(&buffers).unwrap();
+        large.grow(SMALL_BYTES + (1 << 20)).await.unwrap();
+        assert!(large.is_anything() && buffers.kibibytes.available_permits() == 0);
+        let mut all = Vec::new();
+        for _ in 1..SMALL_KIB / (SMALL_BYTES / 1024) {
+            let mut small = Held::new(&buffers).unwrap();
+            small.grow(10).await.unwrap();
+            small.grow(SMALL_BYTES).await.unwrap();
+            assert_eq!(small.large.num_permits(), 0);
+            all.push(small);
+        }
+        let mut late = Held::new(&buffers).unwrap();
+        assert!(matches!(late.grow(1).await, Err(BodyError::NoRoom)));
+        all.pop();
+        late.grow(SMALL_BYTES).await.unwrap();
+    }
 }

@@ -30,17 +30,13 @@ pub(super) enum Thing {
 impl Target {
     /// Takes a path apart, without its first slash; `None` for one that is not of WebDAV.
     pub(in super::super) fn find(path: &str) -> Option<Self> {
-        let (instance, rest) = match path.strip_prefix(ROOT) {
-            Some(rest) if rest.is_empty() || rest.starts_with('/') => ("", rest),
-            _ => {
-                let (instance, rest) = path.split_once("/webdav").filter(|(_, rest)| is_end_of_part(rest))?;
-                (instance, rest)
-            }
-        };
+        let (instance, rest) = split(path)?;
+        // Who ends the endpoint with a slash has two of them here.
+        let rest = rest.trim_start_matches('/');
         Some(Self {
             instance: InstanceName::new(instance),
             rest: rest.to_owned(),
-            is_by_hash: HashTarget::parse(path).is_ok(),
+            is_by_hash: HashTarget::parse(rest).is_ok(),
         })
     }
 
@@ -56,21 +52,25 @@ impl Target {
                         ac/{hash} or cas/{hash}";
             return Err(Problem::new(StatusCode::BAD_REQUEST, text));
         }
-        match self.rest.strip_prefix('/') {
-            None => Ok(Thing::Folder),
-            Some(rest) => {
-                // Who ends the endpoint with a slash has two of them here.
-                let rest = rest.trim_start_matches('/');
-                let (name, is_folder) = rest.strip_suffix('/').map_or((rest, false), |name| (name, true));
-                if name.is_empty() {
-                    return Ok(Thing::Folder);
-                }
-                let name = ValueName::new(name);
-                let name = name.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-                Ok(if is_folder { Thing::Folder } else { Thing::Value(name) })
-            }
+        let (name, is_folder) = self.rest.strip_suffix('/').map_or((&*self.rest, false), |name| (name, true));
+        if name.is_empty() {
+            return Ok(Thing::Folder);
         }
+        let name = ValueName::new(name);
+        let name = name.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+        Ok(if is_folder { Thing::Folder } else { Thing::Value(name) })
     }
+}
+
+/// What stands before the first part that is `webdav`, and what behind it.
+fn split(path: &str) -> Option<(&str, &str)> {
+    let parts = path.match_indices(ROOT).map(|(at, _)| (&path[..at], &path[at + ROOT.len()..]));
+    let mut parts = parts.filter(|(before, behind)| is_beginning_of_part(before) && is_end_of_part(behind));
+    parts.next().map(|(before, behind)| (before.strip_suffix('/').unwrap_or(before), behind))
+}
+
+fn is_beginning_of_part(before: &str) -> bool {
+    before.is_empty() || before.ends_with('/')
 }
 
 fn is_end_of_part(rest: &str) -> bool {
@@ -100,6 +100,8 @@ mod tests {
         check("webdav/webdav/x", "", Some("webdav/x"));
         check("webdav/ac/x", "", Some("ac/x"));
         check("webdavs/webdav/x", "webdavs", Some("x"));
+        check("a/webdavs/webdav/x", "a/webdavs", Some("x"));
+        check("my/webdav-prod/webdav/k", "my/webdav-prod", Some("k"));
     }
 
     #[test]
@@ -112,8 +114,12 @@ mod tests {
             let target = Target::find(path).unwrap();
             assert!(target.instance().is_err() || target.thing().is_err(), "{path}");
         }
-        for path in [format!("webdav/ac/{hash}"), format!("x/webdav/cas/blake3/{hash}"), format!("webdav/x/cas/{hash}")]
-        {
+        for path in [
+            format!("webdav/ac/{hash}"),
+            format!("webdav//ac/{hash}"),
+            format!("x/webdav/cas/blake3/{hash}"),
+            format!("webdav/x/cas/{hash}"),
+        ] {
             assert!(Target::find(&path).unwrap().thing().is_err(), "{path}");
         }
     }
