@@ -1,7 +1,7 @@
 //! `gf nix cache use`: nix.conf and netrc of this machine.
 //!
 //! What always holds: a file is shown as it will change before it is touched; it is replaced as a whole or not at all; a
-//! token is never shown, and written for no other host than the one that was named.
+//! token is never shown, and written for no other host than the one that was named, nor for plain HTTP where TLS was named.
 //!
 //! Deliberately absent: what nix.conf includes is not read, and whether a Nix daemon lets this user name caches is not asked.
 
@@ -52,6 +52,12 @@ pub(super) fn use_cache(args: UseArgs) -> Result<(), Failure> {
 /// A server says itself where its caches are. What it says must not lead the token to another host.
 fn check_host(config: &CacheConfig, asked: &str) -> Result<(), Failure> {
     let says = config.substituter_endpoint.as_deref().unwrap_or_default();
+    if asked.starts_with("https:") && !says.starts_with("https:") {
+        return Err(Failure::failed(format!(
+            "{asked} says that the cache is at {says:?}, where the token would go in the clear; have the proxy in front of it \
+             say `X-Forwarded-Proto: https`"
+        )));
+    }
     if host(says).eq_ignore_ascii_case(host(asked)) {
         return Ok(());
     }
@@ -269,6 +275,8 @@ mod tests {
             ("http://evil.example/nix/main", "http://cache.example:8980", false),
             ("http://cache.example@evil.example/nix/main", "http://cache.example", false),
             ("", "http://cache.example", false),
+            ("https://cache.example/nix/main", "https://cache.example", true),
+            ("http://cache.example/nix/main", "https://cache.example", false),
         ] {
             assert_eq!(check_host(&says(url), asked).is_ok(), expected, "{url} {asked}");
         }
