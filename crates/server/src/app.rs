@@ -379,7 +379,9 @@ fn metrics_router(
         let stats = operator::stats(&store).await.map_err(|error| error.to_string());
         let may_know = gate.has_everywhere::<Operate>(&visitor);
         let tenants = if may_know { quotas.report(&operations) } else { Vec::new() };
-        let encode = |stats| metrics::encode(&metrics, stats, operations, tenants).map_err(|error| error.to_string());
+        let access = gate.stats();
+        let encode =
+            |stats| metrics::encode(&metrics, stats, operations, tenants, access).map_err(|error| error.to_string());
         let text = stats.and_then(encode);
         match text {
             Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, metrics::CONTENT_TYPE)], text),

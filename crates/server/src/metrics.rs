@@ -6,6 +6,7 @@
 //! Deliberately absent: labels whose values come from outside (instance, user, digest), since a stranger could make
 //! as many of them as it likes.
 
+mod access;
 mod executions;
 mod exposition;
 mod histogram;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use tonic::Code;
 
+pub use access::AccessStats;
 pub use exposition::{CONTENT_TYPE, encode};
 use histogram::LatencyHistogram;
 

@@ -382,6 +382,12 @@ impl Access {
         (Thing::Cache { name, tenant: tenant.map(|tenant| tenant.name()), visibility }, tenant)
     }
 
+    /// How many tokens of our own are good, where there can be some.
+    #[must_use]
+    pub fn good_tokens(&self) -> Option<usize> {
+        self.tokens.as_ref().map(|tokens| tokens.number_good())
+    }
+
     /// The tenant of this name, if it is served.
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {

@@ -17,6 +17,7 @@ use gf_tenancy::{
 use thiserror::Error;
 
 use super::credentials::Visitor;
+use crate::metrics::AccessStats;
 
 /// Who is named when a credential fits nobody.
 const NOBODY_KNOWN: &str = "unknown";
@@ -52,6 +53,12 @@ impl Gate {
         &self.access
     }
 
+    /// How many tokens are good, and how the audit log keeps up.
+    pub(crate) fn stats(&self) -> AccessStats {
+        let good_tokens = self.access.good_tokens().map(|number| number as u64);
+        AccessStats { good_tokens, trail: self.trail.as_ref().map(Trail::stats) }
+    }
+
     /// Who calls; a credential that fits nobody is refused, and recorded.
     pub(crate) fn identify(&self, visitor: &Visitor) -> Result<Principal, Denied> {
         self.principal(visitor).inspect_err(|denied| self.trace(visitor, NOBODY_KNOWN, "identify", "", denied))
@@ -62,9 +69,7 @@ impl Gate {
         &self,
         visitor: &Visitor,
     ) -> Result<Authorized<P>, Denied> {
-        let principal = self.known(visitor, P::NAME, "")?;
-        let granted = self.access.authorize_somewhere(&principal);
-        granted.inspect_err(|denied| self.refused(visitor, &principal.to_string(), P::NAME, "", denied))
+        self.decide(visitor, P::NAME, "", |access, who| access.authorize_somewhere(who))
     }
 
     /// Grants `P` to whoever has it everywhere; see [`Access::authorize_everywhere`].
@@ -72,9 +77,7 @@ impl Gate {
         &self,
         visitor: &Visitor,
     ) -> Result<Authorized<P>, Denied> {
-        let principal = self.known(visitor, P::NAME, "")?;
-        let granted = self.access.authorize_everywhere(&principal);
-        granted.inspect_err(|denied| self.refused(visitor, &principal.to_string(), P::NAME, "", denied))
+        self.decide(visitor, P::NAME, "", |access, who| access.authorize_everywhere(who))
     }
 
     /// Whether whoever calls has `P` everywhere: for what others are shown in part, so that not having it is no denial.
@@ -89,9 +92,7 @@ impl Gate {
 
     /// Refuses who may not do this anywhere.
     pub(crate) fn check(&self, visitor: &Visitor, permission: PermissionName) -> Result<(), Denied> {
-        let principal = self.known(visitor, permission, "")?;
-        let checked = self.access.check(&principal, permission);
-        checked.inspect_err(|denied| self.refused(visitor, &principal.to_string(), permission, "", denied))
+        self.decide(visitor, permission, "", |access, who| access.check(who, permission))
     }
 
     /// Grants `P` in the tenant of an instance, or says why not.
@@ -100,11 +101,20 @@ impl Gate {
         visitor: &Visitor,
         instance: &InstanceName,
     ) -> Result<Authorized<P>, Denied> {
-        let principal = self.known(visitor, P::NAME, instance.as_str())?;
-        let granted = self.access.authorize(&principal, instance);
-        granted.inspect_err(|denied| {
-            self.refused(visitor, &principal.to_string(), P::NAME, instance.as_str(), denied);
-        })
+        self.decide(visitor, P::NAME, instance.as_str(), |access, who| access.authorize(who, instance))
+    }
+
+    /// What is decided of whoever calls; a denial is recorded, with what it was about.
+    fn decide<T>(
+        &self,
+        visitor: &Visitor,
+        permission: PermissionName,
+        subject: &str,
+        decide: impl FnOnce(&Access, &Principal) -> Result<T, Denied>,
+    ) -> Result<T, Denied> {
+        let refused = |who: &str, denied: &Denied| self.refused(visitor, who, permission, subject, denied);
+        let principal = self.principal(visitor).inspect_err(|denied| refused(NOBODY_KNOWN, denied))?;
+        decide(&self.access, &principal).inspect_err(|denied| refused(&principal.to_string(), denied))
     }
 
     /// Grants `P` on a Nix cache, or says why not; see [`Access::admit_nix`].
@@ -216,10 +226,6 @@ impl Gate {
         let event = Event::new(grant.principal(), action, subject, Outcome::Done);
         let event = Event { detail: detail.to_owned(), ..event }.from(&visitor.origin());
         Box::pin(async move { Ok(trail.log().append(&[event]).await?) })
-    }
-
-    fn known(&self, visitor: &Visitor, permission: PermissionName, subject: &str) -> Result<Principal, Denied> {
-        self.principal(visitor).inspect_err(|denied| self.refused(visitor, NOBODY_KNOWN, permission, subject, denied))
     }
 
     fn refused(&self, visitor: &Visitor, who: &str, permission: PermissionName, subject: &str, denied: &Denied) {

@@ -11,6 +11,7 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, 
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::access::{AccessCollector, AccessStats};
 use super::executions::ExecutionCollector;
 use super::tenants::TenantCollector;
 use super::{CODES, EdgeMetrics, Lookups, Method};
@@ -28,18 +29,20 @@ pub fn encode(
     store: StoreStats,
     operations: Operations,
     tenants: Vec<TenantReport>,
+    access: AccessStats,
 ) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("gf");
     registry.register_collector(Box::new(EdgeCollector(Arc::clone(edges))));
     registry.register_collector(Box::new(StoreCollector(store)));
     registry.register_collector(Box::new(ExecutionCollector(operations)));
     registry.register_collector(Box::new(TenantCollector(tenants)));
+    registry.register_collector(Box::new(AccessCollector(access)));
     let mut out = String::with_capacity(16 * 1024);
     text::encode(&mut out, &registry)?;
     Ok(out)
 }
 
-fn counter(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
+pub(super) fn counter(encoder: &mut MetricEncoder<'_>, value: u64) -> fmt::Result {
     encoder.encode_counter::<NoLabelSet, _, u64>(&value, None)
 }
 
@@ -217,6 +220,7 @@ mod tests {
     use gf_blobstore::{BlobStore, ScrubStats};
     use gf_execution::scheduler::{Offer, Resources};
     use gf_execution::{ActionCache, OperationsConfig};
+    use gf_tenancy::audit::TrailStats;
     use gf_tenancy::{Access, AccessConfig};
     use gf_testkit::MemoryBlobStore;
     use tonic::Code;
@@ -248,7 +252,12 @@ mod tests {
         let _worker = operations.attach(offer).unwrap();
         let stored_bytes = QuotaReport { used: 7, limit: Some(9), refused: 2 };
         let tenant = TenantReport { name: "org-acme".to_owned(), stored_bytes, ..TenantReport::default() };
-        let text = encode(&edges, store, operations, vec![tenant]).unwrap();
+        let trail = TrailStats { queued: 3, written: 20, lost: 1 };
+        let access = AccessStats { good_tokens: Some(7), trail: Some(trail) };
+        let text = encode(&edges, store, operations, vec![tenant], access).unwrap();
+        for line in ["gf_tenancy_tokens 7", "gf_audit_queued 3", "gf_audit_written_total 20", "gf_audit_lost_total 1"] {
+            assert!(text.contains(&format!("\n{line}\n")), "{line} in {text}");
+        }
         for line in [
             r#"gf_cache_lookups_total{kind="cas",result="hit"} 90"#,
             r#"gf_cache_lookups_total{kind="cas",result="miss"} 10"#,

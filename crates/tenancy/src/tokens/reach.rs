@@ -8,8 +8,7 @@ use crate::{Grant, PermissionName, Principal};
 /// other people's code: neither the static token nor an open server hands that on.
 pub(super) fn may_hand_out(principal: &Principal, grant: &Grant) -> bool {
     if let Some(held) = principal.grants() {
-        let administers = held.iter().any(|own| own.has(PermissionName::Administer) && own.spans(grant));
-        return administers && held.iter().any(|own| own.covers(grant));
+        return administers(held, grant) && held.iter().any(|own| own.covers(grant));
     }
     match principal {
         Principal::TokenHolder | Principal::Anonymous => !grant.has(PermissionName::Work),
@@ -23,13 +22,22 @@ pub(super) fn may_hand_out(principal: &Principal, grant: &Grant) -> bool {
     }
 }
 
-/// Whether the caller may know of a token: of those that it could have made, and of its own. What a newer program
-/// granted, only those could have made who hold everything.
+/// Whether somebody administers wherever a grant holds.
+fn administers(held: &[Grant], grant: &Grant) -> bool {
+    held.iter().any(|own| own.has(PermissionName::Administer) && own.spans(grant))
+}
+
+/// Whether the caller may know of a token, and revoke it: of those that it could have made, of its own, and of those that
+/// attach workers where it administers. What a newer program granted, only those could have made who hold everything.
 pub(super) fn sees(principal: &Principal, token: &Token) -> bool {
     match principal {
         Principal::Token(own) if own.id == token.id => true,
         Principal::Token(_) | Principal::Certificate(_) => {
-            token.unknown.is_empty() && token.grants.iter().all(|grant| may_hand_out(principal, grant))
+            let attaches = |grant: &Grant| {
+                grant.has(PermissionName::Work) && principal.grants().is_some_and(|held| administers(held, grant))
+            };
+            let may = |grant: &Grant| may_hand_out(principal, grant) || attaches(grant);
+            token.unknown.is_empty() && token.grants.iter().all(may)
         }
         // Whoever holds the static token is the operator, and may revoke also what it could not have made.
         Principal::TokenHolder | Principal::Anonymous | Principal::Server => true,
@@ -69,8 +77,15 @@ mod tests {
                         continue;
                     }
                     assert_eq!(may_hand_out(&who, &grant.parse().unwrap()), expected, "{who} {grants:?} {grant}");
-                    assert_eq!(sees(&who, &token("b", &[grant])), expected, "{who} {grants:?} {grant}");
+                    let is_seen = expected || (grant == "workers:attach" && grants == ["admin"]);
+                    assert_eq!(sees(&who, &token("b", &[grant])), is_seen, "{who} {grants:?} {grant}");
                 }
+                // A token that lets a machine in can be taken back where it counts, and nowhere else.
+                let own = token("b", &["workers:attach@org-acme"]);
+                assert_eq!(sees(&who, &own), grants != ["operator@org-acme"], "{who} {grants:?}");
+                assert!(
+                    !sees(&who, &token("b", &["workers:attach@org-acme", "viewer@org-other"])) || grants == ["admin"]
+                );
             }
         }
     }
