@@ -198,15 +198,29 @@ pub(crate) struct ConfigCheckArgs {
     pub(crate) json: bool,
 }
 
-/// Which server to ask.
-#[derive(Debug, ClapArgs)]
+/// Which server to ask, and who asks.
+#[derive(Debug, Default, ClapArgs)]
 pub(crate) struct ServerArgs {
-    /// The server. A token is taken from the environment variable GF_TOKEN, or is what `gf login` stored
-    #[arg(long, value_name = "URL", env = "GF_SERVER", default_value = "http://127.0.0.1:8980")]
-    pub(crate) server: String,
+    /// The server, on this machine unless told. A token is taken from the environment variable GF_TOKEN, or is what `gf
+    /// login` stored
+    #[arg(long, value_name = "URL", env = "GF_SERVER")]
+    pub(crate) server: Option<String>,
     /// Trust the certificates in this PEM file instead of the system's
     #[arg(long, value_name = "FILE", env = "GF_CA")]
     pub(crate) ca: Option<PathBuf>,
+    /// Present the certificate in this PEM file, followed by those that it was signed with
+    #[arg(long, value_name = "FILE", env = "GF_CLIENT_CERT", requires = "client_key")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// The key of that certificate, in a PEM file
+    #[arg(long, value_name = "FILE", env = "GF_CLIENT_KEY", requires = "client_cert")]
+    pub(crate) client_key: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    /// Where the server is.
+    pub(crate) fn url(&self) -> String {
+        self.server.clone().unwrap_or_else(|| "http://127.0.0.1:8980".to_owned())
+    }
 }
 
 /// A question that names nothing but the server.

@@ -1,11 +1,11 @@
 //! Calls to a running server.
 //!
 //! Every failure says what to do next. What always holds: an answer that is kept in memory is bounded, and the token goes
-//! to no other server than the one named.
+//! to no other server than the one named: that of the environment, to none that nobody named.
 
 use std::fmt::Display;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,7 +31,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::args::ServerArgs;
 use crate::failure::{Failure, FailureKind};
-use crate::logins;
+use crate::logins::{self, ClientCertificate};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 16 << 20;
@@ -65,26 +66,28 @@ impl Patience {
 pub(crate) struct Client {
     server: Uri,
     authority: String,
+    /// Whether somebody said which.
+    is_named: bool,
     token: Option<String>,
     ca: Option<PathBuf>,
+    /// What the command names.
+    named_certificate: Option<ClientCertificate>,
+    /// What `gf login` stored.
+    stored_certificate: Option<ClientCertificate>,
 }
 
 impl Client {
     pub(crate) fn new(args: ServerArgs) -> Result<Self, Failure> {
-        let wrong = || {
-            let message = format!("--server {:?} is no URL: write http://HOST:PORT or https://HOST:PORT", args.server);
-            Failure::new(FailureKind::Usage, message)
-        };
-        let server: Uri = args.server.parse().map_err(|_| wrong())?;
-        let authority = server.authority().ok_or_else(wrong)?.to_string();
-        if !matches!(server.scheme_str(), Some("http" | "https")) || server.path() != "/" || authority.contains('@') {
-            return Err(wrong());
-        }
+        let mut client = Self::without_token(args)?;
         // What is no text is refused as no token when it is used, not taken for none.
         let token = std::env::var_os("GF_TOKEN").map(|token| token.to_string_lossy().trim().to_owned());
-        let mut client = Self { server, authority, token: token.filter(|token| !token.is_empty()), ca: args.ca };
+        client.token = token.filter(|token| !token.is_empty());
+        if client.token.is_some() && !client.is_named {
+            let message = "GF_TOKEN is set, and nothing says for which server: name it with --server URL or GF_SERVER";
+            return Err(Failure::new(FailureKind::Usage, message));
+        }
         if client.token.is_none() {
-            client.token = logins::token_for(&client.url())?;
+            client.token = logins::login_for(&client.url())?.token;
         }
         Ok(client)
     }
@@ -95,9 +98,35 @@ impl Client {
         Self { token: Some(token), ..self }
     }
 
-    /// As [`Self::new`], and presents nothing by itself.
+    /// As [`Self::new`], and presents no token by itself.
     pub(crate) fn without_token(args: ServerArgs) -> Result<Self, Failure> {
-        Ok(Self { token: None, ..Self::new(args)? })
+        let text = args.url();
+        let wrong = || {
+            let message = format!("--server {text:?} is no URL: write http://HOST:PORT or https://HOST:PORT");
+            Failure::new(FailureKind::Usage, message)
+        };
+        let server: Uri = text.parse().map_err(|_| wrong())?;
+        let authority = server.authority().ok_or_else(wrong)?.to_string();
+        if !matches!(server.scheme_str(), Some("http" | "https")) || server.path() != "/" || authority.contains('@') {
+            return Err(wrong());
+        }
+        let named = args.client_cert.zip(args.client_key);
+        let named = named.map(|(client_cert, client_key)| ClientCertificate { client_cert, client_key });
+        if named.is_some() && server.scheme_str() == Some("http") {
+            let message = format!("--client-cert is of no use with {text}: a certificate is presented over https");
+            return Err(Failure::new(FailureKind::Usage, message));
+        }
+        let is_named = args.server.is_some();
+        let (named_certificate, stored_certificate) = (named, None);
+        let mut client =
+            Self { server, authority, is_named, token: None, ca: args.ca, named_certificate, stored_certificate };
+        client.stored_certificate = logins::login_for(&client.url())?.certificate;
+        Ok(client)
+    }
+
+    /// The certificate that the command names.
+    pub(crate) const fn named_certificate(&self) -> Option<&ClientCertificate> {
+        self.named_certificate.as_ref()
     }
 
     /// Where it is: `http://HOST:PORT`.
@@ -117,6 +146,10 @@ impl Client {
     pub(crate) fn post<A: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<A, Failure> {
         let body = serde_json::to_vec(body).map_err(Failure::failed)?;
         self.call(Method::POST, path, body.into(), Patience::Maintenance)
+    }
+
+    pub(crate) fn delete<A: DeserializeOwned>(&self, path: &str) -> Result<A, Failure> {
+        self.call(Method::DELETE, path, Bytes::new(), Patience::Short)
     }
 
     /// Does something that says nothing when it is done.
@@ -243,6 +276,17 @@ impl Client {
     }
 
     fn broken(&self, why: impl Display) -> Failure {
+        // In TLS 1.3 whoever presents no certificate is refused after its handshake.
+        let why = why.to_string();
+        if self.server.scheme_str() == Some("https")
+            && ["CertificateRequired", "certificate"].iter().any(|sign| why.contains(sign))
+        {
+            return Failure::failed(format!(
+                "{} does not accept the certificate of this client, or wants one ({why}): name it with --client-cert FILE and \
+                 --client-key FILE, or store it with `gf login`",
+                self.server
+            ));
+        }
         Failure::failed(format!("the connection to {} broke ({why}): look at the server's log", self.server))
     }
 
@@ -291,7 +335,39 @@ impl Client {
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        Ok(builder.map_err(Failure::failed)?.with_root_certificates(roots).with_no_client_auth())
+        let builder = builder.map_err(Failure::failed)?.with_root_certificates(roots);
+        match self.named_certificate.as_ref().or(self.stored_certificate.as_ref()) {
+            Some(certificate) => certificate.present(builder),
+            None => Ok(builder.with_no_client_auth()),
+        }
+    }
+}
+
+impl ClientCertificate {
+    /// The same, named so that it is found from everywhere.
+    pub(crate) fn resolved(self) -> Result<Self, Failure> {
+        let resolve = |path: PathBuf| {
+            let found = path.canonicalize();
+            found.map_err(|error| Failure::new(FailureKind::Usage, format!("{}: {error}", path.display())))
+        };
+        Ok(Self { client_cert: resolve(self.client_cert)?, client_key: resolve(self.client_key)? })
+    }
+
+    fn present(&self, builder: ConfigBuilder<ClientConfig, WantsClientCert>) -> Result<ClientConfig, Failure> {
+        let Self { client_cert, client_key } = self;
+        let wrong = |path: &Path, what: &str, error: &dyn Display| {
+            Failure::new(FailureKind::Usage, format!("{}: no {what} in PEM form: {error}", path.display()))
+        };
+        let of_chain = |error: &dyn Display| wrong(client_cert, "certificate of a client", error);
+        let mut chain = Vec::new();
+        for certificate in CertificateDer::pem_file_iter(client_cert).map_err(|error| of_chain(&error))? {
+            chain.push(certificate.map_err(|error| of_chain(&error))?);
+        }
+        let key = PrivateKeyDer::from_pem_file(client_key).map_err(|error| wrong(client_key, "key", &error))?;
+        builder.with_client_auth_cert(chain, key).map_err(|error| {
+            let (cert, key) = (client_cert.display(), client_key.display());
+            Failure::new(FailureKind::Usage, format!("{cert} and {key} cannot be presented: {error}"))
+        })
     }
 }
 

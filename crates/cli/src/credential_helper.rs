@@ -90,7 +90,8 @@ fn answer(question: &Question, args: CredentialHelperArgs) -> Result<Answer, Fai
         Asked::Unnamed(server) => return answer_of_login(&server),
         Asked::Another => return Ok(Answer::default()),
     };
-    let client = Client::without_token(ServerArgs { server: server.clone(), ca: args.ca.clone() })?;
+    let whom = ServerArgs { server: Some(server.clone()), ca: args.ca.clone(), ..ServerArgs::default() };
+    let client = Client::without_token(whom)?;
     if let Some(token) = own_token()? {
         return Ok(present(&token, None));
     }
@@ -105,7 +106,7 @@ fn answer(question: &Question, args: CredentialHelperArgs) -> Result<Answer, Fai
 
 /// What `gf login` kept for this server.
 fn answer_of_login(server: &str) -> Result<Answer, Failure> {
-    if let Some(token) = crate::logins::token_for(server)? {
+    if let Some(token) = crate::logins::login_for(server)?.token {
         return Ok(present(&token, None));
     }
     Err(Failure::failed(format!(

@@ -1,4 +1,4 @@
-//! `gf login`: the token for a server, tried out and stored for every other command.
+//! `gf login`: the token or the certificate for a server, tried out and stored for every other command.
 
 use std::io::{self, BufRead, IsTerminal, Read};
 
@@ -8,7 +8,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use crate::args::LoginArgs;
 use crate::client::Client;
 use crate::failure::{Failure, FailureKind};
-use crate::logins;
+use crate::logins::{self, Login};
 use crate::output::{plain, say};
 
 /// The longest text that is taken for a token.
@@ -19,16 +19,24 @@ pub(crate) fn run(args: LoginArgs) -> Result<(), Failure> {
     let server = client.url();
     if args.forget {
         logins::store(&server, None)?;
-        say(format_args!("no token is stored for {server} any more"));
+        say(format_args!("nothing is stored for {server} any more"));
         return Ok(());
     }
-    let token = read_token()?;
-    let client = client.with_token(token.clone());
+    let (client, login, what) = match client.named_certificate().cloned() {
+        Some(certificate) => {
+            let certificate = Some(certificate.resolved()?);
+            (client, Login { token: None, certificate }, "certificate")
+        }
+        None => {
+            let token = read_token()?;
+            (client.with_token(token.clone()), Login { token: Some(token), certificate: None }, "token")
+        }
+    };
     let who: WhoAmI = client.get("/api/v1/access/whoami")?;
-    logins::store(&server, Some(token))?;
+    logins::store(&server, Some(login))?;
     let name = who.name.map(|name| format!(" ({})", plain(&name))).unwrap_or_default();
     say(format_args!(
-        "you are {}{name} at {server}; gf commands present this token there from now on",
+        "you are {}{name} at {server}; gf commands present this {what} there from now on",
         plain(&who.principal)
     ));
     Ok(())

@@ -10,7 +10,7 @@ use crate::output::{Format, plain, print, show_age, show_cores};
 use crate::store_command::show_stats;
 
 pub(crate) fn run(args: QuestionArgs) -> Result<(), Failure> {
-    let server = args.server.server.clone();
+    let server = args.server.url();
     let status: Status = Client::new(args.server)?.get("/api/v1/status")?;
     print(Format::from(args.json), &status, |status| show(&server, status))?;
     match status.not_ready {

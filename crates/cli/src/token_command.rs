@@ -2,8 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gf_server::access_api::report::{IssuedReport, TokenPage, TokenReport, TokenRequest};
+use gf_server::access_api::report::{IssuedReport, RevokedReport, TokenPage, TokenReport, TokenRequest};
 use hyper::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::args::{TokenCommand, TokenIssueArgs, TokenListArgs, TokenRevokeArgs};
 use crate::client::Client;
@@ -12,6 +13,7 @@ use crate::output::{Format, plain, print, say, show_age};
 use crate::table::table;
 
 const TOKENS: &str = "/api/v1/access/tokens";
+const EXCHANGED: &str = "/api/v1/access/exchanged";
 
 pub(crate) fn run(command: TokenCommand) -> Result<(), Failure> {
     match command {
@@ -63,13 +65,26 @@ fn row(token: &TokenReport) -> [String; 6] {
 }
 
 fn revoke(args: TokenRevokeArgs) -> Result<(), Failure> {
-    let client = Client::new(args.server)?;
-    if args.id.is_empty() || !args.id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        let message = format!("{:?} is no id of a token: `gf token list` shows them", args.id);
+    let TokenRevokeArgs { id, issuer, subject, rule, server } = args;
+    let client = Client::new(server)?;
+    let Some(id) = id else {
+        return revoke_exchanged(&client, [("issuer", issuer), ("subject", subject), ("rule", rule)]);
+    };
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        let message = "this is no id of a token: `gf token list` shows them";
         return Err(Failure::new(FailureKind::Usage, message));
     }
-    client.call_empty(Method::DELETE, &format!("{TOKENS}/{}", args.id))?;
-    say(format_args!("token {} is revoked", args.id));
+    client.call_empty(Method::DELETE, &format!("{TOKENS}/{id}"))?;
+    say(format_args!("token {id} is revoked"));
+    Ok(())
+}
+
+fn revoke_exchanged(client: &Client, origin: [(&str, Option<String>); 3]) -> Result<(), Failure> {
+    let field = |name, value: &str| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+    let given = origin.into_iter().filter_map(|(name, value)| Some(field(name, &value?)));
+    let question = given.collect::<Vec<_>>().join("&");
+    let RevokedReport { revoked } = client.delete(&format!("{EXCHANGED}?{question}"))?;
+    say(format_args!("{revoked} tokens are revoked, and what was signed until now is exchanged no more"));
     Ok(())
 }
 

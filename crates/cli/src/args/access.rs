@@ -54,11 +54,28 @@ pub(crate) struct TokenListArgs {
     pub(crate) question: QuestionArgs,
 }
 
+/// Revoke a token, or all that identities of an issuer were exchanged for.
+///
+/// It counts from the next request on. With --issuer, --subject and --rule all tokens end that such identities were
+/// exchanged for, and what was signed before is exchanged no more; of those that are named, all have to fit.
+///
+///     gf token revoke 0123456789
+///     gf token revoke --issuer https://token.actions.githubusercontent.com --subject repo:acme/app:ref:refs/heads/main
 #[derive(Debug, ClapArgs)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct TokenRevokeArgs {
     /// Which one, as `gf token list` shows it
-    #[arg(value_name = "ID")]
-    pub(crate) id: String,
+    #[arg(value_name = "ID", required_unless_present_any = ["issuer", "subject", "rule"])]
+    pub(crate) id: Option<String>,
+    /// Of this issuer
+    #[arg(long, value_name = "URL", conflicts_with = "id")]
+    pub(crate) issuer: Option<String>,
+    /// Of this subject, as its issuer calls it
+    #[arg(long, value_name = "SUB", conflicts_with = "id")]
+    pub(crate) subject: Option<String>,
+    /// By this rule of [[access.trust]]
+    #[arg(long, value_name = "NAME", conflicts_with = "id")]
+    pub(crate) rule: Option<String>,
     #[command(flatten)]
     pub(crate) server: ServerArgs,
 }
@@ -168,13 +185,14 @@ pub(crate) struct InitArgs {
 /// Store the token for a server, so that every gf command presents it.
 ///
 /// The token is read from standard input, or from the environment variable GF_TOKEN, and tried out. It is stored in
-/// ~/.config/gloriousflywheel/logins.json, which only you can read.
+/// ~/.config/gloriousflywheel/logins.json, which only you can read. With --client-cert and --client-key it is that
+/// certificate which every command presents; what is stored is where the two files are.
 #[derive(Debug, ClapArgs)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct LoginArgs {
     #[command(flatten)]
     pub(crate) server: ServerArgs,
-    /// Forget the token of this server
+    /// Forget what is stored for this server
     #[arg(long)]
     pub(crate) forget: bool,
 }

@@ -40,7 +40,7 @@ fn what_a_server_knows_is_copied_while_it_serves_and_put_back() {
     );
     let restored = run(home.path(), &["restore", copy, "--data-dir", place.to_str().unwrap()]);
     assert_eq!(restored.status.code(), Some(0), "{}", text(&restored.stderr));
-    let said = text(&restored.stdout);
+    let said = text(&restored.stderr);
     assert!(said.contains("the audit log goes on after record 1; 0 tokens are good"), "{said}");
     let server = Server::start(other.path(), &[]);
     let (status, answer) = send(&server, "PUT", &format!("/ac/{hash}"), b"");
@@ -73,7 +73,7 @@ fn a_server_moves_from_sqlite_to_postgresql_and_back() {
     assert!(text(&nothing.stderr).contains("nothing to copy"), "{}", text(&nothing.stderr));
     let restored = gf(&["restore", copy.to_str().unwrap()]);
     assert_eq!(restored.status.code(), Some(0), "{}", text(&restored.stderr));
-    assert!(text(&restored.stdout).contains("restored into postgres://"), "{}", text(&restored.stdout));
+    assert!(text(&restored.stderr).contains("restored into postgres://"), "{}", text(&restored.stderr));
     let server = Server::start(elsewhere.path(), &["--config", config]);
     let (status, answer) = send(&server, "PUT", &format!("/ac/{hash}"), b"");
     assert!(status == 409 && answer.contains("a compiler with a bug"), "{answer}");

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 mod access;
+mod client_certificates;
 mod config_check;
 mod doors;
+mod exchanged;
 mod execution;
 mod facts;
 mod hostile;

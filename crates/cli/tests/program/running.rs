@@ -14,7 +14,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 /// `gf` with an environment that the machine does not leak into.
 pub(crate) fn gf(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gf"));
-    for name in ["GF_TOKEN", "GF_CONFIG", "GF_SERVER", "GF_CA", "XDG_STATE_HOME"] {
+    for name in ["GF_TOKEN", "GF_CONFIG", "GF_SERVER", "GF_CA", "GF_CLIENT_CERT", "GF_CLIENT_KEY", "XDG_STATE_HOME"] {
         command.env_remove(name);
     }
     command.env("HOME", home);
