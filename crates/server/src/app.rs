@@ -231,8 +231,16 @@ impl App {
             trail: services.trail.clone(),
             background: background.clone(),
         };
-        let shown = metrics_router(gate.clone(), Arc::clone(&metrics), Arc::clone(&store), operations.clone(), quotas);
-        let nix = NixState { gate, caches, tenant, metrics: Arc::clone(&metrics), upload_idle_timeout, scheme };
+        let nix = NixState {
+            gate: gate.clone(),
+            caches,
+            quotas: Arc::clone(&quotas),
+            tenant,
+            metrics: Arc::clone(&metrics),
+            upload_idle_timeout,
+            scheme,
+        };
+        let shown = metrics_router(gate, Arc::clone(&metrics), Arc::clone(&store), operations.clone(), quotas);
         let router = edges::router(edges)
             .merge(edges::nix_router(nix))
             .merge(edges::exchange_router(exchange))

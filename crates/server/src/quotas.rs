@@ -2,14 +2,20 @@
 //!
 //! What a tenant stores is what the store finds when it looks at its whole index, about once a minute, and what came since.
 //! A tenant that has reached its share makes room as the store does: what it used least recently goes first, and nothing
-//! within its lease; only where nothing may go is it refused. What came today is written down once a minute: a killed
-//! process forgets that much of it.
+//! within its lease; only where nothing may go is it refused. What is promised for longer than a lease, as by the retention
+//! of Nix caches, counts like all else until it is let go. What came today and what is stored are written down once a
+//! minute, so that both count from the start of the next process on; a killed one forgets that much of it.
 //!
-//! What always holds: no tenant pays for another, and what is refused says the number and the limit. Deliberately absent:
-//! shares that change by themselves.
+//! What several tenants have counts for the one who brought it first, also while only another keeps it; whoever brings it
+//! too pays for it until the next look, and with what it may upload a day.
+//!
+//! What always holds: what one tenant is refused follows from its own share; a refusal says the number, though not to the
+//! byte, and the limit. Deliberately absent: shares that change by themselves.
 
 mod meter;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -35,25 +41,38 @@ pub(crate) use store::QuotaStore;
 /// What the database must be opened with.
 pub(crate) const MIGRATIONS: Migrations = Migrations {
     service: "quota",
-    steps: &[Migration {
-        name: "uploads of a day",
-        forward: "
+    steps: &[
+        Migration {
+            name: "uploads of a day",
+            forward: "
             -- `day` counts from 1970.
             CREATE TABLE quota_upload (
                 tenant {text} PRIMARY KEY,
                 day BIGINT NOT NULL,
                 bytes BIGINT NOT NULL
             );",
-        back: "DROP TABLE quota_upload;",
-    }],
+            back: "DROP TABLE quota_upload;",
+        },
+        Migration {
+            name: "what tenants store",
+            forward: "
+            CREATE TABLE quota_stock (
+                tenant {text} PRIMARY KEY,
+                bytes BIGINT NOT NULL
+            );",
+            back: "DROP TABLE quota_stock;",
+        },
+    ],
 };
 
 /// How soon a new look of the store at itself is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often what came today is written down, in looks.
+/// How often what came today and what is stored are written down, in looks.
 const SAVE_EVERY: u32 = 12;
 /// How long a tenant is left alone in whose share nothing may go.
 const NOTHING_TO_FREE_FOR: Duration = Duration::from_secs(10);
+/// How finely a tenant is told what it stores.
+const TOLD_STEPS: u64 = 64;
 /// How much of a share is freed beyond what is needed, so that one collection serves many writes.
 const SLACK_SHARE: u64 = 32;
 
@@ -158,7 +177,7 @@ impl Drop for Held {
 }
 
 impl Quotas {
-    /// Meters for `tenants`, with what the database says of today.
+    /// Meters for `tenants`, with what the database says of them.
     ///
     /// # Errors
     /// [`DatabaseError`].
@@ -177,6 +196,10 @@ impl Quotas {
                 let row = sql("SELECT day, bytes FROM quota_upload WHERE tenant = $1").bind(tenant.name().as_str());
                 if let Some(row) = database.first(row).await? {
                     meter.resume(unsigned(row.get("day")?), unsigned(row.get("bytes")?), now_s());
+                }
+                let row = sql("SELECT bytes FROM quota_stock WHERE tenant = $1").bind(tenant.name().as_str());
+                if let Some(row) = database.first(row).await? {
+                    meter.resume_stored(unsigned(row.get("bytes")?));
                 }
             }
             let account = Account {
@@ -257,6 +280,11 @@ impl Quotas {
         }
         let account = Arc::clone(account);
         let collected = operator::blocking(store, move |store| {
+            account.look_first(owner, store);
+            let excess = account.excess(bytes);
+            if excess == 0 {
+                return;
+            }
             let slack = account.meter().quota().stored_bytes.unwrap_or(u64::MAX) / SLACK_SHARE;
             let evicted = store.collect_of(owner, excess.saturating_add(slack)).and_then(|report| {
                 store.take_stock()?;
@@ -312,6 +340,14 @@ impl Quotas {
             if let Err(error) = database.execute(upsert).await {
                 tracing::warn!(%error, tenant = %account.tenant, "what came today is not written down");
             }
+            let Some(stored) = account.meter().stored() else { continue };
+            let upsert = sql("INSERT INTO quota_stock (tenant, bytes) VALUES ($1, $2) \
+                 ON CONFLICT (tenant) DO UPDATE SET bytes = excluded.bytes")
+            .bind(account.tenant.as_str())
+            .bind(signed(stored));
+            if let Err(error) = database.execute(upsert).await {
+                tracing::warn!(%error, tenant = %account.tenant, "what a tenant stores is not written down");
+            }
         }
     }
 
@@ -349,16 +385,29 @@ impl Account {
         self.meter().found(stock.owned.get(&owner).copied().unwrap_or(0), began);
     }
 
+    /// Looks at the store if this process has not yet: what an earlier one knew is no reason to let go of anything.
+    fn look_first(&self, owner: OwnerId, store: &DiskBlobStore) {
+        if self.meter().has_looked() {
+            return;
+        }
+        if let Err(error) = store.take_stock() {
+            tracing::warn!(%error, tenant = %self.tenant, "what a tenant stores could not be counted");
+        }
+        if let Some(stock) = store.stock() {
+            self.note(owner, &stock);
+        }
+    }
+
     fn refuse(&self, excess: Excess) -> OverQuota {
         let tenant = &self.tenant;
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         let (text, retry_after) = match excess {
             Excess::Stored { used_bytes, limit_bytes } => {
                 refused.stored += 1;
-                let (used, limit) = (show_size(used_bytes), show_size(limit_bytes));
+                let (used, limit) = (show_size(roughly(used_bytes, limit_bytes)), show_size(limit_bytes));
                 let text = format!(
-                    "the tenant {tenant} stores {used} ({used_bytes} bytes) of its {limit}, and nothing of it may go yet: \
-                     wait for leases to end, or ask the operator for a larger tenant.quota.stored"
+                    "the tenant {tenant} stores about {used} of its {limit}, and nothing of it may go yet: \
+                     wait for leases to end, let its Nix caches keep less, or ask the operator for a larger tenant.quota.stored"
                 );
                 (text, None)
             }
@@ -404,6 +453,13 @@ impl Account {
             },
         }
     }
+}
+
+/// In steps of the limit. What a tenant brings that another has already counts for that one alone: to the byte, the figure
+/// would say who has what.
+fn roughly(used_bytes: u64, limit_bytes: u64) -> u64 {
+    let step = (limit_bytes / TOLD_STEPS).max(1);
+    used_bytes.checked_next_multiple_of(step).unwrap_or(used_bytes)
 }
 
 fn now_s() -> u64 {

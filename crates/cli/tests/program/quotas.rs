@@ -8,6 +8,7 @@ use std::process::Output;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gf_digest::{Digest, DigestFunction};
+use gf_nix_formats::NarHash;
 use serde_json::Value;
 
 use crate::running::{DEADLINE, Server, gf, text};
@@ -80,6 +81,12 @@ fn what_a_tenant_stores_is_bounded_over_restarts() {
         let metrics = server.get("/metrics").1;
         assert!(metrics.contains(r#"gf_tenant_limit{tenant="org-acme",quota="stored_bytes"} 2097152"#), "{metrics}");
 
+        // The figure is written down: the next process refuses from its first request on.
+        server.signal("-TERM");
+        assert!(server.wait_for_end().success());
+        server = start(home.path(), "stored = \"2MiB\"");
+        assert_eq!(put(&server, "acme/", &noise(5, 900_000)).0, 507);
+
         // As after a crash.
         server.signal("-KILL");
         server.wait_for_end();
@@ -141,6 +148,72 @@ fn requests_are_bounded_and_the_client_is_told_when_to_come_back() {
         assert!(Instant::now() < until, "it never comes back");
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// A server with a quota for the tenant `default`, whose is the Nix cache `main`.
+fn start_for_nix(home: &Path, quota: &str) -> Server {
+    let file = home.join("gf.toml");
+    fs::write(&file, format!("[[tenant]]\nname = \"default\"\ninstances = [\"\"]\n[tenant.quota]\n{quota}\n")).unwrap();
+    Server::start(home, &["--config", file.to_str().unwrap()])
+}
+
+/// An archive of one file, and where Nix puts it.
+fn archive(number: u32, length: usize) -> (String, Vec<u8>) {
+    let mut archive = Vec::new();
+    let contents = noise(number, length);
+    let texts: [&[u8]; 7] = [b"nix-archive-1", b"(", b"type", b"regular", b"contents", &contents, b")"];
+    for text in texts {
+        archive.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        archive.extend_from_slice(text);
+        archive.resize(archive.len().next_multiple_of(8), 0);
+    }
+    (format!("/nix/main/nar/{}.nar", NarHash::of(&archive).base32()), archive)
+}
+
+/// Nix tries again after 429, and waits as long as it is told; Attic's protocol says the same in its own form.
+#[test]
+fn what_clients_of_nix_ask_is_counted_like_all_else() {
+    let home = tempfile::tempdir().unwrap();
+    let server = start_for_nix(home.path(), "requests_a_second = 1");
+    let (url, archive) = archive(1, 1000);
+    let absent = format!("/nix/main/{}.narinfo", "0".repeat(32));
+    let questions = [
+        ("GET", "/nix/main/nix-cache-info", &b""[..]),
+        ("GET", &absent, b""),
+        ("HEAD", &absent, b""),
+        ("GET", &url, b""),
+        ("PUT", &url, &archive),
+        ("PUT", &absent, b"StorePath: "),
+        ("GET", "/nix/_api/v1/cache-config/main", b""),
+    ];
+    for (verb, path, body) in questions {
+        let refused =
+            (0..DEADLINE.as_secs()).map(|_| send(&server, verb, path, body)).find(|(status, _)| *status == 429);
+        let (_, answer) = refused.unwrap_or_else(|| panic!("{verb} {path} is never refused"));
+        assert!(answer.to_lowercase().contains("retry-after: 1"), "{verb} {path}: {answer}");
+        if verb != "HEAD" {
+            assert!(answer.contains("more than its 1 requests a second"), "{verb} {path}: {answer}");
+        }
+    }
+    let until = Instant::now() + DEADLINE;
+    while send(&server, "GET", "/nix/main/nix-cache-info", b"").0 != 200 {
+        assert!(Instant::now() < until, "it never comes back");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn what_comes_for_a_nix_cache_in_a_day_is_counted_like_all_else() {
+    wait_for_the_next_day_if_it_is_near();
+    let home = tempfile::tempdir().unwrap();
+    let server = start_for_nix(home.path(), "uploaded_a_day = \"1MiB\"");
+    let (first, second) = (archive(1, 900_000), archive(2, 900_000));
+    assert_eq!(send(&server, "PUT", &first.0, &first.1).0, 200);
+    let (status, answer) = send(&server, "PUT", &second.0, &second.1);
+    assert!(status == 507 && answer.contains("of its 1.0 MiB today"), "{answer}");
+    assert_eq!(put(&server, "", &noise(3, 900_000)).0, 507, "it is the same day for all protocols");
+    assert_eq!(send(&server, "GET", &first.0, b"").0, 404, "no narinfo names it yet");
+    assert_eq!(send(&server, "GET", "/nix/main/nix-cache-info", b"").0, 200, "reads go on");
 }
 
 /// Of an action whose result somebody doubts.

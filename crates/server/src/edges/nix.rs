@@ -35,6 +35,7 @@ use super::Gate;
 use super::credentials::Visitor;
 use super::plain_http::{Buffers, Incoming, Problem};
 use crate::metrics::{Call, EdgeMetrics, Method};
+use crate::quotas::Quotas;
 use answer::Answer;
 use door::Door;
 use target::{File, Target};
@@ -52,6 +53,8 @@ pub struct NixState {
     pub gate: Gate,
     /// The caches.
     pub caches: NixCaches,
+    /// What tenants may use.
+    pub quotas: Arc<Quotas>,
     /// Whose the caches are to be that clients make.
     pub tenant: TenantName,
     /// What is counted.

@@ -1,7 +1,8 @@
 //! What one tenant uses, beside what it may. Pure: time is an argument.
 //!
 //! What always holds: uploads under way count as if they had ended, so that many at once exceed nothing together; what was
-//! not yet seen when the store was last looked at counts as large as it came.
+//! not yet seen when the store was last looked at counts as large as it came; before the first look of this process counts
+//! what an earlier one knew.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -52,8 +53,10 @@ pub(crate) enum Excess {
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     quota: Quota,
-    /// What the last look at the store found; `None` before the first.
+    /// What the last look at the store found, or what an earlier process knew; `None` if nobody looked ever.
     found_bytes: Option<u64>,
+    /// Whether this process has looked.
+    has_looked: bool,
     /// What came since, in the order of time: when, after the beginning, and how much.
     since: VecDeque<(Duration, u64)>,
     since_bytes: u64,
@@ -147,6 +150,7 @@ impl Meter {
     /// The store was looked at, beginning at this time: everything that had come before was seen.
     pub(crate) fn found(&mut self, bytes: u64, began: Duration) {
         self.found_bytes = Some(bytes);
+        self.has_looked = true;
         while let Some((_, seen)) = self.since.front().filter(|(at, _)| *at < began) {
             self.since_bytes = self.since_bytes.saturating_sub(*seen);
             self.since.pop_front();
@@ -184,6 +188,21 @@ impl Meter {
     /// The day that is counted, and what came on it: what a restart must not forget.
     pub(crate) const fn today(&self) -> (u64, u64) {
         (self.day, self.uploaded_bytes)
+    }
+
+    /// What is stored, as far as it is known: what a restart must not forget.
+    pub(crate) fn stored(&self) -> Option<u64> {
+        self.found_bytes.map(|found| found.saturating_add(self.since_bytes))
+    }
+
+    /// What an earlier process knew to be stored: it counts until the store was looked at.
+    pub(crate) fn resume_stored(&mut self, bytes: u64) {
+        self.found_bytes.get_or_insert(bytes);
+    }
+
+    /// Whether what is stored was counted by this process: what an earlier one knew may have gone since.
+    pub(crate) const fn has_looked(&self) -> bool {
+        self.has_looked
     }
 
     /// What an earlier process counted.
@@ -258,6 +277,22 @@ mod tests {
         meter.resume(NOON / DAY_S, 70, NOON + DAY_S);
         assert_eq!(meter.used(NOON + DAY_S).uploaded_bytes, 0, "yesterday's");
         assert_eq!(meter.used(NOON).uploaded_bytes, 0, "a clock that is set back");
+    }
+
+    #[test]
+    fn what_an_earlier_process_knew_counts_until_the_store_was_looked_at() {
+        let mut meter = meter(Some(100), None);
+        assert_eq!(meter.stored(), None, "nobody knows");
+        meter.resume_stored(90);
+        meter.settle(5, NOON, Duration::from_secs(1));
+        assert_eq!((meter.stored(), meter.has_looked()), (Some(95), false));
+        assert_eq!(meter.reserve(6, NOON), Err(Excess::Stored { used_bytes: 95, limit_bytes: 100 }));
+        meter.found(20, Duration::from_secs(2));
+        assert_eq!((meter.stored(), meter.has_looked()), (Some(20), true));
+        meter.resume_stored(90);
+        assert_eq!(meter.stored(), Some(20), "it comes too late");
+        meter.reserve(80, NOON).unwrap();
+        assert_eq!(meter.stored(), Some(20), "what is under way may come to nothing");
     }
 
     #[test]

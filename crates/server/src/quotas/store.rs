@@ -13,6 +13,9 @@ use gf_digest::{Digest, DigestFunction};
 
 use super::{Coming, Held, OverQuota, Quotas};
 
+/// Blobs that come together have no more bytes than this.
+const MOST_IN_A_BATCH_BYTES: u64 = 2 << 20;
+
 /// A store in which each tenant has its share.
 pub(crate) struct QuotaStore {
     store: Arc<dyn BlobStore>,
@@ -93,20 +96,30 @@ impl BlobStore for QuotaStore {
 
     async fn write_batch(&self, owner: OwnerId, blobs: Vec<NewBlob>) -> Vec<Result<(), StoreError>> {
         let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
-        let missing: HashSet<Digest> = match self.store.find_missing(owner, &digests).await {
+        let mut missing: HashSet<Digest> = match self.store.find_missing(owner, &digests).await {
             Ok(missing) => missing.into_iter().collect(),
             // The store says so itself when it is asked to take them.
-            Err(_) => digests.iter().copied().collect(),
+            Err(_) => digests.into_iter().collect(),
         };
-        let held = match self.hold(owner, missing.iter().map(Digest::size_bytes).sum(), Coming::Uploaded).await {
-            Ok(held) => held,
-            Err(over) => return digests.iter().map(|_| Err(over.clone().into())).collect(),
-        };
-        let written = self.store.write_batch(owner, blobs).await;
-        let came = written.iter().zip(&digests).filter(|(result, _)| result.is_ok()).map(|(_, digest)| *digest);
-        let came: HashSet<Digest> = came.filter(|digest| missing.contains(digest)).collect();
-        held.settle(came.iter().map(Digest::size_bytes).sum());
-        written
+        let (mut admitted, mut held, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        for (at, blob) in blobs.into_iter().enumerate() {
+            let bytes = if missing.contains(&blob.digest) { counted(&blob) } else { 0 };
+            match self.hold(owner, bytes, Coming::Uploaded).await {
+                Ok(space) => {
+                    // The same once more costs nothing.
+                    missing.remove(&blob.digest);
+                    admitted.push(blob);
+                    held.push(space);
+                }
+                Err(over) => refused.push((at, over)),
+            }
+        }
+        let mut answers = self.store.write_batch(owner, admitted).await;
+        let stored = answers.iter().zip(held).filter(|(answer, _)| answer.is_ok());
+        stored.for_each(|(_, space)| space.settle_all());
+        // From the first on, so that each stands where it was in the batch.
+        refused.into_iter().for_each(|(at, over)| answers.insert(at.min(answers.len()), Err(over.into())));
+        answers
     }
 
     async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError> {
@@ -140,6 +153,16 @@ impl BlobStore for QuotaStore {
 
     async fn remove_entry(&self, key: &EntryKey) -> Result<bool, StoreError> {
         self.store.remove_entry(key).await
+    }
+}
+
+/// What a blob of a batch may take. What it says of its size is not believed: the store refuses what is not so.
+fn counted(blob: &NewBlob) -> u64 {
+    let (announced, came) = (blob.digest.size_bytes(), blob.bytes.len() as u64);
+    match blob.encoding {
+        Encoding::Identity if came == announced => came,
+        Encoding::Identity => 0,
+        Encoding::Zstd => announced.min(MOST_IN_A_BATCH_BYTES),
     }
 }
 

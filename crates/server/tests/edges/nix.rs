@@ -19,6 +19,7 @@ use gf_nix_cache::{MIGRATIONS, NixCaches, Parts};
 use gf_server::edges::{Gate, NixState, nix_router};
 use gf_server::listen::{Connections, Listener};
 use gf_server::metrics::EdgeMetrics;
+use gf_server::quotas::Quotas;
 use gf_tenancy::{Access, AccessConfig, Secret, TenantConfig, TenantName};
 use gf_testkit::MemoryBlobStore;
 use tempfile::TempDir;
@@ -62,8 +63,8 @@ impl NixServer {
         caches.ensure_main(access.tenant(&tenant).unwrap()).await.unwrap();
         let metrics = Arc::new(EdgeMetrics::default());
         let upload_idle_timeout = Duration::from_secs(20);
-        let state =
-            NixState { gate: Gate::without_log(access), caches, tenant, metrics, upload_idle_timeout, scheme: "http" };
+        let (gate, quotas) = (Gate::without_log(access), Arc::new(Quotas::none()));
+        let state = NixState { gate, caches, quotas, tenant, metrics, upload_idle_timeout, scheme: "http" };
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
         let address = listener.address();
         Self { address, store, _connections: listener.serve(nix_router(state)), _folder: folder }

@@ -4,13 +4,12 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
 use gf_nix_cache::{Cache, CacheError, CacheName, NixCaches};
 use gf_tenancy::audit::Amount;
-use gf_tenancy::{
-    Authorized, Denied, NixPermission, NixPush, NixScope, PermissionName, Principal, TenantName,
-};
+use gf_tenancy::{Authorized, Denied, NixPermission, NixPush, NixScope, PermissionName, Principal, TenantName};
 
 use super::NixEdge;
 use crate::edges::credentials::Visitor;
@@ -23,18 +22,27 @@ pub(super) struct Door<'a> {
     name: &'a CacheName,
     found: Option<Arc<Cache>>,
     visitor: Visitor,
+    /// Whether the request counts already for whoever the cache is of.
+    is_counted: AtomicBool,
 }
 
 impl<'a> Door<'a> {
     /// Finds out which cache it is, whosever that is.
     pub(super) async fn find(edge: &'a NixEdge, name: &'a CacheName, visitor: Visitor) -> Result<Self, Problem> {
         let found = edge.state.caches.resolve(name).await?;
-        Ok(Self { edge, name, found, visitor })
+        Ok(Self { edge, name, found, visitor, is_counted: AtomicBool::new(false) })
     }
 
-    /// Grants `P` on this cache, or says why not.
+    /// Grants `P` on this cache, or says why not. The first time it counts as a request of the cache's tenant.
     pub(super) fn authorize<P: NixPermission>(&self) -> Result<Authorized<P>, Problem> {
-        Ok(self.edge.state.gate.admit_nix(&self.visitor, self.scope())?)
+        self.counted(self.edge.state.gate.admit_nix(&self.visitor, self.scope())?)
+    }
+
+    fn counted<P: NixPermission>(&self, grant: Authorized<P>) -> Result<Authorized<P>, Problem> {
+        if !self.is_counted.swap(true, Ordering::Relaxed) {
+            self.edge.state.quotas.request(&grant)?;
+        }
+        Ok(grant)
     }
 
     /// `P` on this cache, if it is granted; nobody asked for it, so that nothing is denied.
@@ -57,9 +65,9 @@ impl<'a> Door<'a> {
             elsewhere.next().filter(|_| elsewhere.next().is_none()).ok_or(())
         });
         if let Ok(granted) = granted {
-            return Ok(granted);
+            return self.counted(granted);
         }
-        Ok(gate.admit_nix(&self.visitor, NixScope::New { name: self.name.as_str(), tenant: first })?)
+        self.counted(gate.admit_nix(&self.visitor, NixScope::New { name: self.name.as_str(), tenant: first })?)
     }
 
     /// Grants `P` for making this cache as one of `tenant`, or says why not. That there is no such tenant is told to who may
@@ -74,7 +82,7 @@ impl<'a> Door<'a> {
         if matches!(grant.principal(), Principal::Attic(_)) && *tenant != self.edge.state.tenant {
             return Err(Denied::Forbidden(P::NAME).into());
         }
-        Ok(grant)
+        self.counted(grant)
     }
 
     /// Counts what was done by right of a grant.
