@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use sqlx::{ConnectOptions, Connection as _};
 use thiserror::Error;
 
-use crate::copy::{CopyError, transfer};
+use crate::copy::{CopyError, nothing_more, transfer};
 use crate::database::Connections;
-use crate::file::{beside, give_name, make_private, remove_if_there};
-use crate::migrations::has_list;
+use crate::file::{beside, give_name, remove_if_there, take_private};
+use crate::migrations::{has_list, hold_off};
 use crate::statement::Connection;
 use crate::{Database, DatabaseError, Migrations, OpenError, Transaction, sql};
 
@@ -19,6 +19,9 @@ pub enum BackupError {
     /// There is something there already, and a copy never replaces another.
     #[error("{path} is there already: name a file that is not", path = .0.display())]
     Exists(PathBuf),
+    /// Somebody else is copying there.
+    #[error("another copy is being made to {path}: wait for it, or name another file", path = .0.display())]
+    Busy(PathBuf),
     /// The path is not text, which SQLite asks for.
     #[error("{path} cannot be named in a statement: use a path of Unicode characters", path = .0.display())]
     Path(PathBuf),
@@ -47,7 +50,8 @@ impl From<CopyError> for BackupError {
 
 impl Database {
     /// Copies the database, as it is at one moment, to a new file, which is durable when this returns. Reading and
-    /// writing go on meanwhile. What a killed process leaves has another name, and goes with the next copy.
+    /// writing go on meanwhile; bringing tables up to date waits. What a killed process leaves is called FILE.partial, and
+    /// goes with the next copy to the same FILE.
     ///
     /// # Errors
     /// [`BackupError`].
@@ -56,11 +60,12 @@ impl Database {
             return Err(BackupError::Exists(to.to_owned()));
         }
         let partial = beside(to, ".partial");
-        for end in ["", "-journal"] {
-            remove_if_there(&beside(&partial, end))?;
-        }
         // SQLite fills a file that is there and empty; one of its own making would be for everybody to read.
-        make_private(&partial)?;
+        let held = take_private(&partial).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => BackupError::Busy(to.to_owned()),
+            _ => BackupError::Io(error),
+        })?;
+        remove_if_there(&beside(&partial, "-journal"))?;
         let copied = match &self.connections {
             Connections::Sqlite { .. } => self.copy_file(&partial).await,
             Connections::Postgres(_) => self.copy_tables(&partial, services).await,
@@ -70,6 +75,7 @@ impl Database {
             Err(error) => Err(error),
         };
         remove_if_there(&partial)?;
+        drop(held);
         named
     }
 
@@ -85,13 +91,15 @@ impl Database {
     }
 
     async fn copy_tables(&self, to: &Path, services: &[Migrations]) -> Result<(), BackupError> {
-        let copy = Self::open_new_file(to).await?;
+        let copy = Self::open_alone(to).await?;
+        let mut guard = hold_off(self).await?;
         let mut source = Transaction::begin_reading(self).await?;
         let copied = match has_list(&mut source).await? {
-            true => transfer(&mut source, &copy, services).await.map_err(BackupError::from),
+            true => transfer(&mut source, &copy, services, nothing_more).await.map_err(BackupError::from),
             false => Err(BackupError::Empty),
         };
         source.roll_back().await;
+        guard.roll_back().await;
         copy.close().await;
         copied
     }

@@ -10,10 +10,13 @@ use thiserror::Error;
 
 use crate::migrations::{self, Migrations};
 use crate::statement::Value;
-use crate::{Database, DatabaseError, Dialect, OpenError, Row, Transaction, places, sql};
+use crate::{Database, DatabaseError, Dialect, OpenError, Row, Transaction, Work, places, sql, work};
 
 /// Rows that are read and written with one statement.
 const PAGE: usize = 200;
+
+/// What is written into a copy at last.
+pub(crate) type Last = for<'t> fn(&'t mut Transaction) -> Work<'static, 't, (), DatabaseError>;
 
 /// Why nothing was copied.
 #[derive(Debug, Error)]
@@ -26,14 +29,24 @@ pub(crate) enum CopyError {
     Rows(#[from] DatabaseError),
 }
 
-/// Makes the tables of the source in a target that has none, fills them, and brings them to what this program knows.
+/// Nothing is done beside copying.
+pub(crate) fn nothing_more(_: &mut Transaction) -> Work<'static, '_, (), DatabaseError> {
+    work(std::future::ready(Ok(())))
+}
+
+/// Makes the tables of the source in a target that has none, fills them, brings them to what this program knows, and does
+/// what is to be done at last: all of it or nothing.
 pub(crate) async fn transfer(
     source: &mut Transaction,
     target: &Database,
     services: &[Migrations],
+    last: Last,
 ) -> Result<(), CopyError> {
     let mut writing = Transaction::begin(target).await?;
-    let written = write_all(source, &mut writing, services).await;
+    let written = match write_all(source, &mut writing, services).await {
+        Ok(()) => last(&mut writing).await.map_err(CopyError::from),
+        Err(error) => Err(error),
+    };
     match written {
         Ok(()) => Ok(writing.commit().await?),
         Err(error) => {

@@ -76,8 +76,8 @@ impl Database {
         Ok(Self { connections: connections.map_err(failed)? })
     }
 
-    /// Opens a file that is there and empty, and that nobody else uses: nothing is kept beside it when it is closed.
-    pub(crate) async fn open_new_file(path: &Path) -> Result<Self, DatabaseError> {
+    /// Opens a file that is there, empty or not, and that nobody else uses: all is in it when it is closed, nothing beside it.
+    pub(crate) async fn open_alone(path: &Path) -> Result<Self, DatabaseError> {
         let options = alone(path).journal_mode(SqliteJournalMode::Delete).synchronous(SqliteSynchronous::Full);
         Ok(Self::over(pool(1).connect_with(options).await?))
     }

@@ -70,6 +70,17 @@ const LIST: &str = "CREATE TABLE IF NOT EXISTS migration (
 /// must see what the other did, so that the snapshot is not that of the beginning.
 const LOCK: &str = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(112589990684262);";
 
+/// The same lock, of one that only reads.
+const HOLD_OFF: &str = "SELECT pg_advisory_xact_lock_shared(112589990684262);";
+
+/// Lets nobody migrate a PostgreSQL database until the transaction ends: what reads many tables sees their rows as they
+/// are at one moment, but not what they are made of.
+pub(crate) async fn hold_off(database: &Database) -> Result<Transaction, DatabaseError> {
+    let mut guard = Transaction::begin(database).await?;
+    guard.run_script(HOLD_OFF).await?;
+    Ok(guard)
+}
+
 pub(crate) async fn bring_up_to_date(database: &Database, services: &[Migrations]) -> Result<(), OpenError> {
     database.write(|transaction| work(advance(transaction, services))).await
 }

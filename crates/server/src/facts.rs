@@ -4,9 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use gf_database::{BackupError, Database, DatabaseError, Location, OpenError, RestoreError};
-use gf_tenancy::audit::{AuditLog, Event, Outcome};
-use gf_tenancy::{Principal, TokenError, Tokens};
+use gf_database::{BackupError, Database, DatabaseError, Location, OpenError, RestoreError, work};
+use gf_tenancy::audit::{AuditLog, record_restore};
+use gf_tenancy::{TokenError, Tokens};
 use thiserror::Error;
 
 use crate::access_services::SERVICES;
@@ -27,9 +27,9 @@ pub enum FactsError {
     /// The copy cannot be put back.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// It was put back, and that cannot be recorded.
+    /// It was put back, and cannot be looked at.
     #[error("the copy was put back, but the database cannot be used: {0}")]
-    Record(#[from] DatabaseError),
+    Look(#[from] DatabaseError),
     /// It was put back, and its tokens cannot be read.
     #[error("the copy was put back, but the tokens cannot be read: {0}")]
     Tokens(#[from] TokenError),
@@ -66,19 +66,16 @@ pub async fn back_up(config: &Config, to: &Path) -> Result<(), FactsError> {
 /// # Errors
 /// [`FactsError`].
 pub async fn restore(config: &Config, from: &Path) -> Result<Restored, FactsError> {
-    Database::restore(from, &config.database, &SERVICES).await?;
-    let database = Database::open(&config.database, &SERVICES).await?;
-    let recorded = record(&database).await;
+    Database::restore(from, &config.database, &SERVICES, |transaction| work(record_restore(transaction))).await?;
+    let database = Database::connect(&config.database).await?;
+    let restored = look(&database).await;
     database.close().await;
-    recorded
+    restored
 }
 
-async fn record(database: &Database) -> Result<Restored, FactsError> {
+async fn look(database: &Database) -> Result<Restored, FactsError> {
     let good_tokens = Tokens::open(database.clone()).await?.number_good();
-    let log = AuditLog::new(database.clone());
-    let (last_record, hash) = log.head().await?;
-    let detail = format!("a copy up to record {last_record}, {hash}, by which {good_tokens} tokens are good");
-    let event = Event::new(&Principal::Server, "facts.restore", "", Outcome::Done);
-    log.append(&[Event { detail, ..event }]).await?;
-    Ok(Restored { good_tokens, last_record })
+    // The last one is that it was put back.
+    let (number, _) = AuditLog::new(database.clone()).head().await?;
+    Ok(Restored { good_tokens, last_record: number.saturating_sub(1) })
 }

@@ -223,6 +223,18 @@ impl AuditLog {
 
 const LAST: &str = "SELECT number, hash FROM tenancy_audit ORDER BY number DESC LIMIT 1";
 
+/// Records, in a transaction that puts a copy of the log back, that this is what was done: what was revoked after the copy
+/// was made is good again, which nothing else shows.
+///
+/// # Errors
+/// [`DatabaseError`].
+pub async fn record_restore(transaction: &mut Transaction) -> Result<(), DatabaseError> {
+    let last = transaction.first(sql(LAST)).await?;
+    let (number, hash) = last.as_ref().map_or(Ok((0, ChainHash::default())), head)?;
+    let event = Event::new(&Principal::Server, "facts.restore", "", Outcome::Done);
+    append(transaction, &[Event { detail: format!("a copy up to record {number}, {hash}"), ..event }]).await
+}
+
 /// Writes events down in a transaction that does more.
 pub(crate) async fn append(transaction: &mut Transaction, events: &[Event]) -> Result<(), DatabaseError> {
     let last = transaction.first(sql(LAST)).await?;

@@ -2,9 +2,16 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use gf_database::{BackupError, Database, DatabaseError, Location, Migrations, OpenError, RestoreError, sql, work};
+use gf_database::{
+    BackupError, Database, DatabaseError, Location, Migrations, OpenError, RestoreError, Transaction, Work, sql, work,
+};
 
 use crate::setting::{LIBRARY, Setting};
+
+/// What is written at last.
+fn nothing(_: &mut Transaction) -> Work<'static, '_, (), DatabaseError> {
+    work(std::future::ready(Ok(())))
+}
 
 async fn shelves(database: &Database) -> i64 {
     let row = database.first(sql("SELECT COUNT(*) AS shelves FROM library_shelf")).await.unwrap();
@@ -51,10 +58,10 @@ async fn a_copy_made_while_others_write_is_put_back_in_either_system() {
         for (target, other) in [(Location::file(&setting.file("restored.db")), None), elsewhere()] {
             // What a restore that was killed left behind.
             std::fs::write(setting.file("restored.db.restoring"), "half of it").unwrap();
-            Database::restore(&copy, &target, &[LIBRARY]).await.unwrap();
+            Database::restore(&copy, &target, &[LIBRARY], nothing).await.unwrap();
             let there = Database::open(&target, &[LIBRARY]).await.unwrap();
             counts.push(shelves(&there).await);
-            let again = Database::restore(&copy, &target, &[LIBRARY]).await;
+            let again = Database::restore(&copy, &target, &[LIBRARY], nothing).await;
             let occupied = RestoreError::Open(OpenError::Occupied { service: "library".to_owned() }).to_string();
             let expected = if other.is_some() { occupied } else { "is there already".to_owned() };
             assert!(again.unwrap_err().to_string().contains(&expected));
@@ -112,7 +119,7 @@ async fn everything_is_the_same_after_going_from_one_system_to_the_other_and_bac
         for (number, target) in
             [elsewhere(), (Location::file(&setting.file("there.db")), None), elsewhere()].into_iter().enumerate()
         {
-            Database::restore(&copy, &target.0, &[LIBRARY]).await.unwrap();
+            Database::restore(&copy, &target.0, &[LIBRARY], nothing).await.unwrap();
             let there = Database::open(&target.0, &[LIBRARY]).await.unwrap();
             assert_eq!(contents(&there).await, before);
             copy = setting.file(&format!("copy{number}"));
@@ -137,7 +144,7 @@ async fn a_copy_of_an_older_program_is_brought_to_what_this_one_knows_and_one_of
         // Also by a program that knows more.
         database.back_up(&copy, &[LIBRARY]).await.unwrap();
         let target = elsewhere();
-        Database::restore(&copy, &target.0, &[LIBRARY]).await.unwrap();
+        Database::restore(&copy, &target.0, &[LIBRARY], nothing).await.unwrap();
         let there = Database::connect(&target.0).await.unwrap();
         assert_eq!(contents(&there).await, ["1 a", "b None [Some(1), Some(0), None]"]);
 
@@ -145,12 +152,12 @@ async fn a_copy_of_an_older_program_is_brought_to_what_this_one_knows_and_one_of
         there.back_up(&newer, &[LIBRARY]).await.unwrap();
         for services in [&[older][..], &[]] {
             let target = elsewhere();
-            let refused = Database::restore(&newer, &target.0, services).await;
+            let refused = Database::restore(&newer, &target.0, services, nothing).await;
             let is_refused =
                 matches!(&refused, Err(RestoreError::Open(OpenError::Newer { .. } | OpenError::Foreign { .. })));
             assert!(is_refused, "{refused:?}");
             // Nothing was done, so that the right program can.
-            Database::restore(&newer, &target.0, &[LIBRARY]).await.unwrap();
+            Database::restore(&newer, &target.0, &[LIBRARY], nothing).await.unwrap();
         }
     }
 }
@@ -180,13 +187,45 @@ async fn what_is_no_whole_copy_takes_no_place() {
     let overwritten = [&whole[..5000], &[0xff; 3000], &whole[8000..]].concat();
     for bytes in [cut, overwritten, b"no database".repeat(1000), Vec::new()] {
         std::fs::write(&bad, &bytes).unwrap();
-        let restored = Database::restore(&bad, &Location::file(&place), &[LIBRARY]).await;
+        let restored = Database::restore(&bad, &Location::file(&place), &[LIBRARY], nothing).await;
         assert!(matches!(restored, Err(RestoreError::Damaged { .. })), "{} bytes: {restored:?}", bytes.len());
         assert!(!place.exists() && !setting.file("restored.db.restoring").exists());
         let target = elsewhere();
-        let restored = Database::restore(&bad, &target.0, &[LIBRARY]).await;
+        let restored = Database::restore(&bad, &target.0, &[LIBRARY], nothing).await;
         assert!(matches!(restored, Err(RestoreError::Damaged { .. })), "{} bytes: {restored:?}", bytes.len());
     }
-    let missing = Database::restore(&setting.file("none"), &Location::file(&place), &[LIBRARY]).await;
+    let missing = Database::restore(&setting.file("none"), &Location::file(&place), &[LIBRARY], nothing).await;
     assert!(matches!(missing, Err(RestoreError::Io(_))), "{missing:?}");
+}
+
+#[tokio::test]
+async fn what_is_written_at_last_is_there_or_nothing_is() {
+    let setting = Setting::sqlite();
+    let copy = setting.file("copy");
+    setting.open().await.back_up(&copy, &[LIBRARY]).await.unwrap();
+    for (target, _kept) in [(Location::file(&setting.file("restored.db")), None), elsewhere()] {
+        let refused = Database::restore(&copy, &target, &[LIBRARY], |transaction| {
+            work(async move { transaction.execute(sql("INSERT INTO nowhere VALUES (1)")).await.map(drop) })
+        });
+        assert!(matches!(refused.await, Err(RestoreError::Database(_))));
+        let restored = Database::restore(&copy, &target, &[LIBRARY], |transaction| {
+            work(
+                async move { transaction.execute(sql("INSERT INTO library_shelf (name) VALUES ('last')")).await.map(drop) },
+            )
+        });
+        restored.await.unwrap();
+        assert_eq!(shelves(&Database::open(&target, &[LIBRARY]).await.unwrap()).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_was_in_use_is_no_copy() {
+    let setting = Setting::sqlite();
+    let copy = setting.file("copy");
+    setting.open().await.back_up(&copy, &[LIBRARY]).await.unwrap();
+    std::fs::write(setting.file("copy-wal"), "commits").unwrap();
+    for (target, _kept) in [(Location::file(&setting.file("restored.db")), None), elsewhere()] {
+        let refused = Database::restore(&copy, &target, &[LIBRARY], nothing).await;
+        assert!(matches!(refused, Err(RestoreError::NoCopy(_))), "{refused:?}");
+    }
 }
