@@ -2,8 +2,11 @@
 //! first process.
 //!
 //! What it cannot measure: a file without a name that no process has open, because it is only mapped, or under way
-//! between two processes. Such a file is bounded in size like every file, and whoever holds one has to go when the disk is
-//! about to be full.
+//! between two processes. The kernel shows its number, and its size to the machine's own root alone; what of it is mapped
+//! says nothing of how large it is. Such a file is bounded in size like every file, but not how many there are. So whoever
+//! holds one has to go when the disk is about to be full, although it may have been a neighbour that filled it: of two
+//! actions that may be at fault both are ended rather than none, and the report names the full disk and no limit of the
+//! action's own. A program that keeps the file open, or its name, is measured and attributed rightly.
 
 mod nameless;
 

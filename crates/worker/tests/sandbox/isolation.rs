@@ -5,6 +5,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
+use gf_testkit::skip;
 use gf_worker::sandbox::{Launcher, Network, Root, remove_scratch};
 
 use super::support::Bench;
@@ -57,7 +58,7 @@ async fn a_changed_input_is_a_copy() {
     let run = bench.script("change", "echo more >>input; rm -r folder; mkdir new; echo x >new/file; cat input");
     let (root, upper) = (run.root.clone(), run.upper());
     let Root::Layers(layers) = root else {
-        eprintln!("skipped: no overlays here, and private inputs may be changed: {:?}", bench.report);
+        skip(format_args!("no overlays here, and private inputs may be changed: {:?}", bench.report));
         return;
     };
     assert_eq!(bench.run(run).await.ok(), "original\nmore\n");
@@ -139,7 +140,7 @@ async fn a_set_user_id_program_helps_nobody() {
     let bench = Bench::new().await;
     let run = bench.command("setuid", &["./id", "-u"]);
     let (Root::Layers(inputs), program) = (run.root.clone(), "id") else {
-        eprintln!("skipped: no overlays here: {:?}", bench.report);
+        skip(format_args!("no overlays here: {:?}", bench.report));
         return;
     };
     // Owned by whoever tests, which is root in a pipeline.
@@ -222,7 +223,7 @@ async fn the_data_of_the_worker_is_never_shown() {
 #[tokio::test]
 async fn root_that_cannot_become_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: this user is not root");
+        skip("this user is not root");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

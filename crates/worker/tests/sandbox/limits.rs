@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use gf_testkit::skip;
 use gf_worker::sandbox::Limit;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -81,7 +82,7 @@ async fn too_many_files_end_it() {
 #[tokio::test]
 async fn who_fills_the_disk_of_the_machine_is_ended_before_it_is_full() {
     let Some(disk) = SmallDisk::mount() else {
-        eprintln!("skipped: this user may not mount a small file system to fill");
+        skip("this user may not mount a small file system to fill");
         return;
     };
     let bench = Bench::new_in(disk.folder.path()).await;
@@ -122,7 +123,7 @@ for n in range(1000):
 #[tokio::test]
 async fn who_hides_what_it_writes_is_ended_before_the_disk_is_full() {
     let Some(disk) = SmallDisk::mount() else {
-        eprintln!("skipped: this user may not mount a small file system to fill");
+        skip("this user may not mount a small file system to fill");
         return;
     };
     let bench = Bench::new_in(disk.folder.path()).await;
@@ -216,7 +217,7 @@ async fn too_much_memory_ends_it() {
 async fn memory_of_many_processes_is_counted_together() {
     let bench = Bench::new().await;
     if bench.report.cgroup_version.is_none() {
-        eprintln!("skipped: no control groups here: {:?}", bench.report.limitations);
+        skip(format_args!("no control groups here: {:?}", bench.report.limitations));
         return;
     }
     let script = "for i in 1 2 3 4; do python3 -c \"x = b'x' * 50000000; import time; time.sleep(9)\" & done; wait";
@@ -229,7 +230,7 @@ async fn memory_of_many_processes_is_counted_together() {
 async fn a_run_is_not_charged_for_those_before_it() {
     let bench = Bench::new().await;
     if bench.report.cgroup_version.is_none() {
-        eprintln!("skipped: no control groups here: {:?}", bench.report.limitations);
+        skip(format_args!("no control groups here: {:?}", bench.report.limitations));
         return;
     }
     let hog = "x = b'x' * 200000000; open('/tmp/file', 'wb').write(x[:20000000])";
