@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use gf_blobstore::{
-    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, ErrorKind, NewBlob, OwnerId, StoreError,
+    Accept, BlobHasher, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, ErrorKind, HashedBlob, Named,
+    NewBlob, OwnerId, StoreError,
 };
 use gf_digest::{Digest, DigestFunction, InstanceName};
 
@@ -70,6 +71,8 @@ pub async fn check(store: Arc<dyn BlobStore>) {
     for function in DigestFunction::ALL {
         what_is_written_reads_back(store, function).await;
         uploads_read_back_in_every_form(store, function).await;
+        what_was_hashed_reads_back(store, function).await;
+        nameless_uploads_get_their_digest(store, function).await;
     }
     the_empty_blob_is_always_here(store).await;
     wrong_bytes_are_refused_and_leave_nothing(store).await;
@@ -127,6 +130,68 @@ async fn uploads_read_back_in_every_form(store: &dyn BlobStore, function: Digest
         }
         let again = store.upload(OURS, digest, encoding).await.unwrap();
         assert!(again.already_present());
+    }
+}
+
+async fn is_readable(store: &dyn BlobStore, digest: Digest, bytes: &[u8]) {
+    assert_eq!(store.find_missing(OURS, &[digest]).await.unwrap(), []);
+    for accept in [Accept::Identity, Accept::Zstd] {
+        let read = store.read(OURS, digest, ByteRange::ALL, accept).await.unwrap();
+        let read = read_all(read).await.unwrap();
+        let plain = if accept == Accept::Zstd { zstd::decode_all(&*read).unwrap() } else { read };
+        assert!(plain == bytes, "{digest} by {accept:?}");
+    }
+}
+
+async fn what_was_hashed_reads_back(store: &dyn BlobStore, function: DigestFunction) {
+    let cut = |bytes: &[u8], piece: usize| {
+        let mut hashing = BlobHasher::new(function);
+        bytes.chunks(piece).for_each(|piece| hashing.update(Bytes::copy_from_slice(piece)));
+        hashing.finish()
+    };
+    let blobs = [(1, 1), (100, 7), (70_000, 100), (300_000, 9_999), (3_000_000, 70_000), (0, 1)]
+        .map(|(size, piece)| (noise(61 + size as u64, size), piece));
+    let mut batch: Vec<HashedBlob> = blobs.iter().map(|(bytes, piece)| cut(bytes, *piece)).collect();
+    // One that comes twice is no error.
+    batch.push(HashedBlob::of(function, Bytes::copy_from_slice(&blobs[1].0)));
+    let digests: Vec<Digest> = batch.iter().map(HashedBlob::digest).collect();
+    let written = store.write_hashed(OURS, batch.clone()).await;
+    assert!(written.len() == digests.len() && written.iter().all(Result::is_ok));
+    for (digest, (bytes, _)) in digests.iter().zip(&blobs) {
+        assert_eq!(*digest, Digest::of(function, bytes));
+        is_readable(store, *digest, bytes).await;
+        assert_eq!(store.find_missing(THEIRS, &[*digest]).await.unwrap().is_empty(), bytes.is_empty());
+    }
+    assert!(store.write_hashed(THEIRS, batch).await.iter().all(Result::is_ok));
+    assert_eq!(store.find_missing(THEIRS, &digests).await.unwrap(), []);
+}
+
+async fn nameless_uploads_get_their_digest(store: &dyn BlobStore, function: DigestFunction) {
+    for size in [0, 1, 500_000, 5_000_000] {
+        let bytes = noise(71 + size as u64, size);
+        let upload = async |owner| {
+            let mut upload = store.upload_nameless(owner, function).await.unwrap();
+            for piece in bytes.chunks(100_001) {
+                upload.write(Bytes::copy_from_slice(piece)).await.unwrap();
+            }
+            upload.finish().await.unwrap()
+        };
+        let (digest, is_new) = (Digest::of(function, &bytes), size > 0);
+        assert_eq!(upload(OURS).await, Named { digest, is_new });
+        is_readable(store, digest, &bytes).await;
+        assert_eq!(store.find_missing(THEIRS, &[digest]).await.unwrap().is_empty(), !is_new);
+        // What is here stays, whoever brings it.
+        assert_eq!(upload(OURS).await, Named { digest, is_new: false });
+        assert_eq!(upload(THEIRS).await, Named { digest, is_new });
+        assert_eq!(store.find_missing(THEIRS, &[digest]).await.unwrap(), []);
+        is_readable(store, digest, &bytes).await;
+        // One that is given up leaves nothing.
+        let other = noise(81 + size as u64, size + 3);
+        let mut given_up = store.upload_nameless(OURS, function).await.unwrap();
+        given_up.write(Bytes::copy_from_slice(&other)).await.unwrap();
+        drop(given_up);
+        let digest = Digest::of(function, &other);
+        assert_eq!(store.find_missing(OURS, &[digest]).await.unwrap(), [digest]);
     }
 }
 

@@ -13,7 +13,8 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use bytes::Bytes;
 use gf_blobstore::{
-    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, Pieces, StoreError, Upload,
+    Accept, BlobHasher, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, HashedBlob, Named, NamelessUpload, NewBlob,
+    OwnerId, Pieces, StoreError, Upload,
 };
 use gf_digest::{Digest, DigestFunction};
 
@@ -129,6 +130,17 @@ impl MemoryBlobStore {
         }
         state.owned.insert((owner, digest));
         Ok(())
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<Reservation, StoreError> {
+        let mut state = self.working()?;
+        let free = self.shared.capacity_bytes.saturating_sub(state.used_bytes).saturating_sub(state.reserved_bytes);
+        if bytes > free {
+            return Err(no_space(bytes));
+        }
+        state.reserved_bytes += bytes;
+        drop(state);
+        Ok(Reservation { store: self.clone(), bytes })
     }
 
     fn write_one(&self, owner: OwnerId, blob: NewBlob) -> Result<(), StoreError> {
@@ -267,21 +279,30 @@ impl BlobStore for MemoryBlobStore {
         blobs.into_iter().map(|blob| self.write_one(owner, blob)).collect()
     }
 
+    async fn write_hashed(&self, owner: OwnerId, blobs: Vec<HashedBlob>) -> Vec<Result<(), StoreError>> {
+        let write = |blob: HashedBlob| match blob.digest() {
+            digest if digest.is_empty() => self.working().map(drop),
+            digest => self.insert(owner, digest, Held { raw: blob.pieces().concat().into(), zstd: None }),
+        };
+        blobs.into_iter().map(write).collect()
+    }
+
     async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError> {
         let decoder = match encoding {
             Encoding::Identity => None,
             Encoding::Zstd => Some(BoundedDecoder::new(digest)?),
         };
-        let mut state = self.working()?;
-        let needed_bytes = digest.size_bytes();
-        let free = self.shared.capacity_bytes.saturating_sub(state.used_bytes).saturating_sub(state.reserved_bytes);
-        if needed_bytes > free {
-            return Err(no_space(needed_bytes));
-        }
-        state.reserved_bytes += needed_bytes;
-        drop(state);
-        let reservation = Reservation { store: self.clone(), bytes: needed_bytes };
+        let reservation = self.reserve(digest.size_bytes())?;
         Ok(Box::new(MemoryUpload { reservation, owner, digest, decoder, received_bytes: 0, raw: Vec::new() }))
+    }
+
+    async fn upload_nameless(
+        &self,
+        owner: OwnerId,
+        function: DigestFunction,
+    ) -> Result<Box<dyn NamelessUpload>, StoreError> {
+        let reservation = self.reserve(0)?;
+        Ok(Box::new(MemoryNamelessUpload { reservation, owner, hashing: Some(BlobHasher::new(function)) }))
     }
 
     async fn split(&self, owner: OwnerId, digest: Digest) -> Result<Vec<Digest>, StoreError> {
@@ -396,6 +417,41 @@ impl Upload for MemoryUpload {
         let store = reservation.store.clone();
         drop(reservation);
         store.insert(owner, digest, Held { raw: raw.into(), zstd: None })
+    }
+}
+
+struct MemoryNamelessUpload {
+    reservation: Reservation,
+    owner: OwnerId,
+    /// `None` after an error.
+    hashing: Option<BlobHasher>,
+}
+
+impl MemoryNamelessUpload {
+    fn take_hashing(&mut self) -> Result<BlobHasher, StoreError> {
+        let void = || StoreError::Io { doing: "writing", source: io::Error::other("this upload has failed") };
+        self.hashing.take().ok_or_else(void)
+    }
+}
+
+#[async_trait]
+impl NamelessUpload for MemoryNamelessUpload {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let mut hashing = self.take_hashing()?;
+        let mut more = self.reservation.store.reserve(bytes.len() as u64)?;
+        self.reservation.bytes += std::mem::take(&mut more.bytes);
+        hashing.update(bytes);
+        self.hashing = Some(hashing);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Named, StoreError> {
+        let blob = self.take_hashing()?.finish();
+        let (store, owner, digest) = (self.reservation.store.clone(), self.owner, blob.digest());
+        drop(self);
+        let is_new = !store.find_missing(owner, &[digest]).await?.is_empty();
+        store.write_hashed(owner, vec![blob]).await.pop().unwrap_or(Ok(()))?;
+        Ok(Named { digest, is_new })
     }
 }
 

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gf_digest::{Digest, DigestFunction, InstanceName};
 
-use crate::StoreError;
+use crate::{HashedBlob, StoreError};
 
 /// The number under which the store knows an owner of blobs: one tenant, one number, never used again for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -149,8 +149,19 @@ pub trait BlobStore: Send + Sync + 'static {
     /// power cut after the store's stated window.
     async fn write_batch(&self, owner: OwnerId, blobs: Vec<NewBlob>) -> Vec<Result<(), StoreError>>;
 
+    /// As [`Self::write_batch`], of blobs that were hashed where they came from; they are not hashed again.
+    async fn write_hashed(&self, owner: OwnerId, blobs: Vec<HashedBlob>) -> Vec<Result<(), StoreError>>;
+
     /// Begins an upload in pieces. Reserves the space; dropping the upload gives it back.
     async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// Begins an upload whose digest the store finds out: it is hashed there and nowhere else. Space is reserved in steps,
+    /// before it is written to; dropping the upload gives all of it back, and ending it what it did not need.
+    async fn upload_nameless(
+        &self,
+        owner: OwnerId,
+        function: DigestFunction,
+    ) -> Result<Box<dyn NamelessUpload>, StoreError>;
 
     /// The chunks, in order, that make up a blob; each is a blob of its own that `owner` can read from now on.
     /// [`StoreError::NotSplit`] when the blob is smaller than a chunk.
@@ -184,6 +195,25 @@ pub trait Upload: Send {
 
     /// Checks size and digest and makes the blob visible to the owner.
     async fn finish(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// An upload under way that gets its digest at its end.
+#[async_trait]
+pub trait NamelessUpload: Send {
+    /// Takes the next bytes. An error is final: the upload is void and its space given back.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
+
+    /// Makes the blob visible to the owner, as durable as by [`BlobStore::write_batch`], and tells which it is.
+    async fn finish(self: Box<Self>) -> Result<Named, StoreError>;
+}
+
+/// What a [`NamelessUpload`] turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The digest of all that came.
+    pub digest: Digest,
+    /// Whether the owner lacked it before.
+    pub is_new: bool,
 }
 
 /// A blob, or a part of it, being read.

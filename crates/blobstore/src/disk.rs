@@ -18,6 +18,7 @@
 //! they come together.
 
 mod account;
+mod appending;
 mod cached_read;
 mod capacity;
 mod checkpoint;
@@ -32,14 +33,15 @@ mod eviction;
 mod file_layer;
 mod flushes;
 mod folder;
-mod hashing;
 mod hot_blocks;
 mod index;
+mod lane;
 mod large;
 mod lease;
 mod maintenance;
 #[cfg(feature = "measure")]
 pub mod measure;
+mod nameless;
 mod note;
 mod promises;
 mod read;

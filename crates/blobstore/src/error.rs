@@ -31,6 +31,12 @@ pub enum StoreError {
         /// The largest blob accepted, in bytes.
         limit_bytes: u64,
     },
+    /// More bytes arrived than a blob may have.
+    #[error("more than the limit of {limit_bytes} bytes arrived for one blob")]
+    TooLong {
+        /// The largest blob accepted, in bytes.
+        limit_bytes: u64,
+    },
     /// A read began beyond the end of the blob.
     #[error("offset {offset} is beyond the end of {digest}")]
     OutOfRange {
@@ -112,6 +118,7 @@ impl StoreError {
             Self::DigestMismatch { .. }
             | Self::SizeMismatch { .. }
             | Self::TooLarge { .. }
+            | Self::TooLong { .. }
             | Self::Undecodable { .. }
             | Self::ChunksMismatch(_)
             | Self::TooFarAhead { .. } => ErrorKind::Invalid,

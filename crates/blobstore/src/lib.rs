@@ -17,10 +17,12 @@
 mod blob_store;
 mod disk;
 mod error;
+mod gathering;
+mod hashed_blob;
 
 pub use blob_store::{
-    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, LONGEST_PROMISE, NewBlob, OwnerId, Pieces,
-    Upload,
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, EntryTable, LONGEST_PROMISE, Named, NamelessUpload,
+    NewBlob, OwnerId, Pieces, Upload,
 };
 #[cfg(feature = "measure")]
 pub use disk::measure;
@@ -30,3 +32,4 @@ pub use disk::{
     TimeSource, VerifyReport, plan,
 };
 pub use error::{ErrorKind, StoreError};
+pub use hashed_blob::{BlobHasher, HashedBlob};

@@ -146,6 +146,12 @@ impl Held {
         Self { account: None, bytes: 0 }
     }
 
+    /// Holds what another one of the same tenant holds, too.
+    fn add(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.account = other.account.take().or(self.account.take());
+    }
+
     /// All was stored, and nothing came from a client.
     fn settle_put_together(mut self) {
         if let Some(account) = self.account.take() {

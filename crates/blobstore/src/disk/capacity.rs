@@ -114,6 +114,11 @@ impl Reservation {
         account.used_bytes += bytes;
         account.reserved_bytes -= from_reservation;
     }
+
+    /// Adds what was set aside by another of the same store.
+    pub(crate) fn merge(&mut self, mut other: Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
 }
 
 impl Drop for Reservation {
@@ -134,7 +139,11 @@ mod tests {
         first.use_bytes(40);
         drop(first);
         assert_eq!((capacity.used_bytes(), capacity.reserved_bytes()), (40, 0));
-        drop(capacity.reserve(60).unwrap());
+        let mut grown = capacity.reserve(20).unwrap();
+        grown.merge(capacity.reserve(40).unwrap());
+        assert_eq!((grown.bytes, capacity.reserved_bytes()), (60, 60));
+        drop(grown);
+        assert_eq!(capacity.reserved_bytes(), 0);
         capacity.sub_used(1000);
         assert_eq!(capacity.used_bytes(), 0);
     }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use fastcdc::v2020::{FastCDC, Normalization};
 use gf_digest::{Digest, Hasher};
 
+use super::appending::Payload;
 use super::core::{Core, Vacancy, failed};
 use super::index::{Fate, IndexKey, Place, Slot};
 use super::read::{ATTEMPTS, Part};
@@ -318,7 +319,7 @@ impl Core {
         let appended = {
             // Who counts what is used must not come between.
             let _publishing = self.publishing()?;
-            let appended = self.segments.append(vec![NewRecord { header, payload }], now);
+            let appended = self.segments.append(vec![NewRecord { header, payload: Payload::Whole(payload) }], now);
             let appended = appended.map_err(failed("saving space"))?;
             reservation.use_bytes(bytes);
             appended

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
+use super::appending::Payload;
 use super::capacity::Reservation;
 use super::core::{Core, Refused, failed};
 use super::eviction::{EvictionPlan, Histogram, plan};
@@ -402,7 +403,7 @@ impl Core {
         let size_bytes = header.slot_size(&payload);
         let bytes = header.head_bytes() as u64 + payload.len() as u64;
         let now = self.clock.now();
-        let appended = self.segments.append(vec![NewRecord { header, payload: &payload }], now)?;
+        let appended = self.segments.append(vec![NewRecord { header, payload: Payload::Whole(&payload) }], now)?;
         reservation.use_bytes(bytes);
         let at = appended.first().ok_or_else(|| io::Error::other("nothing was appended"))?;
         let place = match kind {

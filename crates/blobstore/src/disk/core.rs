@@ -10,6 +10,7 @@ use std::time::Duration;
 use gf_digest::Digest;
 use tokio::sync::Semaphore;
 
+use super::appending::Payload;
 use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
 use super::collect::Unfinished;
@@ -313,7 +314,7 @@ impl Core {
         let now = self.clock.now();
         let (key, owner, size_bytes) = (header.index_key(), header.owner, header.slot_size(payload));
         let bytes = header.head_bytes() as u64 + payload.len() as u64;
-        let appended = self.segments.append(vec![NewRecord { header, payload }], now);
+        let appended = self.segments.append(vec![NewRecord { header, payload: Payload::Whole(payload) }], now);
         let appended = appended.map_err(failed("appending to a segment"))?;
         reservation.use_bytes(bytes);
         let nothing = || failed("appending to a segment")(io::Error::other("nothing was appended"));

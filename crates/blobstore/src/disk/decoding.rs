@@ -8,12 +8,13 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use gf_digest::{Digest, Hasher};
+use gf_digest::{Digest, DigestFunction, Hasher};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::core::Core;
+use super::lane::Work;
 use super::large::LargeWriter;
 use super::zstandard::{DecodeError, StreamDecoder, window_bytes};
 
@@ -69,6 +70,23 @@ pub(crate) struct Hashed {
     _core: Arc<Core>,
 }
 
+impl Hashed {
+    pub(crate) fn new(core: &Arc<Core>, function: DigestFunction, writer: LargeWriter) -> Self {
+        Self { hasher: Hasher::new(function), writer, _core: Arc::clone(core) }
+    }
+}
+
+impl Work for Hashed {
+    fn take(&mut self, bytes: &Bytes) -> io::Result<()> {
+        self.hasher.update(bytes);
+        self.writer.write_shared(bytes)
+    }
+
+    fn rest(&mut self) {
+        self.writer.own();
+    }
+}
+
 impl Write for Hashed {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.hasher.update(bytes);
@@ -85,7 +103,7 @@ impl Decoding {
     /// Waits for room for its window.
     pub(crate) async fn new(core: &Arc<Core>, digest: &Digest, writer: LargeWriter) -> io::Result<Self> {
         let window = core.decoders.window(digest.size_bytes()).await?;
-        let sink = Hashed { hasher: Hasher::new(digest.function()), writer, _core: Arc::clone(core) };
+        let sink = Hashed::new(core, digest.function(), writer);
         let decoder = StreamDecoder::new(sink, digest.size_bytes())?;
         Ok(Self { core: Arc::clone(core), decoder: Some(Box::new(decoder)), _window: window })
     }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::Ordering;
 
+use super::appending::Payload;
 use super::checkpoint::Checkpoint;
 use super::core::Core;
 use super::index::{Lookup, Place, SHARDS, Slot};
@@ -300,7 +301,7 @@ impl Core {
         let bytes = writer.finish(copy, owner, digest, header.sequence, now)?;
         let payload = copy.to_le_bytes();
         let record_bytes = header.record_bytes() - header.payload_bytes + payload.len() as u64;
-        self.segments.append(vec![NewRecord { header, payload: &payload }], now)?;
+        self.segments.append(vec![NewRecord { header, payload: Payload::Whole(&payload) }], now)?;
         reservation.use_bytes(record_bytes);
         let file = self.large.keep(writer, copy)?;
         reservation.use_bytes(bytes);

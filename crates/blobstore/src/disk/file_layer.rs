@@ -5,7 +5,7 @@
 //! new name only after `sync_directory` of its folder.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -43,6 +43,12 @@ pub trait StoreFile: Send + Sync {
     }
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all of these, none of them empty, one after another at `offset`: as one write, and without copying them where
+    /// the system can.
+    fn write_slices_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let slices: Vec<&[u8]> = slices.iter().map(|slice| &**slice).collect();
+        self.write_at(&slices.concat(), offset)
+    }
     /// Makes what was written durable.
     fn sync(&self) -> io::Result<()>;
     /// The size in bytes.
@@ -112,6 +118,9 @@ impl FileLayer for SystemFiles {
     }
 }
 
+/// The system takes no more slices at once (`IOV_MAX`).
+const MAX_SLICES: usize = 1024;
+
 struct SystemFile(File);
 
 impl StoreFile for SystemFile {
@@ -143,6 +152,21 @@ impl StoreFile for SystemFile {
         self.0.write_all_at(bytes, offset)
     }
 
+    fn write_slices_at(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        while !slices.is_empty() {
+            match rustix::io::pwritev(&self.0, &slices[..slices.len().min(MAX_SLICES)], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    offset += count as u64;
+                    IoSlice::advance_slices(&mut slices, count);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -161,5 +185,24 @@ impl StoreFile for SystemFile {
         } else {
             self.0.set_len(size)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_written_one_after_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SystemFiles.create(&folder.path().join("file")).unwrap();
+        let pieces: Vec<Vec<u8>> =
+            (1..=MAX_SLICES * 2 + 5).map(|length| vec![length.to_le_bytes()[0]; length % 9 + 1]).collect();
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        file.write_slices_at(&mut slices, 3).unwrap();
+        let mut read = vec![1; 3 + pieces.concat().len() + 1];
+        let filled = file.read_at(&mut read, 0).unwrap();
+        assert_eq!(filled + 1, read.len());
+        assert!(read[..3] == [0; 3] && read[3..filled] == pieces.concat());
     }
 }

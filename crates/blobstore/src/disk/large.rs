@@ -8,7 +8,7 @@
 //! The header comes last and each block is one write, so that plain blocks lie on the pages and the extents of the
 //! file system: writing them takes it a third of the time that it takes for unaligned pieces of a file that grows.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use gf_digest::Digest;
 
+use super::appending::check_of;
 use super::cached_read::read_exactly;
 use super::file_layer::{FileLayer, StoreFile};
 use super::hot_blocks::HotBlocks;
@@ -23,11 +24,16 @@ use super::index::IndexKey;
 use super::record::{HEADER_BYTES, Position, RecordHeader, RecordKey, RecordKind, array, payload_check};
 use super::segments::{ReadFault, lock};
 use super::zstandard;
+use crate::gathering::Gathering;
 use crate::{Encoding, OwnerId};
 
 /// Uncompressed bytes a block.
-pub(crate) const BLOCK_BYTES: u64 = 256 << 10;
+pub(crate) const BLOCK_BYTES: u64 = BLOCK as u64;
+const BLOCK: usize = 256 << 10;
 const TABLE_ENTRY_BYTES: usize = 16;
+
+/// A file of unknown size grows in steps of this size. More than a block.
+pub(crate) const ALLOCATED_AT_ONCE_BYTES: u64 = 16 << 20;
 
 /// What hot blocks may take of memory.
 const HOT_BYTES: usize = 96 << 20;
@@ -117,25 +123,33 @@ impl LargeFiles {
 
     /// Begins a file for a blob of `size_bytes`.
     pub(crate) fn create(&self, encoding: Encoding, size_bytes: u64) -> io::Result<LargeWriter> {
+        let mut writer = self.create_growing(encoding)?;
+        if encoding == Encoding::Identity {
+            // How long it will be is known; dropping the writer removes what there is no space for.
+            let table_bytes = size_bytes.div_ceil(BLOCK_BYTES) * TABLE_ENTRY_BYTES as u64;
+            writer.allocated = size_bytes + table_bytes + HEADER_BYTES as u64;
+            writer.file.resize(writer.allocated)?;
+        }
+        Ok(writer)
+    }
+
+    /// Begins a file for a blob of unknown size.
+    pub(crate) fn create_growing(&self, encoding: Encoding) -> io::Result<LargeWriter> {
         let number = self.next_incoming.fetch_add(1, Ordering::Relaxed);
         let path = self.incoming.join(format!("{number:016x}"));
-        let writer = LargeWriter {
+        Ok(LargeWriter {
             file: self.layer.create(&path)?,
             path,
             layer: Arc::clone(&self.layer),
             key: self.key,
             encoding,
+            allocated: 0,
             end: 0,
             block: Vec::new(),
+            pieces: Gathering::default(),
             table: Vec::new(),
             kept: false,
-        };
-        if encoding == Encoding::Identity {
-            // How long it will be is known; dropping the writer removes what there is no space for.
-            let table_bytes = size_bytes.div_ceil(BLOCK_BYTES) * TABLE_ENTRY_BYTES as u64;
-            writer.file.resize(size_bytes + table_bytes + HEADER_BYTES as u64)?;
-        }
-        Ok(writer)
+        })
     }
 
     /// Makes a finished file visible under a number that was taken for it, and returns it for syncing.
@@ -303,9 +317,13 @@ pub(crate) struct LargeWriter {
     key: RecordKey,
     file: Arc<dyn StoreFile>,
     encoding: Encoding,
+    /// The bytes of the file that have their space.
+    allocated: u64,
     end: u64,
-    /// The block being gathered.
+    /// The block being gathered: what was copied of it,
     block: Vec<u8>,
+    /// and what follows and was not.
+    pieces: Gathering,
     table: Vec<u8>,
     kept: bool,
 }
@@ -315,16 +333,30 @@ impl LargeWriter {
         self.encoding
     }
 
+    /// Takes the next uncompressed bytes, which are kept until [`Self::own`] or until their block is written, and not copied
+    /// where that can be.
+    pub(crate) fn write_shared(&mut self, bytes: &Bytes) -> io::Result<()> {
+        if self.encoding == Encoding::Zstd {
+            return self.write(bytes);
+        }
+        let mut bytes = bytes.clone();
+        while !bytes.is_empty() {
+            let lacking = BLOCK - self.block.len() - self.pieces.bytes();
+            self.pieces.push(bytes.split_to(bytes.len().min(lacking)));
+            if self.block.len() + self.pieces.bytes() == BLOCK {
+                self.end_block()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the next uncompressed bytes.
     pub(crate) fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let block_bytes = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+        self.own();
         while !bytes.is_empty() {
-            let (part, rest) = bytes.split_at((block_bytes - self.block.len()).min(bytes.len()));
-            if self.block.capacity() == 0 {
-                self.block.reserve_exact(block_bytes);
-            }
-            self.block.extend_from_slice(part);
-            if self.block.len() == block_bytes {
+            let (part, rest) = bytes.split_at((BLOCK - self.block.len()).min(bytes.len()));
+            self.copy_into_block(part);
+            if self.block.len() == BLOCK {
                 self.end_block()?;
             }
             bytes = rest;
@@ -332,25 +364,62 @@ impl LargeWriter {
         Ok(())
     }
 
+    /// Keeps no bytes of others, of which a few may keep many in memory.
+    pub(crate) fn own(&mut self) {
+        self.pieces.take().iter().for_each(|piece| self.copy_into_block(piece));
+    }
+
+    fn copy_into_block(&mut self, bytes: &[u8]) {
+        if self.block.capacity() == 0 {
+            self.block.reserve_exact(BLOCK);
+        }
+        self.block.extend_from_slice(bytes);
+    }
+
     /// Writes the last block, which may be a short one.
     pub(crate) fn end(&mut self) -> io::Result<()> {
-        if self.block.is_empty() { Ok(()) } else { self.end_block() }
+        if self.block.len() + self.pieces.bytes() == 0 { Ok(()) } else { self.end_block() }
     }
 
     fn end_block(&mut self) -> io::Result<()> {
-        let frame = match self.encoding {
-            Encoding::Identity => None,
-            Encoding::Zstd => Some(zstandard::compress(&self.block)?).filter(|frame| frame.len() < self.block.len()),
-        };
-        let at_rest = frame.as_ref().unwrap_or(&self.block);
-        self.file.write_at(at_rest, self.end)?;
-        self.end += at_rest.len() as u64;
-        // A block is at most 256 KiB.
-        self.table.extend_from_slice(&u32::try_from(at_rest.len()).unwrap_or(u32::MAX).to_le_bytes());
-        self.table.extend_from_slice(&u32::from(frame.is_some()).to_le_bytes());
-        self.table.extend_from_slice(&payload_check(at_rest).to_le_bytes());
+        match self.encoding {
+            Encoding::Identity => self.end_plain_block()?,
+            Encoding::Zstd => self.end_compressed_block()?,
+        }
         self.block.clear();
         Ok(())
+    }
+
+    fn end_plain_block(&mut self) -> io::Result<()> {
+        let pieces = self.pieces.take();
+        let slices = || [&self.block[..]].into_iter().chain(pieces.iter().map(|piece| &piece[..]));
+        let (bytes, check) = (slices().map(<[u8]>::len).sum(), check_of(slices()));
+        let mut slices: Vec<IoSlice<'_>> = slices().filter(|slice| !slice.is_empty()).map(IoSlice::new).collect();
+        if self.end + bytes as u64 > self.allocated {
+            self.file.resize(self.allocated + ALLOCATED_AT_ONCE_BYTES)?;
+            self.allocated += ALLOCATED_AT_ONCE_BYTES;
+        }
+        self.file.write_slices_at(&mut slices, self.end)?;
+        self.enter(bytes, Encoding::Identity, check);
+        Ok(())
+    }
+
+    fn end_compressed_block(&mut self) -> io::Result<()> {
+        let frame = Some(zstandard::compress(&self.block)?).filter(|frame| frame.len() < self.block.len());
+        let at_rest = frame.as_ref().unwrap_or(&self.block);
+        self.file.write_at(at_rest, self.end)?;
+        let (bytes, check) = (at_rest.len(), payload_check(at_rest));
+        self.enter(bytes, if frame.is_some() { Encoding::Zstd } else { Encoding::Identity }, check);
+        Ok(())
+    }
+
+    /// Enters a block that was written into the table.
+    fn enter(&mut self, bytes: usize, encoding: Encoding, check: u64) {
+        self.end += bytes as u64;
+        // A block is at most 256 KiB.
+        self.table.extend_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
+        self.table.extend_from_slice(&u32::from(encoding == Encoding::Zstd).to_le_bytes());
+        self.table.extend_from_slice(&check.to_le_bytes());
     }
 
     /// Writes table and header, for a file that will have this number. Returns the size of the file in bytes.
@@ -371,8 +440,13 @@ impl LargeWriter {
         };
         let mut tail = std::mem::take(&mut self.table);
         header.encode(self.key, Position::File { number }, &mut tail);
+        let size_bytes = self.end + tail.len() as u64;
+        if size_bytes < self.allocated {
+            // The header is found by the end of the file.
+            self.file.resize(size_bytes)?;
+        }
         self.file.write_at(&tail, self.end)?;
-        Ok(self.end + tail.len() as u64)
+        Ok(size_bytes)
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use gf_digest::Digest;
 
+use super::appending::Payload;
 use super::capacity::Reservation;
 use super::core::{Core, failed};
 use super::index::{IndexKey, Lookup, SHARDS, Slot};
@@ -112,7 +113,7 @@ impl Core {
         let (now, payload) = (self.clock.now(), until.to_le_bytes());
         let record = |digest: &Digest| NewRecord {
             header: RecordHeader::blob(RecordKind::Promise, owner, *digest, Encoding::Identity),
-            payload: &payload,
+            payload: Payload::Whole(&payload),
         };
         let appended = self.segments.append(digests.iter().map(record).collect(), now);
         let appended = appended.map_err(failed("recording a promise"))?;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 
+use super::appending::{Appending, Payload};
 use super::cached_read::read_exactly;
 use super::file_layer::{FileLayer, StoreFile};
 use super::index::{IndexKey, Place};
@@ -24,7 +25,7 @@ const OPEN_FILES: usize = 512;
 /// A record to append. Check, length and time are filled in, and the sequence number unless it has one.
 pub(crate) struct NewRecord<'a> {
     pub header: RecordHeader,
-    pub payload: &'a [u8],
+    pub payload: Payload<'a>,
 }
 
 /// Where a record was appended.
@@ -63,10 +64,10 @@ pub(crate) enum ReadFault {
     Io(io::Error),
 }
 
-fn place(segment: u32, offset: u64, payload: &[u8]) -> io::Result<Appended> {
+fn place(segment: u32, offset: u64, payload_bytes: u64) -> io::Result<Appended> {
     let too_large = |_| io::Error::other("the batch is too large");
     let offset = u32::try_from(offset).map_err(too_large)?;
-    Ok(Appended { segment, offset, bytes: u32::try_from(payload.len()).map_err(too_large)? })
+    Ok(Appended { segment, offset, bytes: u32::try_from(payload_bytes).map_err(too_large)? })
 }
 
 struct Active {
@@ -133,29 +134,31 @@ impl Segments {
     /// Appends records, all in one write, and says where each is. They survive a killed process from now on.
     ///
     /// The records together must be smaller than 1 GiB.
-    pub(crate) fn append(&self, records: Vec<NewRecord<'_>>, now: u32) -> io::Result<Vec<Appended>> {
-        let bytes: u64 = records.iter().map(|record| (record.header.head_bytes() + record.payload.len()) as u64).sum();
+    pub(crate) fn append(&self, mut records: Vec<NewRecord<'_>>, now: u32) -> io::Result<Vec<Appended>> {
+        // All that takes a while is done before the lock is taken, but for the write.
+        for NewRecord { header, payload } in &mut records {
+            header.written_at = now;
+            header.payload_bytes = payload.bytes() as u64;
+            header.payload_check = payload.check();
+        }
+        let bytes: u64 = records.iter().map(|record| record.header.record_bytes()).sum();
         let mut active = self.lock_active();
         let file = self.file_for(&mut active, bytes)?;
-        let mut buffer = std::mem::take(&mut active.buffer);
-        buffer.clear();
+        let mut appending = Appending::new(std::mem::take(&mut active.buffer));
         let mut places = Vec::with_capacity(records.len());
         for NewRecord { mut header, payload } in records {
             if header.sequence == 0 {
                 header.sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
             }
-            header.written_at = now;
-            header.payload_bytes = payload.len() as u64;
-            header.payload_check = payload_check(payload);
-            let place = place(active.number, active.bytes + buffer.len() as u64, payload)?;
+            let place = place(active.number, active.bytes + appending.bytes() as u64, header.payload_bytes)?;
             let position = Position::Segment { segment: place.segment, offset: place.offset };
-            header.encode(self.key, position, &mut buffer);
-            buffer.extend_from_slice(payload);
+            appending.copy(|buffer| header.encode(self.key, position, buffer));
+            appending.payload(payload);
             places.push(place);
         }
         // A write that fails half-way leaves bytes that nothing points to. They are cut off if the disk is willing, so that
         // no rebuild takes what was refused for a record; else the next write covers them.
-        let result = file.write_at(&buffer, active.bytes);
+        let (buffer, result) = appending.write(file.as_ref(), active.bytes);
         if result.is_err() {
             let _ = file.resize(active.bytes);
         } else {

@@ -30,7 +30,10 @@ use super::scrub::ScrubStats;
 use super::segments::{Segments, lock};
 use super::stock::Stock;
 use super::verify::{Repair, VerifyReport};
-use crate::{Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, StoreError, Upload};
+use crate::{
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, HashedBlob, NamelessUpload, NewBlob, OwnerId,
+    StoreError, Upload,
+};
 
 /// Why a store cannot be opened.
 #[derive(Debug, Error)]
@@ -466,8 +469,20 @@ impl BlobStore for DiskBlobStore {
         self.core.write_batch(owner, blobs).await
     }
 
+    async fn write_hashed(&self, owner: OwnerId, blobs: Vec<HashedBlob>) -> Vec<Result<(), StoreError>> {
+        self.core.write_hashed(owner, blobs).await
+    }
+
     async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError> {
         Ok(Box::new(self.core.begin_upload(owner, digest, encoding).await?))
+    }
+
+    async fn upload_nameless(
+        &self,
+        owner: OwnerId,
+        function: DigestFunction,
+    ) -> Result<Box<dyn NamelessUpload>, StoreError> {
+        Ok(Box::new(self.core.begin_nameless(owner, function)?))
     }
 
     async fn split(&self, owner: OwnerId, digest: Digest) -> Result<Vec<Digest>, StoreError> {

@@ -7,11 +7,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gf_digest::Digest;
 
+use super::appending::Payload;
 use super::capacity::Reservation;
 use super::core::{Core, failed};
 use super::decoding::{Decoding, Hashed};
-use super::hashing::Hashing;
 use super::index::{IndexKey, Place, Slot};
+use super::lane::Lane;
 use super::large::LargeWriter;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
 use super::segments::NewRecord;
@@ -47,7 +48,7 @@ enum Sink {
 }
 
 enum FileSink {
-    Identity(LargeWriter, Hashing),
+    Identity(Lane<Hashed>),
     Zstd(Decoding),
 }
 
@@ -55,7 +56,7 @@ impl FileSink {
     async fn new(core: &Arc<Core>, digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
         let writer = core.large.create(encoding, digest.size_bytes()).map_err(failed("creating a file"))?;
         Ok(match encoding {
-            Encoding::Identity => Self::Identity(writer, Hashing::new(digest.function())),
+            Encoding::Identity => Self::Identity(Lane::new(Hashed::new(core, digest.function(), writer))),
             Encoding::Zstd => {
                 let decoding = Decoding::new(core, digest, writer).await;
                 Self::Zstd(decoding.map_err(failed("starting a decoder"))?)
@@ -66,27 +67,19 @@ impl FileSink {
     /// Takes the next bytes as they came.
     async fn take(&mut self, bytes: &Bytes, digest: Digest) -> Result<(), StoreError> {
         match self {
-            // Waits for no more than the hash of what came before, and takes nothing until then.
-            Self::Identity(writer, hashing) => {
-                hashing.take(bytes).await.map_err(failed("hashing an upload"))?;
-                writer.write(bytes).map_err(failed("writing a file"))
-            }
+            // Takes nothing while it waits.
+            Self::Identity(lane) => lane.take(bytes.clone()).await.map_err(failed("writing a file")),
             Self::Zstd(decoding) => decoding.take(bytes).await.map_err(|error| undecodable(error, digest)),
         }
     }
 
     /// The file, and the digest of everything that came in.
     async fn finish(self, digest: Digest) -> Result<(LargeWriter, Digest), StoreError> {
-        match self {
-            Self::Identity(writer, hashing) => {
-                let actual = hashing.finish().await.map_err(failed("hashing an upload"))?;
-                Ok((writer, actual))
-            }
-            Self::Zstd(decoding) => {
-                let Hashed { hasher, writer, .. } = decoding.finish().map_err(|error| undecodable(error, digest))?;
-                Ok((writer, hasher.finish()))
-            }
-        }
+        let Hashed { hasher, writer, .. } = match self {
+            Self::Identity(lane) => lane.finish().await.map_err(failed("writing a file"))?,
+            Self::Zstd(decoding) => decoding.finish().map_err(|error| undecodable(error, digest))?,
+        };
+        Ok((writer, hasher.finish()))
     }
 }
 
@@ -112,7 +105,7 @@ impl Core {
     }
 
     /// Makes a finished large file the place of its blob.
-    async fn keep_large(
+    pub(crate) async fn keep_large(
         &self,
         owner: OwnerId,
         digest: &Digest,
@@ -133,7 +126,7 @@ impl Core {
         // and not a file that nobody knows.
         let header = RecordHeader::blob(RecordKind::Large, owner, *digest, encoding);
         let payload = number.to_le_bytes();
-        let record = NewRecord { header, payload: &payload };
+        let record = NewRecord { header, payload: Payload::Whole(&payload) };
         self.segments.append(vec![record], now).map_err(failed("appending to a segment"))?;
         reservation.use_bytes((HEADER_BYTES + payload.len()) as u64);
         let file = self.large.keep(writer, number).map_err(failed("naming a file"))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use gf_digest::Digest;
 
+use super::appending::Payload;
 use super::capacity::Reservation;
 use super::core::{Core, Vacancy, failed};
 use super::index::{IndexKey, Slot};
@@ -12,7 +13,7 @@ use super::read::ATTEMPTS;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
 use super::segments::{NewRecord, lock};
 use super::zstandard::{self, DecodeError};
-use crate::{Encoding, EntryKey, NewBlob, OwnerId, StoreError};
+use crate::{Encoding, EntryKey, HashedBlob, NewBlob, OwnerId, StoreError};
 
 /// The largest blob that may arrive whole: what compressed bytes decode to is held in memory.
 const MAX_WHOLE_BYTES: u64 = 64 << 20;
@@ -20,8 +21,14 @@ const MAX_WHOLE_BYTES: u64 = 64 << 20;
 /// A blob whose digest was checked, in the form in which it will rest.
 struct Checked {
     digest: Digest,
-    payload: Bytes,
+    payload: Vec<Bytes>,
     encoding: Encoding,
+}
+
+impl Checked {
+    fn payload_bytes(&self) -> usize {
+        self.payload.iter().map(Bytes::len).sum()
+    }
 }
 
 impl Core {
@@ -30,22 +37,42 @@ impl Core {
         owner: OwnerId,
         blobs: Vec<NewBlob>,
     ) -> Vec<Result<(), StoreError>> {
+        let check = |blob: NewBlob| {
+            let (encoding, payload) = self.check(&blob)?;
+            Ok(Checked { digest: blob.digest, payload: vec![payload], encoding })
+        };
+        self.write_checked(owner, blobs.into_iter().map(check)).await
+    }
+
+    pub(crate) async fn write_hashed(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        blobs: Vec<HashedBlob>,
+    ) -> Vec<Result<(), StoreError>> {
+        let limit_bytes = self.max_whole_bytes();
+        let check = |blob: HashedBlob| match blob.digest() {
+            digest if digest.size_bytes() > limit_bytes => Err(StoreError::TooLarge { digest, limit_bytes }),
+            digest => Ok(Checked { digest, payload: blob.into_pieces(), encoding: Encoding::Identity }),
+        };
+        self.write_checked(owner, blobs.into_iter().map(check)).await
+    }
+
+    /// Stores those blobs that passed.
+    async fn write_checked(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        blobs: impl ExactSizeIterator<Item = Result<Checked, StoreError>>,
+    ) -> Vec<Result<(), StoreError>> {
         let mut results = Vec::with_capacity(blobs.len());
         let mut checked = Vec::with_capacity(blobs.len());
         for blob in blobs {
-            let result = self.check(&blob);
-            match result {
-                Ok(encoding_and_payload) => {
-                    let (encoding, payload) = encoding_and_payload;
-                    if !blob.digest.is_empty() {
-                        checked.push((results.len(), Checked { digest: blob.digest, payload, encoding }));
-                    }
-                    results.push(Ok(()));
+            results.push(blob.map(|blob| {
+                if !blob.digest.is_empty() {
+                    checked.push((results.len(), blob));
                 }
-                Err(error) => results.push(Err(error)),
-            }
+            }));
         }
-        let bytes: u64 = checked.iter().map(|(_, blob)| (HEADER_BYTES + blob.payload.len()) as u64).sum();
+        let bytes: u64 = checked.iter().map(|(_, blob)| (HEADER_BYTES + blob.payload_bytes()) as u64).sum();
         match self.reserve(bytes).await {
             Ok(mut reservation) => self.store_checked(owner, checked, &mut reservation, &mut results).await,
             Err(error) => refuse_all(&mut results, checked.iter().map(|(at, _)| *at), error),
@@ -53,10 +80,14 @@ impl Core {
         results
     }
 
+    fn max_whole_bytes(&self) -> u64 {
+        self.config.max_blob_size_bytes.min(MAX_WHOLE_BYTES)
+    }
+
     /// Checks size and digest, and picks the smaller of the forms at hand.
     fn check(&self, blob: &NewBlob) -> Result<(Encoding, Bytes), StoreError> {
         let digest = blob.digest;
-        let limit_bytes = self.config.max_blob_size_bytes.min(MAX_WHOLE_BYTES);
+        let limit_bytes = self.max_whole_bytes();
         if digest.size_bytes() > limit_bytes {
             return Err(StoreError::TooLarge { digest, limit_bytes });
         }
@@ -104,7 +135,7 @@ impl Core {
         };
         let records = missing.iter().map(|(_, blob, _)| NewRecord {
             header: RecordHeader::blob(RecordKind::Blob, owner, blob.digest, blob.encoding),
-            payload: &blob.payload,
+            payload: Payload::Pieces(&blob.payload),
         });
         let appended = match self.segments.append(records.collect(), now) {
             Ok(appended) => appended,
@@ -118,7 +149,7 @@ impl Core {
         };
         let mut theirs = Vec::new();
         for ((at, blob, vacancy), place) in missing.into_iter().zip(appended) {
-            reservation.use_bytes((HEADER_BYTES + blob.payload.len()) as u64);
+            reservation.use_bytes((HEADER_BYTES + blob.payload_bytes()) as u64);
             let key = IndexKey::blob(&blob.digest);
             let place = place.plain(blob.encoding);
             let slot = Slot { key, place, size_bytes: blob.digest.size_bytes(), touched: now, owner };
@@ -217,7 +248,7 @@ impl Core {
             return Ok(false);
         }
         // The space of a removal is not reserved: it must go through when nothing else does.
-        let record = NewRecord { header, payload: &[] };
+        let record = NewRecord { header, payload: Payload::Whole(&[]) };
         let bytes = record.header.record_bytes();
         let appended = self.segments.append(vec![record], self.clock.now()).map_err(failed("recording a removal"))?;
         self.capacity.add_used(bytes);

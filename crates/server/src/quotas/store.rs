@@ -8,7 +8,10 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use gf_blobstore::{Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, NewBlob, OwnerId, StoreError, Upload};
+use gf_blobstore::{
+    Accept, BlobRead, BlobStore, ByteRange, Encoding, EntryKey, HashedBlob, Named, NamelessUpload, NewBlob, OwnerId,
+    StoreError, Upload,
+};
 use gf_digest::{Digest, DigestFunction};
 
 use super::{Coming, Held, OverQuota, Quotas};
@@ -122,10 +125,46 @@ impl BlobStore for QuotaStore {
         answers
     }
 
+    /// They are parts of one thing, of which none is of use without the others: all are admitted, or none.
+    async fn write_hashed(&self, owner: OwnerId, blobs: Vec<HashedBlob>) -> Vec<Result<(), StoreError>> {
+        let digests: Vec<Digest> = blobs.iter().map(HashedBlob::digest).collect();
+        let missing: HashSet<Digest> = match self.store.find_missing(owner, &digests).await {
+            Ok(missing) => missing.into_iter().collect(),
+            // The store says so itself when it is asked to take them.
+            Err(_) => digests.iter().copied().collect(),
+        };
+        let held = match self.hold(owner, missing.iter().map(Digest::size_bytes).sum(), Coming::Uploaded).await {
+            Ok(held) => held,
+            Err(over) => return digests.iter().map(|_| Err(over.clone().into())).collect(),
+        };
+        let written = self.store.write_hashed(owner, blobs).await;
+        let came = written.iter().zip(&digests).filter(|(result, _)| result.is_ok()).map(|(_, digest)| *digest);
+        let came: HashSet<Digest> = came.filter(|digest| missing.contains(digest)).collect();
+        held.settle(came.iter().map(Digest::size_bytes).sum());
+        written
+    }
+
     async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError> {
         let held = self.hold_for(owner, digest, Coming::Uploaded).await?;
         let upload = self.store.upload(owner, digest, encoding).await?;
         Ok(Box::new(QuotaUpload { upload, held }))
+    }
+
+    async fn upload_nameless(
+        &self,
+        owner: OwnerId,
+        function: DigestFunction,
+    ) -> Result<Box<dyn NamelessUpload>, StoreError> {
+        let upload = self.store.upload_nameless(owner, function).await?;
+        let quotas = Arc::clone(&self.quotas);
+        Ok(Box::new(QuotaNamelessUpload {
+            upload,
+            quotas,
+            owner,
+            held: Held::nothing(),
+            held_bytes: 0,
+            received_bytes: 0,
+        }))
     }
 
     async fn split(&self, owner: OwnerId, digest: Digest) -> Result<Vec<Digest>, StoreError> {
@@ -191,5 +230,39 @@ impl Upload for QuotaUpload {
         upload.finish().await?;
         held.settle_all();
         Ok(())
+    }
+}
+
+/// An upload of unknown size holds more in steps of this size.
+const HELD_AT_ONCE_BYTES: u64 = 1 << 20;
+
+/// An upload that holds more as it grows, and that is charged for if what came was not here.
+struct QuotaNamelessUpload {
+    upload: Box<dyn NamelessUpload>,
+    quotas: Arc<Quotas>,
+    owner: OwnerId,
+    held: Held,
+    held_bytes: u64,
+    received_bytes: u64,
+}
+
+#[async_trait]
+impl NamelessUpload for QuotaNamelessUpload {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let received_bytes = self.received_bytes + bytes.len() as u64;
+        if let Some(lacking @ 1..) = received_bytes.checked_sub(self.held_bytes) {
+            let more = lacking.max(HELD_AT_ONCE_BYTES);
+            self.held.add(self.quotas.admit(self.owner, more, Coming::Uploaded).await?);
+            self.held_bytes += more;
+        }
+        self.received_bytes = received_bytes;
+        self.upload.write(bytes).await
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Named, StoreError> {
+        let Self { upload, held, .. } = *self;
+        let named = upload.finish().await?;
+        held.settle(if named.is_new { named.digest.size_bytes() } else { 0 });
+        Ok(named)
     }
 }

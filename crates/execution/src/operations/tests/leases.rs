@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use gf_blobstore::{BlobRead, EntryKey, OwnerId, StoreError, Upload};
+use gf_blobstore::{BlobRead, EntryKey, HashedBlob, NamelessUpload, OwnerId, StoreError, Upload};
 use gf_reapi::execution::{Directory, FileNode};
 
 use super::*;
@@ -129,8 +129,20 @@ impl BlobStore for Touched {
         self.store.write_batch(owner, blobs).await
     }
 
+    async fn write_hashed(&self, owner: OwnerId, blobs: Vec<HashedBlob>) -> Vec<Result<(), StoreError>> {
+        self.store.write_hashed(owner, blobs).await
+    }
+
     async fn upload(&self, owner: OwnerId, digest: Digest, encoding: Encoding) -> Result<Box<dyn Upload>, StoreError> {
         self.store.upload(owner, digest, encoding).await
+    }
+
+    async fn upload_nameless(
+        &self,
+        owner: OwnerId,
+        function: DigestFunction,
+    ) -> Result<Box<dyn NamelessUpload>, StoreError> {
+        self.store.upload_nameless(owner, function).await
     }
 
     async fn split(&self, owner: OwnerId, digest: Digest) -> Result<Vec<Digest>, StoreError> {
