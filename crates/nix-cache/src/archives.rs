@@ -46,7 +46,7 @@ pub struct Archives {
 }
 
 impl Archives {
-    /// Keeps archives in `store`. Files that are too large for memory while they arrive wait in `scratch`, a folder that
+    /// Keeps archives in `store`. What no directory can hold, and memory neither while it arrives, waits in `scratch`, a folder that
     /// must exist, in files without a name: nothing is left there by a killed process.
     #[must_use]
     pub fn new(store: Arc<dyn BlobStore>, scratch: PathBuf, limits: ArchiveLimits) -> Self {

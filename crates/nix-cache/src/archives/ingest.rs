@@ -4,6 +4,7 @@
 mod contents;
 mod decoder;
 mod dismantling;
+mod nar_hash;
 mod opaque;
 mod source;
 mod spool;
@@ -29,6 +30,7 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use super::{ArchiveLimits, Archives, Root, blob_list};
 use decoder::Decoder;
 use dismantling::{Destination, Dismantled, Dismantling};
+use nar_hash::NarHashing;
 use source::{Portion, Source};
 use spool::Room;
 pub(super) use spool::SpoolMemory;
@@ -192,12 +194,13 @@ impl Archives {
             runtime: Handle::current(),
             copy,
         };
+        let nar_hash = if self.turns.is_alone() { NarHashing::beside(&to.runtime) } else { NarHashing::default() };
         let mut storing = JoinSet::new();
         storing.spawn(store_all(Arc::clone(&self.store), owner, queue));
         let dismantling = spawn_blocking(move || {
             // Held here, so that a thread whose caller has left is counted until it ends.
             let _permit = permit;
-            Dismantling::new(to, limits).run(Decoder::new(compression, source)?)
+            Dismantling::new(to, limits, nar_hash).run(Decoder::new(compression, source)?)
         });
         let fed = feed(body, portions, &self.turns).await;
         let dismantled = dismantling.await.map_err(failed)?;

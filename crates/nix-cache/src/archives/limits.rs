@@ -25,7 +25,8 @@ pub struct ArchiveLimits {
     pub patience: Duration,
     /// which is fewer bytes in a second than these.
     pub slowest_bytes_per_s: u64,
-    /// What large files that are arriving may take of memory, all together, in bytes; the rest waits on the disk.
+    /// What archives that no directory can hold may take of memory while they arrive, all together, in bytes; the rest waits
+    /// on the disk.
     pub spool_bytes: usize,
     /// What of them waits on the disk may take there, all together, in bytes.
     pub scratch_bytes: u64,
@@ -35,7 +36,7 @@ pub struct ArchiveLimits {
 
 impl Default for ArchiveLimits {
     /// 64 GiB, a million entries, 1024 deep, 256 MiB of names: beyond every store path seen so far. 64 at once, with 2 GiB for
-    /// decoders, 1 GiB for names, 256 MiB of large files in memory and 32 GiB on the disk; while others wait, at least
+    /// decoders, 1 GiB for names, 256 MiB of archives that become one blob in memory and 32 GiB on the disk; while others wait, at least
     /// 32 KiB/s. 64 MiB of layouts.
     fn default() -> Self {
         Self {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::TryStreamExt as _;
 use gf_blobstore::{BlobStore as _, ByteRange, Encoding, OwnerId};
 use gf_digest::{Digest, DigestFunction};
-use gf_nix_cache::archives::{ArchiveLimits, Ingested, ReadError, Root};
+use gf_nix_cache::archives::{Ingested, ReadError, Root};
 use gf_nix_formats::ListingBuilder;
 use gf_nix_formats::nar::{NarLimits, NarParser};
 
@@ -94,12 +94,10 @@ async fn every_root_is_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_files_come_back_through_memory_and_through_the_scratch_folder() {
-    // A large file may take 6 MiB of memory, then it waits on the disk.
-    let limits = ArchiveLimits { spool_bytes: 24 << 20, ..ArchiveLimits::default() };
-    let fixture = Fixture::with(limits).await;
+async fn large_files_come_back() {
+    let fixture = Fixture::new().await;
     let mut numbers = Numbers::new(1);
-    // One that is nearly small, one for memory, one for a file, one that occurs twice.
+    // One that is nearly small, some that the store takes as they come, one that occurs twice.
     let sizes = [1 << 20, (1 << 20) + 1, 5_000_000, 9_000_001];
     let [small, larger, memory, file] = sizes.map(|bytes| plain(&numbers.bytes(bytes)));
     let twice = file.clone();
@@ -120,8 +118,11 @@ async fn large_files_come_back_through_memory_and_through_the_scratch_folder() {
         let range = ByteRange { offset: numbers.below(nar.len()) as u64, limit: Some(numbers.below(3_000_000) as u64) };
         assert!(read(&archive, range).await.unwrap() == part(&nar, range), "{range:?}");
     }
-    // Nothing is left over.
-    assert_eq!(std::fs::read_dir(fixture.folder.path().join("scratch")).unwrap().count(), 0);
+    // Nothing is left over, and nothing was kept that is not needed.
+    for folder in ["scratch", "store/incoming"] {
+        assert_eq!(std::fs::read_dir(fixture.folder.path().join(folder)).unwrap().count(), 0, "{folder}");
+    }
+    assert_eq!(fixture.store.stats().reserved_bytes, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

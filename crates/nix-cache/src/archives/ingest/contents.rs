@@ -1,80 +1,57 @@
 //! The contents of the file that is being read.
 
-use std::io;
+use bytes::Bytes;
+use gf_blobstore::{BlobHasher, HashedBlob, NamelessUpload, StoreError};
+use gf_digest::{Digest, DigestFunction};
+use tokio::runtime::Handle;
 
-use bytes::{Bytes, BytesMut};
-use gf_digest::{Digest, DigestFunction, Hasher};
-
-use super::spool::{Room, Spool, Spooled};
+use super::dismantling::Destination;
 
 /// Files up to this size are written to the store in batches, larger ones as uploads of their own.
-pub(super) const SMALL_BYTES: u64 = 1 << 20;
+const SMALL_BYTES: u64 = 1 << 20;
 
-/// A file being gathered.
+/// A file on its way. It is hashed once, here or by the store.
 pub(super) enum Contents {
     /// A small one, as the pieces that it came in.
-    Small(Vec<Bytes>),
-    /// A large one.
-    Large(Box<(Hasher, Spool)>),
+    Small(Box<BlobHasher>),
+    /// A large one, which the store takes as it comes.
+    Large(Box<dyn NamelessUpload>, Handle),
 }
 
-/// A file that was gathered.
+/// A file that was read.
 pub(super) enum Gathered {
     /// A small one.
-    Small(Bytes),
-    /// A large one.
-    Large(Spooled),
+    Small(HashedBlob),
+    /// A large one, which is in the store.
+    Stored(Digest),
 }
 
 impl Contents {
-    /// Begins a file of `size_bytes`; a large one waits in `room`.
-    pub(super) fn new(size_bytes: u64, room: &Room) -> Self {
+    /// Begins a file of `size_bytes`.
+    pub(super) fn new(size_bytes: u64, to: &Destination) -> Result<Self, StoreError> {
         if size_bytes <= SMALL_BYTES {
-            Self::Small(Vec::new())
-        } else {
-            Self::Large(Box::new((Hasher::new(DigestFunction::Sha256), Spool::new(room))))
+            return Ok(Self::Small(Box::new(BlobHasher::new(DigestFunction::Sha256))));
         }
+        let upload = to.runtime.block_on(to.store.upload_nameless(to.owner, DigestFunction::Sha256))?;
+        Ok(Self::Large(upload, to.runtime.clone()))
     }
 
-    /// Takes the next bytes.
-    pub(super) fn add(&mut self, bytes: Bytes) -> io::Result<()> {
+    /// Takes the next bytes. May wait for the store.
+    pub(super) fn add(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         match self {
-            Self::Small(pieces) => {
-                pieces.push(bytes);
+            Self::Small(hashing) => {
+                hashing.update(bytes);
                 Ok(())
             }
-            Self::Large(large) => {
-                let (hasher, spool) = large.as_mut();
-                hasher.update(&bytes);
-                spool.add(bytes)
-            }
+            Self::Large(upload, runtime) => runtime.block_on(upload.write(bytes)),
         }
     }
 
-    /// The digest of the file, and the file.
-    pub(super) fn finish(self) -> io::Result<(Digest, Gathered)> {
+    /// The whole file.
+    pub(super) fn finish(self) -> Result<Gathered, StoreError> {
         match self {
-            Self::Small(pieces) => {
-                let bytes = joined(pieces);
-                Ok((Digest::of(DigestFunction::Sha256, &bytes), Gathered::Small(bytes)))
-            }
-            Self::Large(large) => {
-                let (hasher, spool) = *large;
-                Ok((hasher.finish(), Gathered::Large(spool.finish()?)))
-            }
-        }
-    }
-}
-
-/// One piece is taken as it is; several are copied.
-fn joined(mut pieces: Vec<Bytes>) -> Bytes {
-    match pieces.len() {
-        0 => Bytes::new(),
-        1 => pieces.swap_remove(0),
-        _ => {
-            let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-            pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
-            whole.freeze()
+            Self::Small(hashing) => Ok(Gathered::Small(hashing.finish())),
+            Self::Large(upload, runtime) => Ok(Gathered::Stored(runtime.block_on(upload.finish())?.digest)),
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The work on an archive that takes a processor: decoding, hashing, parsing. It has a thread of its own, and hands what
-//! is to be stored to a task.
+//! The work on an archive that takes a processor: decoding, hashing, parsing. It has a thread of its own, and hands small
+//! files and directories to a task that stores them; large files go to the store as they come.
 
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gf_blobstore::{BlobStore, Encoding, NewBlob, OwnerId};
-use gf_digest::{Digest, DigestFunction, Hasher};
+use gf_blobstore::{BlobStore, HashedBlob, OwnerId};
+use gf_digest::{Digest, DigestFunction};
 use gf_nix_formats::NarHash;
 use gf_nix_formats::nar::{NarEvent, NarParser};
 use tokio::runtime::Handle;
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::contents::{Contents, Gathered};
 use super::decoder::Decoder;
+use super::nar_hash::NarHashing;
 use super::opaque::Opaque;
 use super::spool::{Claim, Room, SpoolMemory};
 use super::storing::Job;
@@ -49,7 +50,7 @@ pub(super) struct Dismantled {
 pub(super) struct Destination {
     pub(super) store: Arc<dyn BlobStore>,
     pub(super) owner: OwnerId,
-    /// Where large files wait.
+    /// Where an archive waits that no directory can hold.
     pub(super) room: Room,
     /// The memory for all else of all archives.
     pub(super) names: SpoolMemory,
@@ -65,13 +66,13 @@ pub(super) struct Dismantling {
     to: Destination,
     limits: ArchiveLimits,
     parser: NarParser,
-    nar_hasher: Hasher,
+    nar_hash: NarHashing,
     form: Form,
     /// The file that is open.
     contents: Option<(Contents, bool)>,
     /// Bytes of all files.
     contents_bytes: u64,
-    batch: Vec<NewBlob>,
+    batch: Vec<HashedBlob>,
     batch_bytes: usize,
     /// Where the archive was when the batch began.
     batch_began: u64,
@@ -87,12 +88,12 @@ enum Form {
 }
 
 impl Dismantling {
-    pub(super) fn new(to: Destination, limits: ArchiveLimits) -> Self {
+    pub(super) fn new(to: Destination, limits: ArchiveLimits, nar_hash: NarHashing) -> Self {
         Self {
             to,
             limits,
             parser: NarParser::new(limits.nar()),
-            nar_hasher: Hasher::new(DigestFunction::Sha256),
+            nar_hash,
             form: Form::Tree(Tree::default()),
             contents: None,
             contents_bytes: 0,
@@ -108,7 +109,7 @@ impl Dismantling {
     /// Takes the whole archive apart. Blocks while the upload or the store is slower.
     pub(super) fn run(mut self, mut decoder: Decoder) -> Result<Dismantled, Halt> {
         while let Some(mut piece) = decoder.next()? {
-            self.nar_hasher.update(&piece);
+            self.nar_hash.update(&piece)?;
             let whole = piece.clone();
             while let Some(event) = self.parser.next(&mut piece).map_err(IngestError::from)? {
                 self.take(event)?;
@@ -118,9 +119,10 @@ impl Dismantling {
         }
         let nar_size = self.parser.finish().map_err(IngestError::from)?;
         let (file_size, file_hash) = decoder.finish()?.finish();
-        let nar = std::mem::replace(&mut self.nar_hasher, Hasher::new(DigestFunction::Sha256)).finish();
-        let root = self.end(nar)?;
+        // What is left to store is stored while the last bytes are hashed.
         self.hand_over()?;
+        let nar = std::mem::take(&mut self.nar_hash).finish()?;
+        let root = self.end(nar)?;
         Ok(Dismantled {
             // What is not compressed was not hashed twice.
             file_hash: file_hash.unwrap_or(*nar.hash()),
@@ -146,42 +148,50 @@ impl Dismantling {
             NarEvent::Entry(_) | NarEvent::Symlink(_) => {}
             NarEvent::Directory => tree.open(),
             NarEvent::DirectoryEnd => {
-                let message = tree.close();
-                let digest = Digest::of(DigestFunction::Sha256, &message);
-                tree.directory(digest);
-                self.add(digest, Gathered::Small(message))?;
+                let message = HashedBlob::of(DigestFunction::Sha256, tree.close());
+                tree.directory(message.digest());
+                self.add(message)?;
             }
             NarEvent::File { executable, size_bytes } => {
-                self.contents = Some((Contents::new(*size_bytes, &self.to.room), *executable));
+                let contents = Contents::new(*size_bytes, &self.to).map_err(IngestError::from)?;
+                self.contents = Some((contents, *executable));
             }
             NarEvent::Contents(bytes) => {
                 if let Some((contents, _)) = &mut self.contents {
-                    contents.add(bytes.clone()).map_err(IngestError::Scratch)?;
+                    contents.add(bytes.clone()).map_err(IngestError::from)?;
                 }
             }
             NarEvent::FileEnd => {
                 let Some((contents, executable)) = self.contents.take() else { return Ok(()) };
-                let (digest, gathered) = contents.finish().map_err(IngestError::Scratch)?;
-                tree.file(digest, executable);
-                self.add(digest, gathered)?;
+                match contents.finish().map_err(IngestError::from)? {
+                    Gathered::Small(blob) => {
+                        tree.file(blob.digest(), executable);
+                        self.add(blob)?;
+                    }
+                    Gathered::Stored(digest) => {
+                        tree.file(digest, executable);
+                        self.list(digest);
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    /// Puts a blob into the batch, or hands it over alone, unless this archive had it before.
-    fn add(&mut self, digest: Digest, gathered: Gathered) -> Result<(), Halt> {
-        if digest.is_empty() || !self.listed.insert(digest) {
-            return Ok(());
+    /// Enters a blob into the list, unless this archive had it before or it is empty; whether it did.
+    fn list(&mut self, digest: Digest) -> bool {
+        let is_first = !digest.is_empty() && self.listed.insert(digest);
+        if is_first {
+            self.blobs.push(digest);
         }
-        self.blobs.push(digest);
-        match gathered {
-            // A directory can be larger than any small file.
-            Gathered::Small(bytes) => {
-                self.batch_bytes += bytes.len();
-                self.batch.push(NewBlob { digest, bytes, encoding: Encoding::Identity });
-            }
-            Gathered::Large(spooled) => self.send(Job::Upload(digest, spooled))?,
+        is_first
+    }
+
+    /// Puts a blob into the batch. A directory can be larger than any small file.
+    fn add(&mut self, blob: HashedBlob) -> Result<(), Halt> {
+        if self.list(blob.digest()) {
+            self.batch_bytes += blob.pieces().iter().map(Bytes::len).sum::<usize>();
+            self.batch.push(blob);
         }
         let span = self.parser.position() - self.batch_began;
         if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_COUNT || span >= BATCH_SPAN_BYTES {
@@ -230,7 +240,9 @@ impl Dismantling {
             }
             Form::Opaque(opaque) => {
                 let spooled = opaque.finish()?;
-                self.add(nar, Gathered::Large(spooled))?;
+                if self.list(nar) {
+                    self.send(Job::Upload(nar, spooled))?;
+                }
                 Ok(Root::Opaque(nar))
             }
         }

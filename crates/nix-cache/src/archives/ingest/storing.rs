@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gf_blobstore::{BlobStore, Encoding, NewBlob, OwnerId, StoreError};
+use gf_blobstore::{BlobStore, Encoding, HashedBlob, OwnerId, StoreError};
 use gf_digest::{Digest, DigestFunction};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
@@ -14,8 +14,8 @@ use super::spool::Spooled;
 /// What is to be done, in order.
 pub(super) enum Job {
     /// Write small blobs.
-    Batch(Vec<NewBlob>),
-    /// Write a large one.
+    Batch(Vec<HashedBlob>),
+    /// Write an archive that no directory can hold.
     Upload(Digest, Spooled),
     /// Tell when everything before this is stored.
     Settle(oneshot::Sender<()>),
@@ -41,18 +41,18 @@ pub(super) async fn store_all(
 }
 
 /// Writes those that the store has not, which is cheaper to ask than to write; what it has is kept for the lease.
-async fn write_missing(store: &dyn BlobStore, owner: OwnerId, mut blobs: Vec<NewBlob>) -> Result<(), StoreError> {
-    let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
+async fn write_missing(store: &dyn BlobStore, owner: OwnerId, mut blobs: Vec<HashedBlob>) -> Result<(), StoreError> {
+    let digests: Vec<Digest> = blobs.iter().map(HashedBlob::digest).collect();
     let missing = store.find_missing(owner, &digests).await?;
     if missing.len() < blobs.len() {
         // Missing ones are in the order asked, and no digest was asked twice.
         let mut missing = missing.into_iter().peekable();
-        blobs.retain(|blob| missing.next_if_eq(&blob.digest).is_some());
+        blobs.retain(|blob| missing.next_if_eq(&blob.digest()).is_some());
     }
     if blobs.is_empty() {
         return Ok(());
     }
-    store.write_batch(owner, blobs).await.into_iter().collect()
+    store.write_hashed(owner, blobs).await.into_iter().collect()
 }
 
 async fn upload_missing(

@@ -21,6 +21,7 @@ const CLAIM_BYTES: u64 = 1 << 20;
 
 pub(in crate::archives) struct Turns {
     archives: Arc<Semaphore>,
+    turns: usize,
     /// Mebibytes that decoders may use, all together.
     memory: Arc<Semaphore>,
     claims: u32,
@@ -46,8 +47,10 @@ impl Turns {
     pub(in crate::archives) fn new(limits: &ArchiveLimits) -> Self {
         let claims = u32::try_from((limits.decoder_bytes / CLAIM_BYTES).max(1)).unwrap_or(u32::MAX);
         let most = usize::try_from(claims).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        let turns = limits.concurrent_ingests.max(1);
         Self {
-            archives: Arc::new(Semaphore::new(limits.concurrent_ingests.max(1))),
+            archives: Arc::new(Semaphore::new(turns)),
+            turns,
             memory: Arc::new(Semaphore::new(most)),
             claims,
             waiting: AtomicUsize::new(0),
@@ -65,6 +68,11 @@ impl Turns {
         let archive = Arc::clone(&self.archives).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let memory = Arc::clone(&self.memory).acquire_many_owned(claims).await.map_err(|_| StoreError::Closed)?;
         Ok(Turn { _archive: archive, _memory: memory })
+    }
+
+    /// Whether no more than one archive is under way.
+    pub(super) fn is_alone(&self) -> bool {
+        self.archives.available_permits() + 1 >= self.turns
     }
 
     /// The pace of a body that begins.
