@@ -28,14 +28,16 @@ struct Share {
 
 impl Share {
     async fn open(folder: &Path) -> Self {
+        std::fs::create_dir_all(folder.join("store")).unwrap();
+        Self::open_on(folder, &LossyFiles::new(&folder.join("store"))).await
+    }
+
+    async fn open_on(folder: &Path, files: &LossyFiles) -> Self {
         let time = Arc::new(ManualTime::new(BEGIN_S));
         let lease = Duration::from_secs(LEASE_S);
-        let directory = folder.join("store");
-        std::fs::create_dir_all(&directory).unwrap();
-        let files = Arc::new(LossyFiles::new(&directory));
-        let config = StoreConfig { lease, ..StoreConfig::new(directory) };
+        let config = StoreConfig { lease, ..StoreConfig::new(folder.join("store")) };
         let clock: Arc<dyn TimeSource> = Arc::clone(&time) as _;
-        let store = DiskBlobStore::open_on(files, clock, config).await.unwrap();
+        let store = DiskBlobStore::open_on(Arc::new(files.clone()), clock, config).await.unwrap();
         index_is_whole(&store).await;
         let database = Database::open(&Location::file(&folder.join("facts")), &[MIGRATIONS]).await.unwrap();
         let name = TenantName::new("default").unwrap();
@@ -137,7 +139,9 @@ fn what_is_told_is_not_to_the_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_counts_from_the_start_of_the_next_process_on() {
     let folder = tempfile::tempdir().unwrap();
-    let share = Share::open(folder.path()).await;
+    std::fs::create_dir_all(folder.path().join("store")).unwrap();
+    let files = LossyFiles::new(&folder.path().join("store"));
+    let share = Share::open_on(folder.path(), &files).await;
     share.look();
     share.put(1).await.unwrap();
     share.put(2).await.unwrap();
@@ -147,7 +151,7 @@ async fn what_is_stored_counts_from_the_start_of_the_next_process_on() {
     share.store.close().unwrap();
     drop(share);
 
-    let share = Share::open(folder.path()).await;
+    let share = Share::open_on(folder.path(), &files).await;
     assert_eq!(share.quotas.accounts[&share.owner].meter().stored(), Some(held));
     assert!(!share.quotas.accounts[&share.owner].meter().has_looked(), "nobody did yet");
     let refused = share.put(3).await.unwrap_err();
