@@ -106,7 +106,7 @@ async fn what_is_refused_of_a_batch_is_refused_alone() {
     let folder = tempfile::tempdir().unwrap();
     let share = Share::open(folder.path()).await;
     let small = |number: u8| blob(vec![number; 5], 5, Encoding::Identity);
-    let large = blob(vec![7; 2 * SHARE_BYTES as usize], 2 * SHARE_BYTES, Encoding::Identity);
+    let large = blob(vec![7; 2 * usize::try_from(SHARE_BYTES).unwrap()], 2 * SHARE_BYTES, Encoding::Identity);
     let false_size = |number: u8, encoding| blob(vec![number; 5], i64::MAX as u64, encoding);
     let blobs = vec![
         small(1),

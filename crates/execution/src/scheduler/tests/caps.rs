@@ -234,7 +234,8 @@ fn what_is_kept_free_in_vain_or_for_what_is_cancelled_gives_the_place_back() {
 /// Another worker stands idle, too small for what a worker is kept free for, and what would fit it waits for the place.
 #[test]
 fn whatever_gives_a_kept_worker_up_gives_the_place_to_what_has_room_elsewhere() {
-    let gives_up: [(&str, fn(&mut Play, ExecutionId) -> Vec<Effect>); 4] = [
+    type GiveUp = fn(&mut Play, ExecutionId) -> Vec<Effect>;
+    let gives_up: [(&str, GiveUp); 4] = [
         ("drains", |play, _| play.happen(Event::WorkerDraining(WorkerId(1)))),
         ("leaves", |play, _| play.happen(Event::WorkerLeft(WorkerId(1)))),
         ("is cancelled", |play, whole| play.happen(Event::Cancel(whole))),
