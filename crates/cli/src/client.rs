@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gf_server::operator::report::Problem;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -22,8 +21,8 @@ use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -197,7 +196,7 @@ impl Client {
 
     /// Why a server did not do what it was asked.
     pub(crate) fn refused(&self, status: StatusCode, answer: &[u8]) -> Failure {
-        match (status, serde_json::from_slice::<Problem>(answer)) {
+        match (status, serde_json::from_slice::<Refusal>(answer)) {
             (StatusCode::UNAUTHORIZED, _) if self.token.is_some() => {
                 let message =
                     "does not accept the token that was presented: put another into GF_TOKEN, or store one with";
@@ -207,8 +206,8 @@ impl Client {
                 let message = "wants a token: put it into the environment variable GF_TOKEN, or store it with";
                 Failure::failed(format!("{} {message} `gf login --server {}`", self.server, self.url()))
             }
-            (StatusCode::NOT_FOUND, Ok(problem)) => Failure::new(FailureKind::NotSo, problem.error),
-            (_, Ok(problem)) => Failure::failed(problem.error),
+            (StatusCode::NOT_FOUND, Ok(refusal)) => Failure::new(FailureKind::NotSo, refusal.sentence()),
+            (_, Ok(refusal)) => Failure::failed(refusal.sentence()),
             (_, Err(_)) => self.not_ours(status),
         }
     }
@@ -380,4 +379,17 @@ where
     // What goes wrong with it is heard by whoever reads the answer.
     tokio::spawn(connection);
     requests.send_request(request).await
+}
+
+/// What a server says when it refuses. Attic's interface has a word for programs in `error`, and the sentence beside it.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    message: Option<String>,
+}
+
+impl Refusal {
+    fn sentence(self) -> String {
+        self.message.unwrap_or(self.error)
+    }
 }
