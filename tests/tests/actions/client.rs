@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Clone)]
 pub(crate) struct Client {
     channel: Channel,
+    /// Of the tenant in whose name it asks.
+    pub(crate) instance: &'static str,
     /// In the environment of every action, so that none is in a cache and all can be found on the machine.
     mark: String,
 }
@@ -81,14 +83,16 @@ impl Ended {
 impl Client {
     pub(crate) async fn connect(server: &GfServer, mark: &str) -> Self {
         let channel = Channel::from_shared(server.url().to_owned()).unwrap().connect().await.unwrap();
-        Self { channel, mark: mark.to_owned() }
+        Self { channel, instance: "", mark: mark.to_owned() }
     }
 
     /// Stores a blob.
     pub(crate) async fn put(&self, bytes: Vec<u8>) -> WireDigest {
         let digest = wire(&bytes);
         let request = BlobRequest { digest: Some(digest.clone()), data: bytes.into(), ..BlobRequest::default() };
-        let request = BatchUpdateBlobsRequest { requests: vec![request], ..BatchUpdateBlobsRequest::default() };
+        let instance_name = self.instance.to_owned();
+        let requests = vec![request];
+        let request = BatchUpdateBlobsRequest { instance_name, requests, ..BatchUpdateBlobsRequest::default() };
         let mut storage = ContentAddressableStorageClient::new(self.channel.clone());
         let answer = storage.batch_update_blobs(request).await.unwrap().into_inner();
         assert_eq!(answer.responses[0].status.clone().unwrap_or_default().code, 0, "{answer:?}");
@@ -97,7 +101,8 @@ impl Client {
 
     /// Reads a blob, if it is there.
     pub(crate) async fn get(&self, digest: &WireDigest) -> Option<Vec<u8>> {
-        let request = BatchReadBlobsRequest { digests: vec![digest.clone()], ..BatchReadBlobsRequest::default() };
+        let (instance_name, digests) = (self.instance.to_owned(), vec![digest.clone()]);
+        let request = BatchReadBlobsRequest { instance_name, digests, ..BatchReadBlobsRequest::default() };
         let mut storage = ContentAddressableStorageClient::new(self.channel.clone());
         let answer = storage.batch_read_blobs(request).await.unwrap().into_inner().responses.remove(0);
         (answer.status.unwrap_or_default().code == 0).then(|| answer.data.to_vec())
@@ -141,6 +146,7 @@ impl Client {
         };
         let action_digest = Some(self.put(action.encode_to_vec()).await);
         ExecuteRequest {
+            instance_name: self.instance.to_owned(),
             action_digest,
             skip_cache_lookup: true,
             inline_stdout: true,

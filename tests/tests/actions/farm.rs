@@ -44,7 +44,8 @@ impl Farm {
         Self::with("[worker]\nenabled = false\n")
     }
 
-    fn with(text: &str) -> Self {
+    /// A server with this configuration.
+    pub(crate) fn with(text: &str) -> Self {
         let data = tempfile::tempdir().unwrap();
         let config = data.path().join("gf.toml");
         fs::write(&config, text).unwrap();

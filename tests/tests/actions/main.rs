@@ -10,4 +10,5 @@ mod client;
 mod farm;
 mod hostile;
 mod queue;
+mod shares;
 mod workers;
