@@ -16,7 +16,7 @@ use gf_blobstore::{
 };
 use gf_digest::{Digest, DigestFunction};
 use gf_testkit::blob_store_suite::{noise, read_all};
-use gf_testkit::disk_store::{entry_key, for_each_seed, index_is_whole, new_blob};
+use gf_testkit::disk_store::{entry_key, for_each_seed, index_is_whole, new_blob, upload};
 use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -318,6 +318,32 @@ fn a_sync_that_failed_is_not_believed_when_it_is_tried_again() {
         let store = runtime.block_on(open(&files, directory.path())).unwrap();
         runtime.block_on(run.check(&store, &files));
     }
+}
+
+/// What shares its parts with a blob that came later gives up its own file only when the other one is durable.
+#[test]
+fn a_durable_blob_leans_on_nothing_that_a_power_cut_may_take() {
+    for_each_seed(0..8, |seed| async move {
+        let directory = tempfile::tempdir().unwrap();
+        let files = LossyFiles::new(directory.path());
+        let store = open(&files, directory.path()).await.unwrap();
+        let old = new_blob(noise(seed, 6 << 20));
+        upload(&*store, OWNER, &old).await;
+        store.checkpoint().unwrap();
+        let new = new_blob([&noise(seed + 100, 300_000), &*old.bytes].concat());
+        upload(&*store, OWNER, &new).await;
+        let shared = store.stats().deduplicated_bytes;
+        // The new one is looked at first, and then the old one, which has its parts from there.
+        for _ in 0..2 {
+            store.deduplicate_now().await;
+        }
+        assert!(store.stats().deduplicated_bytes > shared, "nothing was shared");
+        let files = files.lose_power(seed);
+        drop(store);
+        let store = open(&files, directory.path()).await.unwrap();
+        let read = store.read(OWNER, old.digest, ByteRange::ALL, Accept::Identity).await.unwrap();
+        assert!(read_all(read).await.unwrap() == old.bytes);
+    });
 }
 
 /// A sync that finds nothing left to do waits for the one that is doing it.

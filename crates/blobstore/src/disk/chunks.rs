@@ -248,6 +248,8 @@ impl Core {
             }
         }
         let recipe = self.append_recipe(slot, &digest, &names).await?;
+        // The chunks may lie in files that came later, and a power cut must not take what the blob leans on from now on.
+        self.sync().map_err(failed("saving space"))?;
         self.move_to(&[recipe])?;
         // Read no more from the file, whatever happens, before it goes.
         self.sync_index().map_err(failed("saving space"))?;
