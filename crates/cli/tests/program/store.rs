@@ -6,6 +6,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gf_digest::{Digest, DigestFunction};
+use gf_reapi::WireDigest;
+use gf_reapi::bytestream::WriteRequest;
+use gf_reapi::bytestream::byte_stream_client::ByteStreamClient;
+use gf_reapi::execution::BatchUpdateBlobsRequest;
+use gf_reapi::execution::batch_update_blobs_request::Request as BlobRequest;
+use gf_reapi::execution::content_addressable_storage_client::ContentAddressableStorageClient;
+use tonic::Code;
+use tonic::transport::Channel;
 
 use crate::quotas::{ask, noise, put, send};
 use crate::running::{DEADLINE, Server, text};
@@ -13,6 +21,34 @@ use crate::running::{DEADLINE, Server, text};
 fn get(server: &Server, blob: &[u8]) -> u16 {
     let hash = Digest::of(DigestFunction::Sha256, blob).hash_hex();
     send(server, "GET", &format!("/cas/{}", hash.as_str()), b"").0
+}
+
+/// What clients of gRPC are told who write a blob: as a stream, in one message and in several, and in a batch.
+fn codes_of_writing(server: &Server, blob: &[u8]) -> [Code; 3] {
+    let digest = Digest::of(DigestFunction::Sha256, blob);
+    let hash = digest.hash_hex();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let channel = Channel::from_shared(server.url.clone()).unwrap().connect().await.unwrap();
+        let write = async |messages: usize| {
+            let name = format!("uploads/0b4a5f0e-5a3c-4d3e-9d55-0a7a9f3f8a1{messages}/blobs/{}/{}", hash, blob.len());
+            let piece = blob.len().div_ceil(messages);
+            let message = |(number, data): (usize, &[u8])| WriteRequest {
+                resource_name: name.clone(),
+                write_offset: i64::try_from(number * piece).unwrap(),
+                finish_write: number + 1 == messages,
+                data: data.to_vec().into(),
+            };
+            let messages: Vec<_> = blob.chunks(piece).enumerate().map(message).collect();
+            let written = ByteStreamClient::new(channel.clone()).write(futures::stream::iter(messages)).await;
+            written.map_or_else(|status| status.code(), |_| Code::Ok)
+        };
+        let request = BlobRequest { digest: Some(WireDigest::from(digest)), data: blob.to_vec().into(), compressor: 0 };
+        let request = BatchUpdateBlobsRequest { requests: vec![request], ..BatchUpdateBlobsRequest::default() };
+        let batch = ContentAddressableStorageClient::new(channel.clone()).batch_update_blobs(request).await;
+        let batch = batch.unwrap().into_inner().responses.remove(0).status;
+        [write(1).await, write(3).await, Code::from(batch.map_or(0, |status| status.code))]
+    })
 }
 
 /// A small file system in a file, mounted where a server keeps its data; gone when dropped.
@@ -65,6 +101,9 @@ fn a_server_on_a_full_disk_refuses_writes_serves_reads_and_recovers() {
         }
         assert!(Instant::now() < until, "{}", server.get("/readyz").1);
     }
+    for length in [300_000, 2_000_000] {
+        assert_eq!(codes_of_writing(&server, &noise(3000, length)), [Code::ResourceExhausted; 3], "{length} bytes");
+    }
     assert_eq!(server.get("/readyz").0, 200, "a server that can be read is ready");
     let shown = text(&ask(&server, home.path(), &["status"]).stdout);
     assert!(shown.contains("FULL") && shown.contains("writes    refused"), "{shown}");
@@ -75,6 +114,7 @@ fn a_server_on_a_full_disk_refuses_writes_serves_reads_and_recovers() {
         assert!(Instant::now() < until, "there is room again, and it is not used");
         std::thread::sleep(Duration::from_millis(100));
     }
+    assert_eq!(codes_of_writing(&server, &noise(3000, 300_000)), [Code::Ok; 3]);
     assert_eq!(get(&server, &first), 200);
     server.signal("-TERM");
     assert!(server.wait_for_end().success(), "it does not stop well");

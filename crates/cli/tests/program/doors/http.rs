@@ -182,8 +182,8 @@ pub(super) struct Answer {
 pub(super) fn call(setting: &Setting, caller: Caller, verb: &str, path: &str, body: &str) -> Answer {
     let credential = setting.token(caller).map(|token| format!("Authorization: Bearer {token}\r\n"));
     let head = format!(
-        "{verb} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: \
-         {}\r\n{}\r\n{body}",
+        "{verb} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nDepth: 0\r\nContent-Type: \
+         application/json\r\nContent-Length: {}\r\n{}\r\n{body}",
         body.len(),
         credential.unwrap_or_default()
     );
