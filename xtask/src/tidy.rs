@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,7 +19,6 @@ use crate::{
 const LONGEST_FILE_LINES: usize = 600;
 /// Hosts that files may name. Anything else is a private address, or wants a line here.
 const KNOWN_HOSTS: &[&str] = &[
-    "127.0.0.1",
     "agent.buildkite.com",
     "bazel.build",
     "codeberg.org",
@@ -135,7 +135,10 @@ fn is_known(host: &str) -> bool {
     let is_placeholder = !host.contains('.') || host.chars().all(|c| !c.is_ascii_lowercase() && !c.is_ascii_digit());
     let is_reserved =
         [".example", ".test", ".invalid", ".localhost", "example.com"].iter().any(|end| host.ends_with(end));
-    is_placeholder || is_reserved || KNOWN_HOSTS.iter().any(|known| known.eq_ignore_ascii_case(host))
+    let is_nobodys = host
+        .parse::<Ipv4Addr>()
+        .is_ok_and(|address| address.is_loopback() || address.is_private() || address.is_link_local());
+    is_placeholder || is_reserved || is_nobodys || KNOWN_HOSTS.iter().any(|known| known.eq_ignore_ascii_case(host))
 }
 
 fn metadata() -> Result<Value> {
@@ -175,6 +178,11 @@ mod tests {
         let text = format!("see {scheme}//private.corp.net/x and {scheme}//github.com/y, {scheme}//HOST:PORT.");
         let found = unknown_hosts(Path::new("a.md"), &text);
         assert_eq!(found, ["a.md names the unknown host private.corp.net"]);
+        for (address, is_nobodys) in
+            [("127.0.0.1", true), ("10.0.0.5", true), ("169.254.169.254", true), ("1.1.1.1", false)]
+        {
+            assert_eq!(is_known(address), is_nobodys, "{address}");
+        }
     }
 
     #[test]

@@ -214,7 +214,7 @@ mod tests {
             ("http://127.0.0.1:80/x", false),
             ("https://[::1]/", false),
             ("http://169.254.169.254/latest", false),
-            ("https://1.1.1.1/", true),
+            ("https://[2a04:4e42::729]/", true),
             // It is looked up when it is asked.
             ("http://localhost/", true),
         ] {
