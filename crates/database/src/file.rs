@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 /// What SQLite keeps beside a file that is in use.
 pub(crate) const BESIDE: [&str; 2] = ["-wal", "-shm"];
 
@@ -37,26 +39,20 @@ pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a whole file its name, durably. Unlike renaming, this never replaces what came there meanwhile.
+/// Gives a whole file its name, durably: at no moment is half of it there. This never replaces what came there meanwhile.
 pub(crate) fn give_name(whole: &Path, name: &Path) -> io::Result<()> {
     File::open(whole)?.sync_all()?;
     match fs::hard_link(whole, name) {
         // File systems without links, such as those of sticks.
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => copy_whole(whole, name)?,
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => rename_to_new(whole, name)?,
         linked => linked?,
     }
     let folder = name.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
 }
 
-fn copy_whole(whole: &Path, name: &Path) -> io::Result<()> {
-    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(name)?;
-    let copied = io::copy(&mut File::open(whole)?, &mut copy).and_then(|_| copy.sync_all());
-    if copied.is_err() {
-        // What is half there must not have the name.
-        remove_if_there(name)?;
-    }
-    copied
+fn rename_to_new(whole: &Path, name: &Path) -> io::Result<()> {
+    Ok(renameat_with(CWD, whole, CWD, name, RenameFlags::NOREPLACE)?)
 }
 
 #[cfg(test)]
@@ -82,12 +78,14 @@ mod tests {
     }
 
     #[test]
-    fn without_links_it_is_copied_and_replaces_nothing() {
+    fn without_links_it_is_renamed_and_replaces_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (whole, name) = (folder.path().join("whole"), folder.path().join("name"));
         fs::write(&whole, "whole").unwrap();
-        copy_whole(&whole, &name).unwrap();
+        rename_to_new(&whole, &name).unwrap();
+        assert!(fs::read(&name).unwrap() == b"whole" && !whole.exists());
+        fs::write(&whole, "another").unwrap();
+        assert_eq!(rename_to_new(&whole, &name).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&name).unwrap(), b"whole");
-        assert_eq!(copy_whole(&whole, &name).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 }
