@@ -44,7 +44,15 @@ pub(crate) fn run(args: LoginArgs) -> Result<(), Failure> {
 
 fn read_token() -> Result<String, Failure> {
     let given = std::env::var("GF_TOKEN").unwrap_or_default();
-    let text = if given.trim().is_empty() { ask()? } else { given };
+    if given.trim().is_empty() { ask_for_token() } else { checked(&given) }
+}
+
+/// A token from standard input.
+pub(crate) fn ask_for_token() -> Result<String, Failure> {
+    checked(&ask()?)
+}
+
+fn checked(text: &str) -> Result<String, Failure> {
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Failure::new(FailureKind::Usage, "a token is one line of visible characters: paste it here"));

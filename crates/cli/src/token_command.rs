@@ -2,18 +2,22 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gf_server::access_api::report::{IssuedReport, RevokedReport, TokenPage, TokenReport, TokenRequest};
+use gf_server::access_api::report::{
+    AtticRevocation, AtticRevokedReport, IssuedReport, RevokedReport, TokenPage, TokenReport, TokenRequest,
+};
 use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::args::{TokenCommand, TokenIssueArgs, TokenListArgs, TokenRevokeArgs};
 use crate::client::Client;
 use crate::failure::{Failure, FailureKind};
+use crate::login_command::ask_for_token;
 use crate::output::{Format, plain, print, say, show_age};
 use crate::table::table;
 
 const TOKENS: &str = "/api/v1/access/tokens";
 const EXCHANGED: &str = "/api/v1/access/exchanged";
+const ATTIC: &str = "/api/v1/access/attic/revoke";
 
 pub(crate) fn run(command: TokenCommand) -> Result<(), Failure> {
     match command {
@@ -65,8 +69,11 @@ fn row(token: &TokenReport) -> [String; 6] {
 }
 
 fn revoke(args: TokenRevokeArgs) -> Result<(), Failure> {
-    let TokenRevokeArgs { id, issuer, subject, rule, server } = args;
+    let TokenRevokeArgs { id, attic, issuer, subject, rule, server } = args;
     let client = Client::new(server)?;
+    if attic {
+        return revoke_attic(&client, id);
+    }
     let Some(id) = id else {
         return revoke_exchanged(&client, [("issuer", issuer), ("subject", subject), ("rule", rule)]);
     };
@@ -76,6 +83,20 @@ fn revoke(args: TokenRevokeArgs) -> Result<(), Failure> {
     }
     client.call_empty(Method::DELETE, &format!("{TOKENS}/{id}"))?;
     say(format_args!("token {id} is revoked"));
+    Ok(())
+}
+
+/// The text of a token stands in no argument, which others on the machine can see.
+fn revoke_attic(client: &Client, fingerprint: Option<String>) -> Result<(), Failure> {
+    if fingerprint.as_ref().is_some_and(|text| text.contains('.')) {
+        let message = "a token is read from standard input, where nobody else sees it: gf token revoke --attic < FILE";
+        return Err(Failure::new(FailureKind::Usage, message));
+    }
+    let token = if fingerprint.is_some() { None } else { Some(ask_for_token()?) };
+    let report: AtticRevokedReport = client.post(ATTIC, &AtticRevocation { token, fingerprint })?;
+    let whose = report.subject.filter(|subject| !subject.is_empty());
+    let whose = whose.map(|subject| format!(" of {}", plain(&subject))).unwrap_or_default();
+    say(format_args!("the token {}{whose} is revoked", plain(&report.fingerprint)));
     Ok(())
 }
 

@@ -18,15 +18,18 @@ use gf_nix_cache::{CacheName, NixCaches};
 use gf_tenancy::audit::{AuditLog, Record, Search, Verdict};
 use gf_tenancy::policy::Decision;
 use gf_tenancy::{
-    Administer, Authorized, Exchanged, Grant, NewToken, NixScope, PermissionName, Principal, TenantName, TokenId,
-    Tokens, Which,
+    Administer, AtticIdError, Authorized, Exchanged, Grant, NewToken, NixScope, PermissionName, Principal, TenantName,
+    TokenId, Tokens, Which,
 };
 use tokio::sync::Semaphore;
 
 use crate::edges::Gate;
 use crate::edges::credentials::Visitor;
 use crate::refusal::Refusal;
-use report::{AuditVerdict, IssuedReport, RevokedReport, TokenPage, TokenReport, TokenRequest, WhoAmI, WhyReport};
+use report::{
+    AtticRevocation, AtticRevokedReport, AuditVerdict, IssuedReport, RevokedReport, TokenPage, TokenReport,
+    TokenRequest, WhoAmI, WhyReport,
+};
 pub(crate) use routes::router;
 
 /// Tokens in one answer.
@@ -91,6 +94,33 @@ impl AccessApi {
     ) -> Result<RevokedReport, Refusal> {
         let revoked = self.tokens.revoke_exchanged(admin, which, &visitor.origin()).await?;
         Ok(RevokedReport { revoked: revoked as u64 })
+    }
+
+    /// What is no token of the configured key would be revoked in vain, and whoever pasted it must know.
+    async fn revoke_attic(
+        &self,
+        admin: &Authorized<Administer>,
+        visitor: &Visitor,
+        which: AtticRevocation,
+    ) -> Result<AtticRevokedReport, Refusal> {
+        let access = self.gate.access();
+        if !access.takes_attic_tokens() {
+            return Err(problem::no_attic());
+        }
+        let (id, token) = match (which.token, which.fingerprint) {
+            (Some(text), None) => {
+                let token = access.attic_token(text.trim()).ok_or_else(problem::not_attic)?;
+                (token.id(), Some(token))
+            }
+            (None, Some(text)) => {
+                (text.trim().parse().map_err(|error: AtticIdError| Refusal::invalid(error.to_string()))?, None)
+            }
+            _ => return Err(problem::which_attic()),
+        };
+        let ends_s = token.as_ref().and_then(|token| token.ends_s());
+        self.tokens.revoke_attic(admin, id, ends_s, &visitor.origin()).await?;
+        let subject = token.map(|token| token.subject().to_owned());
+        Ok(AtticRevokedReport { fingerprint: id.to_string(), subject })
     }
 
     /// Who somebody is, by their own credential.

@@ -13,8 +13,9 @@ use crate::loan::Ledger;
 use crate::policy::{self, Decision, Extent, Policy, Thing, Visibility};
 use crate::secret::Fingerprint;
 use crate::{
-    AtticConfig, Authorized, CertificateNames, CertificateRule, Certified, Denied, Execute, InstancePermission, Loan,
-    NixPermission, NoRandomness, PermissionName, Principal, Secret, Tenant, TenantId, TenantName, Tokens, jwt,
+    AtticConfig, AtticToken, Authorized, CertificateNames, CertificateRule, Certified, Denied, Execute,
+    InstancePermission, Loan, NixPermission, NoRandomness, PermissionName, Principal, Secret, Tenant, TenantId,
+    TenantName, Tokens, jwt,
 };
 
 /// A tenant and the REAPI instances that resolve to it.
@@ -195,7 +196,9 @@ impl Access {
             }
         }
         if let Some(attic) = self.attic.as_ref().filter(|_| jwt::looks_like_token(credential)) {
-            return attic.verify(credential, fingerprint, now_s()).map(Principal::Attic);
+            let token = attic.verify(credential, fingerprint, now_s())?;
+            let is_revoked = self.tokens.as_ref().is_some_and(|tokens| tokens.has_refused(token.id()));
+            return if is_revoked { Err(Denied::BadCredential) } else { Ok(Principal::Attic(token)) };
         }
         // An open server ignores credentials, so that a client may keep its configuration.
         if self.policy.open { Ok(Principal::Anonymous) } else { Err(Denied::BadCredential) }
@@ -380,6 +383,19 @@ impl Access {
         };
         let tenant = tenant.and_then(|name| self.tenants.get(name));
         (Thing::Cache { name, tenant: tenant.map(|tenant| tenant.name()), visibility }, tenant)
+    }
+
+    /// Whether tokens in Attic's format are taken.
+    #[must_use]
+    pub const fn takes_attic_tokens(&self) -> bool {
+        self.attic.is_some()
+    }
+
+    /// The token in Attic's format that this text is, whether or not it is good now; `None` of what was not signed with the
+    /// key that is configured.
+    #[must_use]
+    pub fn attic_token(&self, text: &str) -> Option<Arc<AtticToken>> {
+        self.attic.as_ref()?.recognize(text).ok()
     }
 
     /// How many tokens of our own are good, where there can be some.

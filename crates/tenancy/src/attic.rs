@@ -3,14 +3,17 @@
 //! What always holds: of the patterns of a token one decides, and permissions of several are never put together: the
 //! one that is the name of the cache itself, or else the first that fits, in the order in which the token has them.
 //!
-//! Deliberately absent: tenants. The names of caches are one space, and whoever holds the key speaks for all of it.
+//! Deliberately absent: tenants. The names of caches are one space, and whoever holds the key speaks for all of it. Which
+//! single ones were revoked, [`crate::Tokens`] knows.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
+use thiserror::Error;
 
 use crate::jwt::JwtKey;
 use crate::secret::Fingerprint;
@@ -36,11 +39,48 @@ pub struct AtticConfig {
 /// A token in Attic's format, which was signed with the configured key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AtticToken {
+    id: AtticId,
     subject: String,
     /// Seconds since 1970.
     not_before_s: Option<u64>,
     expires_s: Option<u64>,
     caches: Vec<(Pattern, AtticPermissions)>,
+}
+
+/// Which token of Attic's format: the SHA-256 of what was signed of it, since of one text there can be several right
+/// signatures. It shows as 64 hexadecimal digits, and is no secret.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AtticId(Fingerprint);
+
+/// Text that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("this is no fingerprint of a token in Attic's format: it is 64 hexadecimal digits")]
+pub struct AtticIdError;
+
+impl AtticId {
+    pub(crate) const fn fingerprint(self) -> Fingerprint {
+        self.0
+    }
+}
+
+impl FromStr for AtticId {
+    type Err = AtticIdError;
+
+    fn from_str(text: &str) -> Result<Self, AtticIdError> {
+        Fingerprint::parse(text).map(Self).ok_or(AtticIdError)
+    }
+}
+
+impl fmt::Display for AtticId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for AtticId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// What is granted on a cache, each 0 or 1.
@@ -64,6 +104,21 @@ struct AtticPermissions {
 }
 
 impl AtticToken {
+    /// Which one it is.
+    #[must_use]
+    pub const fn id(&self) -> AtticId {
+        self.id
+    }
+
+    /// When it cannot be good any more, in seconds since 1970; `None` for never.
+    #[must_use]
+    pub const fn ends_s(&self) -> Option<u64> {
+        match self.expires_s {
+            Some(expires_s) => Some(expires_s.saturating_add(LEEWAY_S).saturating_add(1)),
+            None => None,
+        }
+    }
+
     /// Who it was issued to (`sub`), cut to what a log line bears; only its issuer vouches for it.
     #[must_use]
     pub fn subject(&self) -> &str {
@@ -139,13 +194,18 @@ impl AtticTokens {
         Ok(token)
     }
 
+    /// The token that this text is, whether it holds now or not.
+    pub(crate) fn recognize(&self, text: &str) -> Result<Arc<AtticToken>, Denied> {
+        self.read(text, Fingerprint::of(text))
+    }
+
     fn read(&self, text: &str, fingerprint: Fingerprint) -> Result<Arc<AtticToken>, Denied> {
         let refuse = |reason: &dyn fmt::Display| {
             // Strangers can have it written as often as they like, so that it is not for every log.
             tracing::debug!(%reason, "a token in Attic's format was refused");
             Denied::BadCredential
         };
-        let claims = self.config.key.verify(text).map_err(|fault| refuse(&fault))?;
+        let (claims, signed) = self.config.key.verify(text).map_err(|fault| refuse(&fault))?;
         let claims: Claims = serde_json::from_slice(&claims).map_err(|error| refuse(&error))?;
         if self.config.issuer.is_some() && claims.iss != self.config.issuer {
             return Err(refuse(&"its issuer is not the configured one"));
@@ -154,7 +214,7 @@ impl AtticTokens {
         if !audiences.is_empty() && !claims.aud.0.iter().any(|audience| audiences.contains(audience)) {
             return Err(refuse(&"it is for none of the configured audiences"));
         }
-        let token = Arc::new(AtticToken::from(claims));
+        let token = Arc::new(AtticToken::new(AtticId(signed), claims));
         let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
         if verified.len() >= REMEMBERED {
             verified.clear();
@@ -173,10 +233,11 @@ impl fmt::Debug for AtticTokens {
 /// The longest subject that is kept.
 const MAX_SUBJECT: usize = 128;
 
-impl From<Claims> for AtticToken {
-    fn from(claims: Claims) -> Self {
+impl AtticToken {
+    fn new(id: AtticId, claims: Claims) -> Self {
         let subject = claims.sub.unwrap_or_default();
         Self {
+            id,
             subject: subject.chars().filter(|c| !c.is_control()).take(MAX_SUBJECT).collect(),
             not_before_s: claims.nbf.map(|date| date.0),
             expires_s: claims.exp.map(|date| date.0),

@@ -135,13 +135,16 @@ impl JwtKey {
         }
     }
 
-    /// The claims of a token, as JSON text, when it was signed with this key. Whether they hold now is not asked here.
-    pub(crate) fn verify(&self, token: &str) -> Result<Vec<u8>, JwtFault> {
+    /// The claims of a token, as JSON text, and the fingerprint of what was signed, when it was signed with this key. Whether
+    /// they hold now is not asked here.
+    pub(crate) fn verify(&self, token: &str) -> Result<(Vec<u8>, Fingerprint), JwtFault> {
         let token = Unverified::read(token)?;
-        token.verify(self.algorithm(), |message, signature| match &self.0 {
+        let fingerprint = token.fingerprint();
+        let claims = token.verify(self.algorithm(), |message, signature| match &self.0 {
             Kind::Hs256(key) => hmac::verify(key, message, signature).is_ok(),
             Kind::Rs256(key) => is_signed(key, message, signature),
-        })
+        });
+        Ok((claims?, fingerprint))
     }
 }
 

@@ -37,7 +37,7 @@ mod tokens;
 pub mod trust;
 
 pub use access::{Access, AccessConfig, AccessConfigError, NixScope, TenantConfig};
-pub use attic::{AtticConfig, AtticToken};
+pub use attic::{AtticConfig, AtticId, AtticIdError, AtticToken};
 pub use audit::AuditLog;
 pub use authorized::Authorized;
 pub use certificate::{CertificateName, CertificateNames, CertificateRule, Certified};

@@ -74,5 +74,17 @@ pub const MIGRATIONS: Migrations = Migrations {
             forward: "CREATE INDEX tenancy_token_order ON tenancy_token (issued_s DESC, id);",
             back: "DROP INDEX tenancy_token_order;",
         },
+        Migration {
+            name: "revoked tokens of Attic's format",
+            forward: "
+                CREATE TABLE tenancy_refused (
+                    fingerprint {bytes} PRIMARY KEY,
+                    until_s BIGINT NOT NULL,
+                    revoked_s BIGINT NOT NULL,
+                    revoked_by {text} NOT NULL
+                );
+                CREATE INDEX tenancy_refused_until ON tenancy_refused (until_s);",
+            back: "DROP TABLE tenancy_refused;",
+        },
     ],
 };

@@ -14,6 +14,7 @@ mod follow;
 mod lineage;
 mod listing;
 mod reach;
+mod refused;
 mod revoking;
 mod room;
 mod rows;
@@ -226,6 +227,11 @@ pub enum TokenError {
     /// Too many are good at one time.
     #[error("{0} tokens are good already, and there is no room for more: revoke those that nobody uses")]
     TooMany(usize),
+    /// Too many of Attic's format are revoked.
+    #[error(
+        "{0} tokens of Attic's format are revoked already, and there is no room for more: sign new ones with a new key,          which ends all old ones"
+    )]
+    TooManyRefused(u64),
     /// Nothing that must not be guessed can be made.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
@@ -272,6 +278,7 @@ impl Tokens {
     /// [`TokenError::Database`]; the next call goes on.
     pub async fn sweep(&self) -> Result<(), TokenError> {
         self.write().sweep(now_s());
+        self.remove_refused_before(now_s()).await?;
         self.remove_ended_before(now_s().saturating_sub(KEPT_AFTER_END.as_secs())).await
     }
 

@@ -59,14 +59,21 @@ pub(crate) struct TokenListArgs {
 /// It counts from the next request on. With --issuer, --subject and --rule all tokens end that such identities were
 /// exchanged for, and what was signed before is exchanged no more; of those that are named, all have to fit.
 ///
+/// With --attic it is a token in Attic's format, which is read from standard input, or named by its fingerprint: the SHA-256
+/// of what stands before its last dot.
+///
 ///     gf token revoke 0123456789
+///     gf token revoke --attic < stolen-token
 ///     gf token revoke --issuer https://token.actions.githubusercontent.com --subject repo:acme/app:ref:refs/heads/main
 #[derive(Debug, ClapArgs)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct TokenRevokeArgs {
-    /// Which one, as `gf token list` shows it
-    #[arg(value_name = "ID", required_unless_present_any = ["issuer", "subject", "rule"])]
+    /// Which one, as `gf token list` shows it; with --attic, its fingerprint
+    #[arg(value_name = "ID", required_unless_present_any = ["issuer", "subject", "rule", "attic"])]
     pub(crate) id: Option<String>,
+    /// One in Attic's format
+    #[arg(long, conflicts_with_all = ["issuer", "subject", "rule"])]
+    pub(crate) attic: bool,
     /// Of this issuer
     #[arg(long, value_name = "URL", conflicts_with = "id")]
     pub(crate) issuer: Option<String>,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 mod access;
+mod attic_tokens;
 mod client_certificates;
 mod config_check;
 mod doors;

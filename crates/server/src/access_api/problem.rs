@@ -28,13 +28,31 @@ pub(super) fn busy() -> Refusal {
     Refusal::conflict(BUSY)
 }
 
+/// No such token would be let in anyway.
+pub(super) fn no_attic() -> Refusal {
+    Refusal::conflict("this server takes no tokens in Attic's format: [access.attic] names no key")
+}
+
+/// What it is is not repeated: it may be a secret of another kind.
+pub(super) fn not_attic() -> Refusal {
+    Refusal::invalid(
+        "this is no token in Attic's format that was signed with this server's key, so that nothing was revoked: paste \
+         all of it, and nothing else",
+    )
+}
+
+/// Neither is named, or both are.
+pub(super) fn which_attic() -> Refusal {
+    Refusal::invalid("name the token or its fingerprint, one of the two")
+}
+
 impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
         let status = match &error {
             TokenError::Name | TokenError::Grants | TokenError::Lifetime => StatusCode::BAD_REQUEST,
             TokenError::Exceeds(_) | TokenError::Exchanged | TokenError::BeyondReach => StatusCode::FORBIDDEN,
             TokenError::Unknown(_) => StatusCode::NOT_FOUND,
-            TokenError::TooMany(_) | TokenError::OpenServer => StatusCode::CONFLICT,
+            TokenError::TooMany(_) | TokenError::TooManyRefused(_) | TokenError::OpenServer => StatusCode::CONFLICT,
             TokenError::NoRandomness(_) | TokenError::Database(_) => return cannot_now(&error),
         };
         Self::new(status, error.to_string())

@@ -70,6 +70,28 @@ pub struct RevokedReport {
     pub revoked: u64,
 }
 
+/// `POST /api/v1/access/attic/revoke`: a token in Attic's format, by its text or by its fingerprint.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AtticRevocation {
+    /// All of the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// The SHA-256 of what stands before its last dot, as 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+/// A token in Attic's format that was revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AtticRevokedReport {
+    /// Which one: the audit log has it as `attic:FINGERPRINT`.
+    pub fingerprint: String,
+    /// To whom it was issued, where its text was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+}
+
 /// `GET /api/v1/access/whoami`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhoAmI {

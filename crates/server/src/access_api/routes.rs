@@ -20,7 +20,10 @@ use gf_tenancy::audit::{Outcome, Record, Search};
 use gf_tenancy::{Administer, Authorized, Exchanged, PermissionName, TokenId, Which};
 use serde::Deserialize;
 
-use super::report::{AuditPage, AuditRecord, AuditVerdict, RevokedReport, TokenPage, TokenRequest, WhoAmI, WhyReport};
+use super::report::{
+    AtticRevocation, AtticRevokedReport, AuditPage, AuditRecord, AuditVerdict, RevokedReport, TokenPage, TokenRequest,
+    WhoAmI, WhyReport,
+};
 use super::{AccessApi, Thing, problem};
 use crate::edges::credentials::Visitor;
 use crate::refusal::Refusal;
@@ -40,6 +43,7 @@ pub(crate) fn router(api: Arc<AccessApi>) -> Router {
         .route("/api/v1/access/tokens", get(list).post(issue))
         .route("/api/v1/access/tokens/{id}", delete(revoke))
         .route("/api/v1/access/exchanged", delete(revoke_exchanged))
+        .route("/api/v1/access/attic/revoke", post(revoke_attic))
         .route("/api/v1/access/audit", get(search))
         .route("/api/v1/access/audit/verify", post(verify))
         .route("/api/v1/access/audit/export", get(export))
@@ -144,6 +148,15 @@ async fn revoke_exchanged(
         return Err(Refusal::invalid("name at least one of issuer, subject and rule".to_owned()));
     }
     Ok(Json(api.revoke_exchanged(&who, &visitor, &Exchanged { issuer, subject, rule }).await?))
+}
+
+/// For who administers everything: tokens in Attic's format know no tenants.
+async fn revoke_attic(
+    State(api): Api,
+    Auditor { who, visitor }: Auditor,
+    request: Result<Json<AtticRevocation>, JsonRejection>,
+) -> Answer<AtticRevokedReport> {
+    Ok(Json(api.revoke_attic(&who, &visitor, request?.0).await?))
 }
 
 #[derive(Deserialize)]

@@ -28,6 +28,7 @@ impl Tokens {
     /// # Errors
     /// As [`Self::open`]; what was known before stays.
     pub async fn reload(&self) -> Result<(), TokenError> {
+        self.read_refused().await?;
         let began = self.changes.fetch_add(1, Ordering::Relaxed);
         let statement = "SELECT * FROM tenancy_token WHERE revoked_s IS NULL AND expires_s > $1 LIMIT $2";
         let most = i64::try_from(MAX_TOKENS).unwrap_or(i64::MAX);

@@ -16,6 +16,8 @@ pub(super) struct Table {
     /// Those that were revoked here, and when they would have ended: what was read from the database just before brings
     /// none of them back.
     revoked: HashMap<Fingerprint, u64>,
+    /// Tokens in Attic's format that were revoked, and when each would end.
+    refused: HashMap<Fingerprint, u64>,
 }
 
 /// Tokens by what is presented, and by what they are called.
@@ -70,15 +72,25 @@ impl Table {
         self.revoked.insert(fingerprint, expires_s);
     }
 
+    /// Lets in no more a token in Attic's format.
+    pub(super) fn refuse(&mut self, fingerprint: Fingerprint, until_s: u64) {
+        self.refused.insert(fingerprint, until_s);
+    }
+
+    pub(super) fn has_refused(&self, fingerprint: Fingerprint) -> bool {
+        self.refused.contains_key(&fingerprint)
+    }
+
     /// Forgets what has ended by itself: it needs no place, and nobody needs to be kept out by it any more.
     pub(super) fn sweep(&mut self, now_s: u64) {
         self.good.keep_if(|entry| now_s < entry.expires_s);
         self.revoked.retain(|_, expires_s| now_s < *expires_s);
+        self.refused.retain(|_, until_s| now_s < *until_s);
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.good.len() + self.revoked.len()
+        self.good.len() + self.revoked.len() + self.refused.len()
     }
 }
 
