@@ -206,6 +206,15 @@ impl Index {
         Ok(complete)
     }
 
+    /// Makes the tables of a store that holds nothing, durably. Those of a start that was cut short may be there.
+    pub(crate) fn make_empty_whole(&self) -> io::Result<()> {
+        self.sync_inherited()?;
+        if !self.load_all()? {
+            self.mark_complete()?;
+        }
+        self.sync()
+    }
+
     /// Declares that every record was seen by a rebuild, so that what is not found is absent.
     pub(crate) fn mark_complete(&self) -> io::Result<()> {
         for number in 0..SHARDS {

@@ -176,7 +176,12 @@ async fn mend(core: &Core) -> io::Result<()> {
         let report = core.rebuild().await?;
         tracing::warn!(?report, "the index was damaged and is whole again");
     }
-    core.is_index_whole.store(true, Ordering::Release);
+    if !core.is_index_whole.swap(true, Ordering::AcqRel)
+        && let Err(error) = core.checkpoint(false)
+    {
+        // The next start would build it again, and answer no question about what it does not find meanwhile.
+        tracing::warn!(%error, "that the index is whole again could not be noted");
+    }
     // What a process that was killed in the middle of an eviction or an upload left behind.
     let orphans = core.remove_orphans()?;
     if orphans > 0 {

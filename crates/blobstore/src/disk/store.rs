@@ -309,19 +309,23 @@ async fn open_core(
     let boot_id = layer.boot_id();
     let lost_power = !folder.is_fresh && !before.is_clean && (boot_id.is_empty() || before.boot_id != boot_id);
     let may_be_same_boot = before.boot_id == boot_id;
-    let (key, is_fresh) = (folder.key, folder.is_fresh);
+    let key = folder.key;
     let segment_bytes = (config.capacity_bytes / 64).clamp(SEGMENT_BYTES.0, SEGMENT_BYTES.1);
     let first_sequence = u64::from(epoch) << 40;
+    let segments = Segments::open(
+        Arc::clone(&layer),
+        &root.join("segments"),
+        key,
+        before.segment + 1,
+        first_sequence,
+        segment_bytes,
+    )?;
+    // Nor has a first start acknowledged anything that was cut short before it had written a checkpoint.
+    let holds_nothing = found.is_none() && segments.sizes().is_empty() && before.large_bytes == 0;
+    let is_fresh = folder.is_fresh || holds_nothing;
     let core = Arc::new(Core {
         index: Index::open(Arc::clone(&layer), &root.join("index"), is_fresh)?,
-        segments: Segments::open(
-            Arc::clone(&layer),
-            &root.join("segments"),
-            key,
-            before.segment + 1,
-            first_sequence,
-            segment_bytes,
-        )?,
+        segments,
         large: LargeFiles::open(
             Arc::clone(&layer),
             &root.join("large"),
@@ -365,8 +369,7 @@ async fn open_core(
     let segments: u64 = core.segments.sizes().values().sum();
     core.capacity.add_used(segments + before.large_bytes);
     if is_fresh {
-        core.index.load_all()?;
-        core.index.sync()?;
+        core.index.make_empty_whole()?;
     } else if (lost_power || is_distrusted) && found.is_some() {
         core.index.discard_grown()?;
         let report = core.recover_tail(&before).await?;
