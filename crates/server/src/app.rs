@@ -135,6 +135,7 @@ impl App {
             database,
             tls,
             access,
+            public_tenants,
             require_token,
             attic,
             trust,
@@ -153,7 +154,8 @@ impl App {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let reached = access.tenants.iter().find(|tenant| !tenant.instances.is_empty());
         let tenant = reached.map(|tenant| tenant.name.clone()).ok_or(StartError::NoTenant)?;
-        let mut access = Access::new(access)?.with_worker_tokens(worker_token.as_slice());
+        let mut access =
+            Access::new(access)?.with_worker_tokens(worker_token.as_slice()).with_public_tenants(public_tenants);
         if let Some(attic) = attic {
             access = access.with_attic_tokens(attic);
         }

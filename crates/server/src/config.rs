@@ -61,6 +61,8 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Tenants and the static token.
     pub access: AccessConfig,
+    /// The tenants whose instances everybody may read.
+    pub public_tenants: Vec<TenantName>,
     /// Whether nobody is let in without a credential although none is configured: all tokens are in the database.
     pub require_token: bool,
     /// How tokens in Attic's format are checked; `None` takes none.
@@ -165,6 +167,7 @@ struct FileConfig {
     tls: TlsSection,
     access: AccessSection,
     tenants: Vec<TenantConfig>,
+    public_tenants: Vec<TenantName>,
     quotas: HashMap<TenantName, Quota>,
     upstream_networks: Option<Networks>,
     worker_token: Option<Secret>,
@@ -248,6 +251,10 @@ impl Config {
             }
         }
 
+        if let (Some(at), true) = (anonymous_read.as_ref().filter(|at| at.value), read.tenants.len() > 1) {
+            document.mistake(at.place.clone(), READ_BY_ALL.to_owned());
+        }
+        let anonymous_read = anonymous_read.is_some_and(|at| at.value);
         let tenants = if read.tenants.is_empty() { default_tenant().into_iter().collect() } else { read.tenants };
         let trust = trust::settle(&document, rules, issuers, &tenants);
         let certificates = trust::settle_certificates(&document, certificate_rules, &tenants);
@@ -266,6 +273,7 @@ impl Config {
                 log: read.log,
                 tls,
                 access,
+                public_tenants: read.public_tenants,
                 require_token,
                 attic,
                 trust,
@@ -306,6 +314,10 @@ fn exposed(listen: SocketAddr) -> String {
     )
 }
 
+/// What is meant for one tenant would show everybody what the others have.
+const READ_BY_ALL: &str = "access.anonymous_read: with several tenants this would let everybody read what all of them have: \
+                           write `anonymous_read = true` below the [[tenant]] whose instances everybody may read, instead";
+
 fn default_tenant() -> Option<TenantConfig> {
     let name = TenantName::new("default").ok()?;
     let instances = ["", "default"].into_iter().filter_map(|name| InstanceName::new(name).ok()).collect();
@@ -331,10 +343,13 @@ fn read_root(document: &Document<'_>, folder: &Path) -> FileConfig {
     let worker = root.section("worker", |worker| worker::read(worker, folder));
     report_shared_instances(document, &tenants);
     root.finish();
-    let bounded = tenants.iter().filter(|(_, _, quota)| *quota != Quota::default());
-    let quotas = bounded.map(|(tenant, _, quota)| (tenant.name.clone(), *quota)).collect();
-    let tenants = tenants.into_iter().map(|(tenant, ..)| tenant).collect();
-    FileConfig { access, tenants, quotas, upstream_networks, worker_token, store, execution, worker, ..read }
+    let bounded = tenants.iter().filter(|tenant| tenant.quota != Quota::default());
+    let quotas = bounded.map(|tenant| (tenant.config.name.clone(), tenant.quota)).collect();
+    let public = tenants.iter().filter(|tenant| tenant.is_public);
+    let public_tenants = public.map(|tenant| tenant.config.name.clone()).collect();
+    let tenants = tenants.into_iter().map(|tenant| tenant.config).collect();
+    let read = FileConfig { access, tenants, public_tenants, quotas, ..read };
+    FileConfig { upstream_networks, worker_token, store, execution, worker, ..read }
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -362,12 +377,19 @@ fn readable(folder: &Path, text: &str) -> Result<PathBuf, String> {
     Ok(path)
 }
 
-type PlacedTenant = (TenantConfig, Vec<At<InstanceName>>, Quota);
+/// What is said of a tenant.
+struct ReadTenant {
+    config: TenantConfig,
+    instances: Vec<At<InstanceName>>,
+    quota: Quota,
+    is_public: bool,
+}
 
-fn read_tenant(tenant: &mut Section<'_, '_>, place: std::ops::Range<usize>) -> Option<PlacedTenant> {
+fn read_tenant(tenant: &mut Section<'_, '_>, place: std::ops::Range<usize>) -> Option<ReadTenant> {
     let name = tenant.text("name", |text| TenantName::new(text).map_err(|error| error.to_string()));
     let instances = tenant.texts("instances", |text| InstanceName::new(text).map_err(|error| error.to_string()));
     let quota = tenant.section("quota", quota::read);
+    let is_public = tenant.flag("anonymous_read").unwrap_or(false);
     if !tenant.was_given("name") {
         tenant.mistake("name", place.clone(), "is missing");
     }
@@ -383,12 +405,12 @@ fn read_tenant(tenant: &mut Section<'_, '_>, place: std::ops::Range<usize>) -> O
         None => InstanceName::new(name.as_str()).ok().map(|value| At { value, place }).into_iter().collect(),
     };
     let instances = placed.iter().map(|at| at.value.clone()).collect();
-    Some((TenantConfig { name, instances }, placed, quota))
+    Some(ReadTenant { config: TenantConfig { name, instances }, instances: placed, quota, is_public })
 }
 
-fn report_shared_instances(document: &Document<'_>, tenants: &[PlacedTenant]) {
+fn report_shared_instances(document: &Document<'_>, tenants: &[ReadTenant]) {
     let mut seen: Vec<(&InstanceName, &TenantName)> = Vec::new();
-    for (tenant, instances, _) in tenants {
+    for ReadTenant { config: tenant, instances, .. } in tenants {
         for At { value, place } in instances {
             match seen.iter().find(|(instance, _)| *instance == value) {
                 Some((_, owner)) => {

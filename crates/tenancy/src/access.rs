@@ -1,7 +1,7 @@
 //! From a credential to a principal, from a principal and a place to an [`Authorized`].
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::attic::AtticTokens;
 use crate::loan::Ledger;
-use crate::policy::{self, Decision, Extent, Policy, Thing, Visibility};
+use crate::policy::{self, AnonymousRead, Decision, Extent, Policy, Thing, Visibility};
 use crate::secret::Fingerprint;
 use crate::{
     AtticConfig, AtticToken, Authorized, CertificateNames, CertificateRule, Certified, Denied, Execute,
@@ -34,7 +34,7 @@ pub struct AccessConfig {
     pub tenants: Vec<TenantConfig>,
     /// The token that grants everything but attaching workers, which run hostile code. Without one the server is open.
     pub token: Option<Secret>,
-    /// Whether callers without the token may read.
+    /// Whether callers without the token may read what all tenants have; see [`Access::with_public_tenants`] for some.
     pub anonymous_read: bool,
 }
 
@@ -87,6 +87,8 @@ pub enum AccessConfigError {
 pub struct Access {
     instances: HashMap<InstanceName, Arc<Tenant>>,
     tenants: HashMap<TenantName, Arc<Tenant>>,
+    /// Whose instances everybody may read.
+    public: HashSet<TenantName>,
     token: Option<Fingerprint>,
     worker_tokens: Vec<Fingerprint>,
     tokens: Option<Arc<Tokens>>,
@@ -119,11 +121,14 @@ impl Access {
             }
         }
         let token = config.token.as_ref().map(Secret::fingerprint);
-        let policy = Policy { open: token.is_none(), anonymous_read: config.anonymous_read, workers_restricted: false };
+        let anonymous_read = if config.anonymous_read { AnonymousRead::AllTenants } else { AnonymousRead::Nobodys };
+        let public = if config.anonymous_read { tenants.keys().cloned().collect() } else { HashSet::new() };
+        let policy = Policy { open: token.is_none(), anonymous_read, workers_restricted: false };
         let (worker_tokens, loans) = (Vec::new(), Arc::default());
         Ok(Self {
             instances,
             tenants,
+            public,
             token,
             worker_tokens,
             tokens: None,
@@ -139,6 +144,18 @@ impl Access {
     pub fn with_worker_tokens(mut self, tokens: &[Secret]) -> Self {
         self.worker_tokens.extend(tokens.iter().map(Secret::fingerprint));
         self.policy.workers_restricted = !self.worker_tokens.is_empty();
+        self
+    }
+
+    /// Lets everybody read what the instances of these tenants hold, and no others.
+    #[must_use]
+    pub fn with_public_tenants(mut self, tenants: impl IntoIterator<Item = TenantName>) -> Self {
+        self.public.extend(tenants.into_iter().filter(|name| self.tenants.contains_key(name)));
+        self.policy.anonymous_read = match self.public.len() {
+            0 => AnonymousRead::Nobodys,
+            all if all == self.tenants.len() => AnonymousRead::AllTenants,
+            _ => AnonymousRead::SomeTenants,
+        };
         self
     }
 
@@ -217,7 +234,7 @@ impl Access {
         self.check(principal, P::NAME)?;
         let unknown = || Denied::UnknownInstance(instance.clone());
         let tenant = self.instances.get(instance).ok_or_else(unknown)?;
-        let thing = Thing::Instance { name: instance, tenant: Some(tenant.name()) };
+        let thing = self.instance(instance, Some(tenant.name()));
         let lent_elsewhere = matches!(principal, Principal::Worker(loan) if !self.loans.is_for(*loan, instance));
         if lent_elsewhere || !policy::decide(&self.policy, principal, P::NAME, thing).allowed {
             return Err(unknown());
@@ -339,7 +356,7 @@ impl Access {
         knows: impl Fn(&TenantName) -> bool,
     ) -> Decision {
         let tenant = self.instances.get(instance).map(|tenant| tenant.name()).filter(|tenant| knows(tenant));
-        policy::decide(&self.policy, principal, permission, Thing::Instance { name: instance, tenant })
+        policy::decide(&self.policy, principal, permission, self.instance(instance, tenant))
     }
 
     /// Whether a principal has a permission on a Nix cache, and which rule says so.
@@ -372,6 +389,13 @@ impl Access {
     /// [`NoRandomness`].
     pub fn lend_certificate(&self, names: &CertificateNames, ends_s: u64) -> Result<Loan, NoRandomness> {
         self.loans.lend_as(Principal::Certificate(Arc::new(Certified::new(&self.certificates, names))), ends_s)
+    }
+
+    /// An instance as the policy sees it.
+    fn instance<'s>(&self, name: &'s InstanceName, tenant: Option<&'s TenantName>) -> Thing<'s> {
+        let is_public = tenant.is_some_and(|tenant| self.public.contains(tenant));
+        let visibility = if is_public { Visibility::Public } else { Visibility::Private };
+        Thing::Instance { name, tenant, visibility }
     }
 
     /// A cache as the policy sees it, and whose it is.

@@ -9,7 +9,7 @@ use gf_digest::InstanceName;
 
 use crate::{Grant, Pattern, PermissionName, Principal, TenantName, TokenId};
 
-/// Who can read a Nix cache.
+/// Who can read a Nix cache, or the instances of a tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Visibility {
     /// Everybody, without a credential.
@@ -27,6 +27,8 @@ pub enum Thing<'a> {
         name: &'a InstanceName,
         /// Whose it is.
         tenant: Option<&'a TenantName>,
+        /// Who can read it.
+        visibility: Visibility,
     },
     /// A Nix cache; its tenant, if there is one of this name.
     Cache {
@@ -43,10 +45,21 @@ impl<'a> Thing<'a> {
     /// The tenant, if it is known, and the name.
     fn place(&self) -> (Option<&'a str>, &'a str) {
         match self {
-            Thing::Instance { name, tenant } => (tenant.map(TenantName::as_str), name.as_str()),
+            Thing::Instance { name, tenant, .. } => (tenant.map(TenantName::as_str), name.as_str()),
             Thing::Cache { name, tenant, .. } => (tenant.map(TenantName::as_str), name),
         }
     }
+}
+
+/// Whose instances may be read without a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnonymousRead {
+    /// Nobody's.
+    Nobodys,
+    /// Those of some tenants, which [`Thing::Instance`] says of each.
+    SomeTenants,
+    /// Those of all.
+    AllTenants,
 }
 
 /// What holds for everybody.
@@ -54,8 +67,8 @@ impl<'a> Thing<'a> {
 pub struct Policy {
     /// Nothing was configured that could tell callers apart: everybody may do everything.
     pub open: bool,
-    /// Whoever has no credential may read what instances hold.
-    pub anonymous_read: bool,
+    /// Whose instances whoever has no credential may read.
+    pub anonymous_read: AnonymousRead,
     /// Workers need a credential of their own.
     pub workers_restricted: bool,
 }
@@ -101,7 +114,7 @@ impl fmt::Display for Rule {
         f.write_str(match self {
             Self::OpenServer => "the server is open: no [access] is configured",
             Self::PublicCache => "the cache is public",
-            Self::AnonymousRead => "access.anonymous_read lets everybody read",
+            Self::AnonymousRead => "anonymous_read of its tenant lets everybody read",
             Self::StaticToken => "the static token grants everything but attaching workers",
             Self::Token(id, Some(grant)) => return write!(f, "the token {id} grants {grant}"),
             Self::Token(id, None) => return write!(f, "the token {id} has no grant for it"),
@@ -196,8 +209,10 @@ pub(crate) fn decide_throughout(
         Extent::Everything => grant.is_everywhere(),
         Extent::Tenant(tenant) => grant.spans_tenant(tenant.as_str()),
     };
-    if for_everybody(policy, principal, permission, None).is_some() {
-        return true;
+    match for_everybody(policy, principal, permission, None) {
+        Some(Rule::AnonymousRead) if policy.anonymous_read != AnonymousRead::AllTenants => {}
+        Some(_) => return true,
+        None => {}
     }
     match (principal, principal.grants()) {
         (_, Some(grants)) => grants.iter().any(|grant| grant.has(permission) && spans(grant)),
@@ -229,9 +244,15 @@ fn for_everybody(
     if policy.open && !(permission == PermissionName::Work && policy.workers_restricted) {
         return Some(Rule::OpenServer);
     }
-    // A private cache was made private for a reason.
+    let is_readable = match (policy.anonymous_read, thing) {
+        (AnonymousRead::Nobodys, _) => false,
+        (_, Some(Thing::Instance { visibility, .. })) => visibility == Visibility::Public,
+        // A private cache was made private for a reason.
+        (_, Some(Thing::Cache { .. })) => false,
+        (_, None) => true,
+    };
     let reads_instance = permission.is_read() && permission != PermissionName::NixPull;
-    (policy.anonymous_read && reads_instance).then_some(Rule::AnonymousRead)
+    (is_readable && reads_instance).then_some(Rule::AnonymousRead)
 }
 
 fn fixed_grants(principal: &Principal, permission: PermissionName) -> Decision {

@@ -14,7 +14,7 @@ use super::{parse_path, read_text};
 #[derive(Default)]
 pub(super) struct AccessSection {
     pub(super) token: Option<Secret>,
-    pub(super) anonymous_read: bool,
+    pub(super) anonymous_read: Option<At<bool>>,
     pub(super) require_token: bool,
     pub(super) attic: AtticSection,
     pub(super) rules: Vec<ReadRule>,
@@ -93,7 +93,7 @@ impl AtticSection {
 
 pub(super) fn read(access: &mut Section<'_, '_>, folder: &Path) -> AccessSection {
     let token = read_token_file(access, folder);
-    let anonymous_read = access.flag("anonymous_read").unwrap_or(false);
+    let anonymous_read = access.placed_flag("anonymous_read");
     let require_token = access.flag("require_token").unwrap_or(false);
     let attic = access.section("attic", |attic| read_attic(attic, folder));
     let rules = access.sections("trust", trust::read_rule);

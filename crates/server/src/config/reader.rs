@@ -144,13 +144,18 @@ impl<'d, 't> Section<'d, 't> {
 
     /// Takes `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        self.placed_flag(key).map(|at| at.value)
+    }
+
+    /// As [`Self::flag`], with its place.
+    pub(super) fn placed_flag(&mut self, key: &'static str) -> Option<At<bool>> {
         let value = self.remove(key)?;
         let place = value.span();
         let parsed = match value.get_ref() {
             DeValue::Boolean(flag) => Ok(*flag),
             other => Err(format!("expected true or false, found {}", describe(other))),
         };
-        self.keep(key, place, parsed).map(|at| at.value)
+        self.keep(key, place, parsed)
     }
 
     /// Takes a list of texts and parses each; comes back only when all are right.

@@ -39,6 +39,22 @@ fn nothing_said_is_a_working_server() {
 }
 
 #[test]
+fn what_is_meant_for_one_tenant_is_said_of_that_tenant() {
+    let tenant = "[[tenant]]\nname = \"default\"\n";
+    let other = "[[tenant]]\nname = \"org-acme\"\n";
+    let read = "[access]\nanonymous_read = true\n";
+    for one in [read.to_owned(), format!("{read}{tenant}")] {
+        assert!(parse(&one).unwrap().access.anonymous_read, "{one}");
+    }
+    let refused = parse(&format!("{read}{tenant}{other}")).unwrap_err().to_string();
+    assert!(refused.contains("gf.toml:2: access.anonymous_read: with several tenants"), "{refused}");
+    assert!(refused.contains("write `anonymous_read = true` below the [[tenant]]"), "{refused}");
+    let several = parse(&format!("[access]\nanonymous_read = false\n{other}{tenant}anonymous_read = true\n")).unwrap();
+    assert_eq!(several.public_tenants, [TenantName::new("default").unwrap()]);
+    assert!(!several.access.anonymous_read);
+}
+
+#[test]
 fn everything_said_is_read() {
     let config = parse(
         r#"
@@ -47,11 +63,10 @@ fn everything_said_is_read() {
         [log]
         format = "json"
         level = "debug"
-        [access]
-        anonymous_read = true
         [[tenant]]
         name = "default"
         instances = ["", "default", "spoke-x"]
+        anonymous_read = true
         [[tenant]]
         name = "org-acme"
         [store]
@@ -80,7 +95,7 @@ fn everything_said_is_read() {
     assert_eq!(config.listen.port(), 9000);
     assert_eq!(config.data_dir, Path::new("/etc/data"), "relative to the file");
     assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Debug));
-    assert!(config.access.anonymous_read);
+    assert!(!config.access.anonymous_read && config.public_tenants == [TenantName::new("default").unwrap()]);
     assert_eq!(config.access.tenants[1].instances[0].as_str(), "org-acme");
     let store = StoreSettings {
         capacity_bytes: Some(100 << 30),

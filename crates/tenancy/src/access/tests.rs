@@ -50,6 +50,29 @@ fn a_token_guards_writes_and_reads() {
     assert!(public.authorize::<ActionCacheWrite>(&who, &instance("")).is_err());
 }
 
+#[test]
+fn one_tenant_is_public_and_the_others_are_not() {
+    let closed = || access(Some("s3cret"), false);
+    let public = closed().with_public_tenants([tenant_name("default")]);
+    let [token, certificate] = holders(&["viewer@default"]);
+    for who in [&Principal::Anonymous, &token, &certificate] {
+        assert!(public.authorize::<CasRead>(who, &instance("default")).is_ok(), "{who}");
+        assert!(public.authorize::<ActionCacheRead>(who, &instance("")).is_ok(), "{who}");
+        // Another tenant's is as one that is not there, and writing is not reading.
+        for name in ["org-acme", "nowhere"] {
+            let refused = public.authorize::<CasRead>(who, &instance(name)).unwrap_err();
+            assert_eq!(refused, Denied::UnknownInstance(instance(name)), "{who}");
+            assert!(!public.explain(who, PermissionName::CasRead, &instance(name)).allowed, "{who}");
+        }
+        assert!(public.authorize::<CasWrite>(who, &instance("default")).is_err(), "{who}");
+        assert!(public.authorize_everywhere::<CasRead>(who).is_err(), "{who}");
+    }
+    let nobody = closed().with_public_tenants([tenant_name("org-gone")]);
+    assert!(matches!(nobody.check(Principal::Anonymous, PermissionName::CasRead), Err(Denied::Unauthenticated(_))));
+    let all = closed().with_public_tenants(["default", "org-acme"].map(tenant_name));
+    assert!(all.authorize_everywhere::<CasRead>(Principal::Anonymous).is_ok());
+}
+
 fn check_grants(access: &Access, principal: &Principal, expected: &str) {
     let granted = PermissionName::ALL.into_iter().filter(|permission| access.allows(principal, *permission));
     let granted: Vec<&str> = granted.map(PermissionName::as_str).collect();
