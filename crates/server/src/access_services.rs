@@ -106,6 +106,12 @@ impl AccessServices {
         access.with_tokens(Arc::clone(&self.tokens))
     }
 
+    /// How long ago it was known what other processes revoked.
+    pub(crate) fn followed_ago(&self) -> impl Fn() -> Duration + Send + Sync + 'static {
+        let tokens = Arc::clone(&self.tokens);
+        move || tokens.followed_ago()
+    }
+
     /// The gate that edges let requests through.
     pub(crate) fn gate(&self, access: &Arc<Access>) -> Gate {
         Gate::new(Arc::clone(access), self.trail.clone())

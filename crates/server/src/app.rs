@@ -193,7 +193,7 @@ impl App {
         let caches = nix_caches::open(&data_dir, facts, &blobs, first, upstream_networks).await?;
         let tended = caches.clone();
         background.run_to_its_end(|stopping| async move { tended.tend_until(stopping).await });
-        let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir));
+        let readiness = Readiness::new(Arc::clone(&blobs), &store_folder(&data_dir)).following(services.followed_ago());
         let operations = start_operations(&blobs, &action_cache, &access, &settings, &caches, execution);
         quotas.cap_executions(&operations);
         let own_worker = Condition::default();

@@ -1,4 +1,5 @@
-//! `/healthz`: the process lives. `/readyz`: the store really takes and gives back bytes.
+//! `/healthz`: the process lives. `/readyz`: the store really takes and gives back bytes, and what other processes revoked
+//! is known here.
 //!
 //! A full store is ready: it refuses writes and goes on being read, and a balancer that takes the server away for it would
 //! end the reading as well.
@@ -18,6 +19,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use gf_blobstore::{BlobStore, EntryKey, EntryTable, ErrorKind, OwnerId, StoreError};
 use gf_digest::{Digest, DigestFunction, InstanceName};
+use gf_tenancy::BELIEVED;
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -36,6 +38,10 @@ pub(crate) enum Ready {
     /// To read only; what stands in the way of writes.
     Full(String),
 }
+
+/// After so long without knowing what other processes revoked the server is not ready. It believes tokens for
+/// [`gf_tenancy::BELIEVED`].
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why the server is not ready.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -57,6 +63,12 @@ pub(crate) enum NotReady {
     /// The probe did not come back in time.
     #[error("the store did not answer within {} s: look at the disk", PROBE_TIMEOUT.as_secs())]
     Slow,
+    /// It is not known what other processes revoked.
+    #[error(
+        "what other processes revoked has not been known here for {} s: look at the database; after {} s no token is believed",
+        .0.as_secs(), BELIEVED.as_secs()
+    )]
+    Unfollowed(Duration),
 }
 
 impl NotReady {
@@ -67,6 +79,7 @@ impl NotReady {
             Self::Store(_) => "the store does not work",
             Self::WrongBytes => "the store gave back other bytes than were written",
             Self::Slow => "the store did not answer in time",
+            Self::Unfollowed(_) => "what was revoked elsewhere is not known here, since the database does not answer",
         }
     }
 }
@@ -74,6 +87,7 @@ impl NotReady {
 /// Tries the store when asked.
 #[derive(Clone)]
 pub(crate) struct Readiness {
+    followed_ago: Option<Arc<dyn Fn() -> Duration + Send + Sync>>,
     store: Arc<dyn BlobStore>,
     folder: Arc<Path>,
     last: Arc<Mutex<Option<Verdict>>>,
@@ -88,7 +102,13 @@ impl Readiness {
     /// Watches a store whose files are in `folder`.
     #[must_use]
     pub(crate) fn new(store: Arc<dyn BlobStore>, folder: &Path) -> Self {
-        Self { store, folder: folder.into(), last: Arc::default() }
+        Self { followed_ago: None, store, folder: folder.into(), last: Arc::default() }
+    }
+
+    /// Watches also how long ago it was known what other processes revoked.
+    #[must_use]
+    pub(crate) fn following(self, ago: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self { followed_ago: Some(Arc::new(ago)), ..self }
     }
 
     /// Whether the store works now.
@@ -96,7 +116,11 @@ impl Readiness {
     /// # Errors
     /// [`NotReady`] says why not.
     pub(crate) async fn check(&self) -> Result<Ready, NotReady> {
-        timeout(PROBE_TIMEOUT, self.check_unbounded()).await.unwrap_or(Err(NotReady::Slow))
+        let ready = timeout(PROBE_TIMEOUT, self.check_unbounded()).await.unwrap_or(Err(NotReady::Slow))?;
+        match self.followed_ago.as_ref().map(|ago| ago()) {
+            Some(ago) if ago > FOLLOWED_WITHIN => Err(NotReady::Unfollowed(ago)),
+            _ => Ok(ready),
+        }
     }
 
     async fn check_unbounded(&self) -> Result<Ready, NotReady> {
@@ -206,6 +230,19 @@ mod tests {
 
         store.set_failing(true);
         assert!(matches!(readiness(&store).check().await, Err(NotReady::Store(_))));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_know_what_was_revoked_is_not_ready() {
+        let folder = tempfile::tempdir().unwrap();
+        let readiness =
+            |ago| Readiness::new(Arc::new(MemoryBlobStore::default()), folder.path()).following(move || ago);
+        assert_eq!(readiness(FOLLOWED_WITHIN).check().await, Ok(Ready::Whole));
+        let late = FOLLOWED_WITHIN + Duration::from_secs(1);
+        assert_eq!(readiness(late).check().await, Err(NotReady::Unfollowed(late)));
+        let (status, text) = ready(State(readiness(late))).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(text.starts_with("what was revoked elsewhere is not known here"), "{text}");
     }
 
     #[tokio::test]

@@ -16,6 +16,9 @@ use gf_tenancy::Denied;
 use crate::edges::NotRecorded;
 use crate::operator::report::Problem;
 
+/// When to ask again what only a database knows that is away, in seconds.
+const RETRY_AFTER_S: u32 = 30;
+
 /// An answer that is none of what was asked for.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -65,8 +68,13 @@ impl Refusal {
 
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
-        let status = if denied.wants_credential() { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
-        Self::new(status, denied.to_string())
+        match denied {
+            _ if denied.wants_credential() => Self::new(StatusCode::UNAUTHORIZED, denied.to_string()),
+            _ if denied.is_unavailable() => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, denied.to_string()).after(RETRY_AFTER_S)
+            }
+            _ => Self::new(StatusCode::FORBIDDEN, denied.to_string()),
+        }
     }
 }
 
@@ -128,6 +136,7 @@ mod tests {
             check(denied.into(), 401, Some("Bearer"), None);
         }
         check(Denied::Forbidden(PermissionName::CasRead).into(), 403, None, None);
+        check(Denied::Unfollowed.into(), 503, None, Some("30"));
         check(Denied::NotEverywhere(PermissionName::Operate).into(), 403, None, None);
         check(Refusal::invalid("no"), 400, None, None);
         check(Refusal::unknown("no"), 404, None, None);

@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gf_digest::InstanceName;
 use thiserror::Error;
@@ -192,7 +192,8 @@ impl Access {
     /// Who presents this credential: the text after `Bearer `, or the password of basic credentials.
     ///
     /// # Errors
-    /// [`Denied::BadCredential`], [`Denied::Expired`] or [`Denied::NotYetValid`] when one is given and it is not right.
+    /// [`Denied::BadCredential`], [`Denied::Expired`] or [`Denied::NotYetValid`] when one is given and it is not right;
+    /// [`Denied::Unfollowed`] of one that may have been revoked while the database does not answer.
     /// It is never taken for none: whoever presents it believes that it counts.
     pub fn authenticate(&self, credential: Option<&str>) -> Result<Principal, Denied> {
         let Some(credential) = credential else { return Ok(Principal::Anonymous) };
@@ -209,13 +210,15 @@ impl Access {
         if let Some(tokens) = self.tokens.as_ref().filter(|_| Tokens::is_token(credential)) {
             let found = tokens.find(fingerprint, now_s());
             if found.is_ok() || !self.policy.open {
-                return found.map(Principal::Token);
+                return found.and_then(|token| tokens.check_followed().map(|()| Principal::Token(token)));
             }
         }
         if let Some(attic) = self.attic.as_ref().filter(|_| jwt::looks_like_token(credential)) {
             let token = attic.verify(credential, fingerprint, now_s())?;
-            let is_revoked = self.tokens.as_ref().is_some_and(|tokens| tokens.has_refused(token.id()));
-            return if is_revoked { Err(Denied::BadCredential) } else { Ok(Principal::Attic(token)) };
+            if let Some(tokens) = &self.tokens {
+                tokens.check_refused(token.id())?;
+            }
+            return Ok(Principal::Attic(token));
         }
         // An open server ignores credentials, so that a client may keep its configuration.
         if self.policy.open { Ok(Principal::Anonymous) } else { Err(Denied::BadCredential) }
@@ -426,6 +429,12 @@ impl Access {
     #[must_use]
     pub fn good_tokens(&self) -> Option<usize> {
         self.tokens.as_ref().map(|tokens| tokens.number_good())
+    }
+
+    /// How long ago it was known what other processes revoked, where there is something to revoke.
+    #[must_use]
+    pub fn followed_ago(&self) -> Option<Duration> {
+        self.tokens.as_ref().map(|tokens| tokens.followed_ago())
     }
 
     /// The tenant of this name, if it is served.

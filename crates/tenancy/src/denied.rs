@@ -23,6 +23,12 @@ pub enum Denied {
     /// A credential that will be right.
     #[error("the credential is not valid yet: the clock of its issuer and of this server differ, or it is for later")]
     NotYetValid,
+    /// A credential that may have been revoked.
+    #[error(
+        "whether this credential was revoked elsewhere cannot be known now, since the database does not answer: try again in a \
+         minute, or have the operator look at /readyz"
+    )]
+    Unfollowed,
     /// Known, but not allowed.
     #[error("this credential does not grant {permission}", permission = .0.as_str())]
     Forbidden(PermissionName),
@@ -42,6 +48,12 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// Whether it is not known now: the 503 of HTTP.
+    #[must_use]
+    pub const fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unfollowed)
+    }
+
     /// Whether another credential, or one at all, is what is missing: the 401 of HTTP.
     #[must_use]
     pub const fn wants_credential(&self) -> bool {

@@ -57,4 +57,4 @@ pub use principal::Principal;
 pub use schema::MIGRATIONS;
 pub use secret::Secret;
 pub use tenant::{Tenant, TenantId, TenantName, TenantNameError};
-pub use tokens::{Exchanged, IssuedToken, NewToken, Token, TokenError, TokenId, TokenReport, Tokens, Which};
+pub use tokens::{BELIEVED, Exchanged, IssuedToken, NewToken, Token, TokenError, TokenId, TokenReport, Tokens, Which};

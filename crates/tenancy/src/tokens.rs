@@ -6,6 +6,8 @@
 //! [`Tokens::reload`]. Nobody hands out more than what they hold, for longer than they hold it; what a token made is
 //! revoked with it. Who is refused is in the audit log.
 //!
+//! While that cannot be read, what was known is believed for [`BELIEVED`], and nobody is let in by a token after it.
+//!
 //! Deliberately absent: the text of a token, which is shown once and is nowhere after that; cutting off requests that
 //! were let in before a revocation.
 
@@ -25,7 +27,7 @@ use std::cmp::Reverse;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gf_database::{Database, DatabaseError, sql, work};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -41,6 +43,7 @@ use table::{Entry, Table};
 
 pub(crate) use exchanged::Admitted;
 pub use exchanged::Exchanged;
+pub use follow::BELIEVED;
 
 /// How every token begins, so that one is known as such, also by those who look for secrets in the wrong places.
 const PREFIX: &str = "gf-token-";
@@ -258,6 +261,8 @@ pub struct Tokens {
     changes: AtomicU64,
     /// The last record of the audit log that was looked at for what others changed.
     seen: AtomicU64,
+    /// Up to when it is known what others revoked.
+    followed: RwLock<Instant>,
 }
 
 impl Tokens {
@@ -266,8 +271,8 @@ impl Tokens {
     /// # Errors
     /// [`TokenError::Database`].
     pub async fn open(database: Database) -> Result<Self, TokenError> {
-        let (changes, seen) = (AtomicU64::new(0), AtomicU64::new(0));
-        let tokens = Self { database, table: RwLock::default(), editing: Mutex::default(), changes, seen };
+        let (changes, seen, followed) = (AtomicU64::new(0), AtomicU64::new(0), RwLock::new(Instant::now()));
+        let tokens = Self { database, table: RwLock::default(), editing: Mutex::default(), changes, seen, followed };
         tokens.reload().await?;
         Ok(tokens)
     }

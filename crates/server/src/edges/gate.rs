@@ -56,7 +56,8 @@ impl Gate {
     /// How many tokens are good, and how the audit log keeps up.
     pub(crate) fn stats(&self) -> AccessStats {
         let good_tokens = self.access.good_tokens().map(|number| number as u64);
-        AccessStats { good_tokens, trail: self.trail.as_ref().map(Trail::stats) }
+        let followed_ago = self.access.followed_ago();
+        AccessStats { good_tokens, followed_ago, trail: self.trail.as_ref().map(Trail::stats) }
     }
 
     /// Who calls; a credential that fits nobody is refused, and recorded.

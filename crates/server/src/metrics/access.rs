@@ -1,6 +1,7 @@
 //! How many tokens are good, and how the audit log keeps up. Nothing here names anybody.
 
 use std::fmt;
+use std::time::Duration;
 
 use gf_tenancy::audit::TrailStats;
 use prometheus_client::collector::Collector;
@@ -14,6 +15,8 @@ use super::exposition::counter;
 pub struct AccessStats {
     /// Tokens of our own that are good.
     pub good_tokens: Option<u64>,
+    /// How long ago it was known what other processes revoked.
+    pub followed_ago: Option<Duration>,
     /// What goes into the audit log.
     pub trail: Option<TrailStats>,
 }
@@ -27,6 +30,12 @@ impl Collector for AccessCollector {
             let help = "Tokens that are good, exchanged ones among them";
             let mut metric = encoder.encode_descriptor("tenancy_tokens", help, None, MetricType::Gauge)?;
             metric.encode_gauge(&tokens)?;
+        }
+        if let Some(ago) = self.0.followed_ago {
+            let help = "Seconds since it was known which tokens other processes revoked";
+            let mut metric =
+                encoder.encode_descriptor("tenancy_followed_ago_seconds", help, None, MetricType::Gauge)?;
+            metric.encode_gauge(&ago.as_secs_f64())?;
         }
         let Some(TrailStats { queued, written, lost }) = self.0.trail else { return Ok(()) };
         let help = "Records that wait to be written to the audit log";

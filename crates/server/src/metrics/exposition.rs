@@ -253,9 +253,16 @@ mod tests {
         let stored_bytes = QuotaReport { used: 7, limit: Some(9), refused: 2 };
         let tenant = TenantReport { name: "org-acme".to_owned(), stored_bytes, ..TenantReport::default() };
         let trail = TrailStats { queued: 3, written: 20, lost: 1 };
-        let access = AccessStats { good_tokens: Some(7), trail: Some(trail) };
+        let followed_ago = Some(std::time::Duration::from_millis(1500));
+        let access = AccessStats { good_tokens: Some(7), followed_ago, trail: Some(trail) };
         let text = encode(&edges, store, operations, vec![tenant], access).unwrap();
-        for line in ["gf_tenancy_tokens 7", "gf_audit_queued 3", "gf_audit_written_total 20", "gf_audit_lost_total 1"] {
+        for line in [
+            "gf_tenancy_tokens 7",
+            "gf_tenancy_followed_ago_seconds 1.5",
+            "gf_audit_queued 3",
+            "gf_audit_written_total 20",
+            "gf_audit_lost_total 1",
+        ] {
             assert!(text.contains(&format!("\n{line}\n")), "{line} in {text}");
         }
         for line in [

@@ -8,15 +8,20 @@ use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use gf_database::{places, sql};
 
 use super::rows::{fingerprint, report, stored};
 use super::table::{Entry, Table};
 use super::{BATCH, MAX_TOKENS, TokenError, TokenId, Tokens};
+use crate::Denied;
 use crate::access::now_s;
 use crate::audit::{AuditLog, Outcome};
 use crate::secret::Fingerprint;
+
+/// For how long tokens are believed while it is not known what others revoked.
+pub const BELIEVED: Duration = Duration::from_secs(300);
 
 /// What is recorded when tokens are made or end.
 const CHANGES: [&str; 3] = ["token.issue", "token.exchange", REVOKE];
@@ -56,6 +61,7 @@ impl Tokens {
     /// # Errors
     /// As [`Self::reload`]; the next call tries again.
     pub async fn follow(&self) -> Result<(), TokenError> {
+        let began = Instant::now();
         let seen = self.seen.load(Ordering::Relaxed);
         let (head, _) = AuditLog::new(self.database.clone()).head().await?;
         match self.made_between(seen, head).await? {
@@ -63,7 +69,25 @@ impl Tokens {
             None => self.reload().await?,
         }
         self.seen.store(head, Ordering::Relaxed);
+        *self.followed.write().unwrap_or_else(PoisonError::into_inner) = began;
         Ok(())
+    }
+
+    /// How long ago it was that this process knew what others had revoked.
+    #[must_use]
+    pub fn followed_ago(&self) -> Duration {
+        self.followed.read().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Refuses to believe what may have been revoked too long ago to be known here.
+    pub(crate) fn check_followed(&self) -> Result<(), Denied> {
+        if self.followed_ago() <= BELIEVED { Ok(()) } else { Err(Denied::Unfollowed) }
+    }
+
+    /// As if the database had been away for so long.
+    #[cfg(test)]
+    pub(crate) fn lose_track_for(&self, time: Duration) {
+        *self.followed.write().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_sub(time).unwrap();
     }
 
     /// The tokens that others made, by the audit log; `None` when that is not all that happened.

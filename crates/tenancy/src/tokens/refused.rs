@@ -12,7 +12,7 @@ use super::rows::{fingerprint, seconds, stored};
 use super::{BATCH, TokenError, Tokens};
 use crate::access::now_s;
 use crate::audit::{self, Event, Origin, Outcome};
-use crate::{Administer, AtticId, Authorized, Grant, Role};
+use crate::{Administer, AtticId, Authorized, Denied, Grant, Role};
 
 /// The most that are revoked at one time.
 const MAX_REFUSED: u64 = 100_000;
@@ -70,9 +70,12 @@ impl Tokens {
         Ok(())
     }
 
-    /// Whether a token in Attic's format was revoked.
-    pub(crate) fn has_refused(&self, id: AtticId) -> bool {
-        self.read().has_refused(id.fingerprint())
+    /// Refuses a token in Attic's format that was revoked, or may have been.
+    pub(crate) fn check_refused(&self, id: AtticId) -> Result<(), Denied> {
+        if self.read().has_refused(id.fingerprint()) {
+            return Err(Denied::BadCredential);
+        }
+        self.check_followed()
     }
 
     /// Reads which were revoked, by whatever process.
@@ -101,11 +104,12 @@ mod tests {
 
     use gf_digest::InstanceName;
 
+    use super::super::BELIEVED;
     use super::*;
     use crate::attic::tests::{SECRET, signed};
     use crate::audit::{AuditLog, Search, Verdict};
     use crate::testing::Place;
-    use crate::{Access, AccessConfig, AtticConfig, Denied, JwtKey, Principal, TenantConfig, TenantName};
+    use crate::{Access, AccessConfig, AtticConfig, JwtKey, Principal, Secret, TenantConfig, TenantName};
 
     async fn open(place: &Place) -> (Arc<Tokens>, Access) {
         let tokens = Arc::new(Tokens::open(place.open().await).await.unwrap());
@@ -158,6 +162,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_may_have_been_revoked_is_not_believed_for_ever() {
+        let place = Place::sqlite();
+        let (tokens, access) = open(&place).await;
+        let admin = access.authorize_somewhere(Principal::Server).unwrap();
+        let grants = vec!["viewer".parse().unwrap()];
+        let new = crate::NewToken { name: "own".to_owned(), grants, lifetime: std::time::Duration::from_secs(3600) };
+        let own = tokens.issue(&admin, new, &Origin::default()).await.unwrap();
+        let (attic, own) = (token("ci", ""), own.secret.expose());
+        let closed =
+            AccessConfig { tenants: Vec::new(), token: Some(Secret::new("s3cret".into())), anonymous_read: false };
+        let with_static = Access::new(closed).unwrap().with_tokens(Arc::clone(&tokens));
+        for (away, expected) in
+            [(BELIEVED / 2, Ok(())), (BELIEVED + std::time::Duration::from_secs(1), Err(Denied::Unfollowed))]
+        {
+            tokens.lose_track_for(away);
+            for text in [own, &attic] {
+                assert_eq!(access.authenticate(Some(text)).map(drop), expected, "{away:?}");
+            }
+            assert_eq!(with_static.authenticate(Some("s3cret")), Ok(Principal::TokenHolder), "it is in no database");
+            assert_eq!(access.authenticate(Some("gf-token-0123456789-00")), Err(Denied::BadCredential));
+        }
+        tokens.follow().await.unwrap();
+        assert!(access.authenticate(Some(own)).is_ok() && access.authenticate(Some(&attic)).is_ok());
+        // A database that cannot be read changes nothing.
+        tokens.lose_track_for(2 * BELIEVED);
+        tokens.database.execute(sql("DROP TABLE tenancy_audit")).await.unwrap();
+        assert!(tokens.follow().await.is_err() && tokens.followed_ago() > BELIEVED);
+    }
+
+    #[tokio::test]
     async fn what_would_have_ended_is_forgotten() {
         for place in [Place::sqlite(), Place::postgres()] {
             let (tokens, access) = open(&place).await;
@@ -171,7 +205,7 @@ mod tests {
             tokens.write().sweep(now_s() + 1);
             tokens.remove_refused_before(now_s() + 1).await.unwrap();
             let left = tokens.database.all(sql("SELECT fingerprint FROM tenancy_refused")).await.unwrap();
-            assert_eq!((left.len(), tokens.has_refused(soon.id())), (1, false));
+            assert_eq!((left.len(), tokens.check_refused(soon.id())), (1, Ok(())));
         }
     }
 

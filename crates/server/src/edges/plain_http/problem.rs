@@ -120,6 +120,7 @@ impl From<Denied> for Problem {
     fn from(denied: Denied) -> Self {
         let status = match denied {
             _ if denied.wants_credential() => StatusCode::UNAUTHORIZED,
+            _ if denied.is_unavailable() => StatusCode::SERVICE_UNAVAILABLE,
             Denied::UnknownInstance(_) | Denied::UnknownCache(_) => StatusCode::NOT_FOUND,
             _ => StatusCode::FORBIDDEN,
         };

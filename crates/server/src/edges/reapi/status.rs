@@ -48,6 +48,7 @@ impl IntoStatus for Denied {
         let code = match self {
             Self::Unauthenticated(_) | Self::BadCredential | Self::Expired | Self::NotYetValid => Code::Unauthenticated,
             Self::Forbidden(_) | Self::NotEverywhere(_) => Code::PermissionDenied,
+            Self::Unfollowed => Code::Unavailable,
             Self::UnknownInstance(_) | Self::UnknownCache(_) => Code::InvalidArgument,
         };
         Status::new(code, self.to_string())
