@@ -28,6 +28,7 @@ mod collect;
 mod compression;
 mod core;
 mod decoding;
+mod doubtful;
 mod durability;
 mod eviction;
 mod file_layer;

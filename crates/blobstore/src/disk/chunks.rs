@@ -95,7 +95,7 @@ impl Core {
                 return self.let_in(owner, &chunk.blob).await;
             }
             // Certainly not whole, unless a part of it is moving.
-            vacancy = Vacancy { place: Some(present.place), has_ended: true };
+            vacancy = Vacancy { place: Some(present.place), has_ended: true, is_doubtful: false };
         }
         let mut reservation = self.reserve(4 * HEADER_BYTES as u64 + 48).await?;
         let mut payload = Vec::with_capacity(48);
@@ -135,7 +135,7 @@ impl Core {
         }
         let chunks = &self.flattened(owner, digest, chunks).await?;
         let bytes = self.verify_splice(owner, digest, chunks).await?;
-        if self.find(owner, &digest).await?.is_some() {
+        if self.find_readable(owner, &digest).await?.is_some() {
             return Ok(());
         }
         match bytes {
@@ -223,7 +223,7 @@ impl Core {
         let chunks = self.cut(owner, digest).await?;
         let mut shared = 0;
         for chunk in &chunks {
-            if self.visible(owner, &chunk.blob)?.is_some() && self.find(owner, &chunk.blob).await?.is_some() {
+            if self.visible(owner, &chunk.blob)?.is_some() && self.find_readable(owner, &chunk.blob).await?.is_some() {
                 shared += chunk.bytes;
             }
         }
@@ -262,7 +262,7 @@ impl Core {
 
     /// Whether a chunk can be read without the blob that is about to lose its file.
     async fn has_elsewhere(&self, owner: OwnerId, parent: &Digest, chunk: &Digest) -> Result<bool, StoreError> {
-        let Some(slot) = self.find(owner, chunk).await? else { return Ok(false) };
+        let Some(slot) = self.find_readable(owner, chunk).await? else { return Ok(false) };
         match slot.place {
             Place::View { .. } => Ok(self.parts(&slot, chunk).await?.iter().all(|part| part.blob != *parent)),
             Place::Recipe { .. } => Ok(false),

@@ -15,6 +15,7 @@ use super::capacity::{Capacity, Reservation};
 use super::clock::Clock;
 use super::collect::Unfinished;
 use super::decoding::Decoders;
+use super::doubtful::{Doubtful, Extract, is_of_medium};
 use super::durability::{Extent, Suspects};
 use super::file_layer::{FileLayer, StoreFile};
 use super::flushes::Flushes;
@@ -129,6 +130,8 @@ pub(crate) struct Core {
     /// How far the scrub has come; its thread alone changes it.
     pub scrub: Mutex<Progress>,
     pub decoders: Decoders,
+    /// What the disk failed to read.
+    pub doubtful: Doubtful,
     /// The number of this start of the store; part of every sequence number.
     pub epoch: u32,
     /// When the store last served a request that moved bytes, for work that waits for quiet.
@@ -152,6 +155,8 @@ pub(crate) struct Vacancy {
     pub place: Option<Place>,
     /// Whether the bytes are certainly gone, and with them what was promised to anybody.
     pub has_ended: bool,
+    /// Whether the disk fails to read them, so that what comes takes their place.
+    pub is_doubtful: bool,
 }
 
 /// Tells the sharings of one blob apart: each is later than those that ended before it. A slot has 48 bits for it, so that
@@ -298,6 +303,7 @@ impl Core {
         let _publishing = self.publishing()?;
         let stays = header.kind == RecordKind::Sharing;
         let slot = self.append(header, payload, reservation, |at| at.plain(Encoding::Identity))?;
+        self.doubtful.forget(&slot.key);
         self.index
             .change(&slot.key, |present| (present.is_none() || !stays).then_some(slot))
             .map_err(failed("writing the index"))?;
@@ -329,6 +335,10 @@ impl Core {
             let is_it = Some(present.place) == vacancy.place;
             if !self.segments.reaches(&present.place) || is_it && vacancy.has_ended {
                 Fate::Ended
+            } else if is_it && vacancy.is_doubtful {
+                // A file that it leaves goes with the next start, when what took its place is durable.
+                self.doubtful.forget(&slot.key);
+                Fate::Moves
             } else if !present.place.has_dependencies() || !is_it && present.owner != slot.owner {
                 Fate::Stays
             } else {
@@ -387,6 +397,7 @@ impl Core {
     pub(crate) fn quarantine(&self, slot: &Slot, what: &str) {
         match self.index.remove_if(&slot.key, |present| present.place == slot.place) {
             Ok(Some(_)) => {
+                self.doubtful.forget(&slot.key);
                 self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(what, place = ?slot.place, "damaged bytes were found and taken out of the store");
                 if let Place::Large { file, .. } = slot.place
@@ -400,12 +411,28 @@ impl Core {
         }
     }
 
-    /// Turns a fault met while reading `slot` into an error, after taking damaged bytes out.
+    /// As [`Self::read_failed_at`], of the record, or of header and table of a large file.
     pub(crate) fn read_failed(&self, fault: ReadFault, slot: &Slot, digest: &Digest) -> StoreError {
+        self.read_failed_at(Extract::Head, fault, slot, digest)
+    }
+
+    /// Turns a fault met while reading `slot` into an error, after taking damaged bytes out and remembering what the disk
+    /// fails to read.
+    pub(crate) fn read_failed_at(
+        &self,
+        extract: Extract,
+        fault: ReadFault,
+        slot: &Slot,
+        digest: &Digest,
+    ) -> StoreError {
         match fault {
             ReadFault::Gone => StoreError::NotFound(*digest),
             ReadFault::Damaged => {
                 self.quarantine(slot, &digest.to_string());
+                StoreError::NotFound(*digest)
+            }
+            ReadFault::Io(error) if is_of_medium(&error) && self.doubtful.add(slot, extract) > 1 => {
+                tracing::error!(%digest, place = ?slot.place, %error, "the disk fails again to read this; it counts as missing");
                 StoreError::NotFound(*digest)
             }
             ReadFault::Io(error) => failed("reading a blob")(error),

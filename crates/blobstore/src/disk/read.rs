@@ -9,6 +9,7 @@ use bytes::Bytes;
 use gf_digest::Digest;
 
 use super::core::Core;
+use super::doubtful::Extract;
 use super::index::{IndexKey, Place, Slot};
 use super::large::{BLOCK_BYTES, LargeFile};
 use super::record::array;
@@ -33,6 +34,14 @@ impl Core {
             }
         }
         Ok(None)
+    }
+
+    /// As [`Self::find`], of what the disk did not fail to read.
+    pub(crate) async fn find_readable(&self, owner: OwnerId, digest: &Digest) -> Result<Option<Slot>, StoreError> {
+        match self.find(owner, digest).await? {
+            Some(slot) if self.is_doubtful(&slot, digest).await => Ok(None),
+            found => Ok(found),
+        }
     }
 
     /// Whether everything that a slot depends on, if it does, is here.
@@ -66,9 +75,15 @@ impl Core {
 
     /// The parts of other blobs that a view or a recipe is made of, in order.
     pub(crate) async fn parts(&self, slot: &Slot, digest: &Digest) -> Result<Vec<Part>, StoreError> {
+        Ok(named_parts(slot, digest, &self.payload(slot, digest).await?))
+    }
+
+    /// The payload of the record that a slot points to.
+    async fn payload(&self, slot: &Slot, digest: &Digest) -> Result<Bytes, StoreError> {
         let read = self.segments.read(&slot.key, &slot.place).await;
         let (_, payload) = read.map_err(|fault| self.read_failed(fault, slot, digest))?;
-        Ok(named_parts(slot, digest, &payload))
+        self.doubtful.was_read(slot, Extract::Head);
+        Ok(payload)
     }
 
     pub(crate) async fn read(
@@ -117,8 +132,7 @@ impl Core {
         if accept != Accept::Identity && whole {
             match slot.place {
                 Place::Segment { encoding: Encoding::Zstd, .. } => {
-                    let read = self.segments.read(&slot.key, &slot.place).await;
-                    let (_, payload) = read.map_err(|fault| self.read_failed(fault, slot, digest))?;
+                    let payload = self.payload(slot, digest).await?;
                     return Ok(BlobRead::new(Encoding::Zstd, Box::new(Whole(Some(payload)))));
                 }
                 Place::Large { file, encoding: Encoding::Zstd, .. } => {
@@ -149,8 +163,7 @@ impl Core {
     ) -> Result<Box<dyn Pieces>, StoreError> {
         match slot.place {
             Place::Segment { encoding, .. } => {
-                let read = self.segments.read(&slot.key, &slot.place).await;
-                let (_, payload) = read.map_err(|fault| self.read_failed(fault, &slot, &digest))?;
+                let payload = self.payload(&slot, &digest).await?;
                 let bytes = self.decoded(payload, encoding, &slot, &digest)?;
                 // Both are within the blob, which is in memory.
                 #[expect(clippy::cast_possible_truncation, reason = "bounded by a length in memory")]
@@ -182,7 +195,10 @@ impl Core {
 
     async fn open_large(&self, slot: &Slot, digest: &Digest, file: u64) -> Result<LargeFile, StoreError> {
         match self.large.open_file(file, Some(&slot.key)).await {
-            Ok(file) => Ok(file),
+            Ok(file) => {
+                self.doubtful.was_read(slot, Extract::Head);
+                Ok(file)
+            }
             // Evicted since it was looked up, or lost: either way it must not be reported present again.
             Err(ReadFault::Gone) => {
                 let _ = self.index.remove_if(&slot.key, |present| present.place == slot.place);
@@ -204,6 +220,7 @@ impl Core {
                 || encoding == Encoding::Zstd && accept != Accept::Identity)
             && let Ok((_, payload)) = self.segments.read(&slot.key, &slot.place).await
         {
+            self.doubtful.was_read(&slot, Extract::Head);
             return Ok((payload, encoding));
         }
         let mut read = self.read(owner, *digest, ByteRange::ALL, accept).await?;
@@ -310,7 +327,9 @@ impl Pieces for Blocks {
             Purpose::Serve => self.file.block(number as usize).await,
             Purpose::Prove => self.file.block_on_disk(number as usize).await,
         };
-        let block = block.map_err(|fault| self.core.read_failed(fault, &self.slot, &digest))?;
+        let extract = Extract::Block(number as usize);
+        let block = block.map_err(|fault| self.core.read_failed_at(extract, fault, &self.slot, &digest))?;
+        self.core.doubtful.was_read(&self.slot, extract);
         let to = (self.end - start).min(block.len() as u64);
         #[expect(clippy::cast_possible_truncation, reason = "both are within a block")]
         let piece = block.slice(((self.at - start) as usize).min(block.len())..to as usize);
@@ -337,9 +356,11 @@ impl Pieces for Frames {
             return Ok(None);
         }
         let digest = self.file.header.digest;
-        let block = self.file.block_at_rest(self.next).await;
+        let (block, extract) = (self.file.block_at_rest(self.next).await, Extract::Block(self.next));
         self.next += 1;
-        match block.map_err(|fault| self.core.read_failed(fault, &self.slot, &digest))? {
+        let block = block.map_err(|fault| self.core.read_failed_at(extract, fault, &self.slot, &digest))?;
+        self.core.doubtful.was_read(&self.slot, extract);
+        match block {
             (frame, Encoding::Zstd) => Ok(Some(frame)),
             (plain, Encoding::Identity) => compress(&plain).map(Some),
         }
@@ -418,9 +439,9 @@ impl Core {
             let is_absent = match self.visible(owner, digest)? {
                 None => !digest.is_empty() || *digest != Digest::empty(digest.function()),
                 Some(slot) if slot.place.has_dependencies() && made_of_parts.insert(*digest) => {
-                    !self.is_here(&slot, digest).await?
+                    !self.is_here(&slot, digest).await? || self.is_doubtful(&slot, digest).await
                 }
-                Some(_) => false,
+                Some(slot) => self.doubtful.has(&slot),
             };
             if is_absent {
                 missing.push(*digest);
@@ -447,6 +468,6 @@ impl Core {
         let key = IndexKey::blob(&Digest::new(function, hash, 0));
         let Some(slot) = self.known(self.index.peek(&key))? else { return Ok(None) };
         let digest = Digest::new(function, hash, slot.size_bytes);
-        Ok(self.find(owner, &digest).await?.map(|_| digest))
+        Ok(self.find_readable(owner, &digest).await?.map(|_| digest))
     }
 }

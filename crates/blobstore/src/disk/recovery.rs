@@ -9,6 +9,7 @@ use gf_digest::Digest;
 
 use super::checkpoint::Checkpoint;
 use super::core::{Core, SharingNumber};
+use super::doubtful::is_of_medium;
 use super::index::{Fate, IndexKey, Lookup, Place, SHARDS, Slot};
 use super::record::{RecordHeader, RecordKind, array};
 use super::scan::{self, Scanned};
@@ -130,10 +131,15 @@ impl Core {
     async fn drop_if_damaged(&self, key: &IndexKey) -> io::Result<bool> {
         let Lookup::Found(slot) = self.index.peek(key)? else { return Ok(false) };
         let is_sound = match slot.place {
-            Place::Large { file, .. } => self.is_whole_file(file, key).await?,
+            Place::Large { file, .. } => match self.is_whole_file(file, key).await {
+                Err(error) if is_of_medium(&error) => false,
+                checked => checked?,
+            },
             _ => match self.segments.read(key, &slot.place).await {
                 Ok(_) => true,
                 Err(ReadFault::Gone | ReadFault::Damaged) => false,
+                // What came after it came because it could not be read.
+                Err(ReadFault::Io(error)) if is_of_medium(&error) => false,
                 Err(ReadFault::Io(error)) => return Err(error),
             },
         };
@@ -312,8 +318,10 @@ impl Core {
             return Ok(Restored::Left);
         }
         let position = (segment, record.offset);
-        let is_older =
-            |present: &Slot| present.place.record().is_some_and(|(segment, offset, _)| (segment, offset) < position);
+        let is_older = |present: &Slot| match (present.place, slot.place) {
+            (Place::Large { file: earlier, .. }, Place::Large { file, .. }) => earlier < file,
+            _ => present.place.record().is_some_and(|(segment, offset, _)| (segment, offset) < position),
+        };
         if record.header.is_of_blob() {
             let has_other = |present: &Slot| present.owner != slot.owner && self.has_bytes(present);
             let kept = self.index.put_blob(&slot, |present| {

@@ -3,7 +3,7 @@
 //!
 //! One thread of its own, at the lowest priority. It goes through the index in the order of the keys, at a pace that
 //! leaves the disk to others, and notes how far it came, so that a restart goes on where the last run stopped. What it
-//! finds damaged it takes out and names as every verification does.
+//! finds damaged, or what the disk fails to read again and again, it takes out and names as every verification does.
 //!
 //! Deliberately absent: mending the index. Damage to the index is found when a table is read, and mended at once.
 
@@ -20,7 +20,7 @@ use super::maintenance::Signal;
 use super::note;
 use super::record::HEADER_BYTES;
 use super::segments::lock;
-use super::verify::{Turn, VerifyReport};
+use super::verify::{MORE_TRIES, TRY_AGAIN_AFTER, Turn, VerifyReport};
 
 const NOTE: &str = "scrub";
 
@@ -29,6 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often progress is noted: what a killed process did since is done again.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
+
+/// When so much in a row cannot be read, it is the disk as a whole that fails.
+const MAX_UNREAD_IN_A_ROW: u32 = 8;
 
 /// What reading anything costs at least, in bytes: a disk reads no less.
 const LEAST_READ_BYTES: u64 = 4096;
@@ -46,9 +49,9 @@ pub struct ScrubStats {
     pub bytes: u64,
     /// Entries and grants whose bytes matched their check.
     pub entries: u64,
-    /// Blobs and entries that were found damaged and taken out.
+    /// Blobs and entries that were found damaged, or that the disk failed to read again and again, and taken out.
     pub damaged: u64,
-    /// Times that the disk failed to read a blob or an entry.
+    /// Times that a blob or an entry could not be read, and stayed.
     pub unreadable: u64,
 }
 
@@ -202,13 +205,22 @@ pub(crate) fn scrub(core: &Arc<Core>, signal: &Signal, runtime: &Handle) {
     }
 }
 
+/// One look through everything.
+struct Pass<'a> {
+    core: &'a Arc<Core>,
+    signal: &'a Signal,
+    runtime: &'a Handle,
+    noted: Instant,
+    /// What the disk failed to read since it last read something.
+    unread_in_a_row: u32,
+}
+
 /// Goes on with a pass, to its end unless the store is closed.
 fn pass(core: &Arc<Core>, signal: &Signal, runtime: &Handle, progress: &mut Progress) -> io::Result<()> {
-    let pace = Pace::Scrub { core, signal };
-    let mut noted = Instant::now();
+    let mut pass = Pass { core, signal, runtime, noted: Instant::now(), unread_in_a_row: 0 };
     while progress.shard < SHARDS {
         for slot in slots_after(core, progress)? {
-            if !look_at(core, slot, progress, &pace, runtime, &mut noted)? {
+            if !pass.look_at(slot, progress)? {
                 return progress.write(core);
             }
         }
@@ -222,35 +234,54 @@ fn pass(core: &Arc<Core>, signal: &Signal, runtime: &Handle, progress: &mut Prog
     progress.write(core)
 }
 
-/// Looks at one slot, in as many turns as it takes. Whether it was looked at: not if the store is closed meanwhile.
-fn look_at(
-    core: &Arc<Core>,
-    slot: Slot,
-    progress: &mut Progress,
-    pace: &Pace<'_>,
-    runtime: &Handle,
-    noted: &mut Instant,
-) -> io::Result<bool> {
-    let key = slot.key.order();
-    let mut block = progress.within.filter(|(within, _)| *within == key).map_or(0, |(_, block)| block);
-    loop {
-        let mut report = VerifyReport::default();
-        let turn = runtime.block_on(core.verify_slot(slot, &mut block, &mut report, pace))?;
-        progress.within = (turn != Turn::Done && block > 0).then_some((key, block));
-        if turn == Turn::Done {
-            progress.add(&report);
-            progress.after = Some(key);
-            *lock(&core.scrub) = *progress;
+impl Pass<'_> {
+    /// Looks at one slot, in as many turns as it takes. Whether it was looked at: not if the store is closed meanwhile.
+    fn look_at(&mut self, slot: Slot, progress: &mut Progress) -> io::Result<bool> {
+        let (core, key) = (self.core, slot.key.order());
+        let pace = Pace::Scrub { core, signal: self.signal };
+        let mut block = progress.within.filter(|(within, _)| *within == key).map_or(0, |(_, block)| block);
+        let mut tries_left = if self.is_disk_failing() { 0 } else { MORE_TRIES };
+        loop {
+            let mut report = VerifyReport::default();
+            let looked = self.runtime.block_on(core.verify_slot(slot, &mut block, &mut report, &pace))?;
+            let turn = if looked == Turn::Unread && tries_left == 0 {
+                self.give_up(&slot, &mut report)?;
+                Turn::Done
+            } else {
+                looked
+            };
+            progress.within = (turn != Turn::Done && block > 0).then_some((key, block));
+            if turn == Turn::Done {
+                self.unread_in_a_row = if looked == Turn::Unread { self.unread_in_a_row + 1 } else { 0 };
+                progress.add(&report);
+                progress.after = Some(key);
+                *lock(&core.scrub) = *progress;
+            }
+            if self.noted.elapsed() >= NOTE_EVERY {
+                progress.write(core)?;
+                self.noted = Instant::now();
+            }
+            match turn {
+                Turn::Done => return Ok(true),
+                Turn::Paused => {}
+                Turn::Unread if self.signal.wait(TRY_AGAIN_AFTER) => return Ok(false),
+                Turn::Unread => tries_left -= 1,
+                Turn::Closed => return Ok(false),
+            }
         }
-        if noted.elapsed() >= NOTE_EVERY {
-            progress.write(core)?;
-            *noted = Instant::now();
+    }
+
+    /// Takes out what the disk fails to read, unless it reads nothing at all: it may come back.
+    fn give_up(&self, slot: &Slot, report: &mut VerifyReport) -> io::Result<()> {
+        if self.is_disk_failing() {
+            report.unreadable += 1;
+            return Ok(());
         }
-        match turn {
-            Turn::Done => return Ok(true),
-            Turn::Paused => {}
-            Turn::Closed => return Ok(false),
-        }
+        self.core.lose_unread(slot, report)
+    }
+
+    const fn is_disk_failing(&self) -> bool {
+        self.unread_in_a_row >= MAX_UNREAD_IN_A_ROW
     }
 }
 

@@ -18,6 +18,7 @@ use super::clock::{Clock, MachineTime, TimeSource};
 use super::collect::CollectionReport;
 use super::core::{Core, Counters, StoreConfig, failed};
 use super::decoding::Decoders;
+use super::doubtful::Doubtful;
 use super::durability::Extent;
 use super::file_layer::{FileLayer, SystemFiles};
 use super::folder::{self, Folder};
@@ -356,6 +357,7 @@ async fn open_core(
         refused: Mutex::default(),
         making_room: Arc::new(Semaphore::new(1)),
         decoders: Decoders::default(),
+        doubtful: Doubtful::default(),
         is_index_whole: AtomicBool::new(is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),
         scrub: Mutex::default(),

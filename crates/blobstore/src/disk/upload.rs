@@ -193,7 +193,8 @@ impl DiskUpload {
 #[async_trait]
 impl Upload for DiskUpload {
     fn already_present(&self) -> bool {
-        matches!(self.core.visible(self.owner, &self.digest), Ok(Some(slot)) if !slot.place.has_dependencies())
+        let found = self.core.visible(self.owner, &self.digest);
+        matches!(found, Ok(Some(slot)) if !slot.place.has_dependencies() && !self.core.doubtful.has(&slot))
     }
 
     fn received_bytes(&self) -> u64 {

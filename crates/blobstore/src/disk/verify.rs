@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gf_digest::{Digest, Hasher};
 
 use super::core::Core;
+use super::doubtful::{Extract, is_of_medium};
 use super::index::{Lookup, Place, SHARDS, Slot};
 use super::read::{MAX_DEPTH, Purpose};
 use super::recovery::RecoveryReport;
@@ -21,7 +23,7 @@ use crate::{Encoding, StoreError};
 pub enum Repair {
     /// Only damaged blobs are taken out, as every read does too.
     No,
-    /// Also builds again what the index lost, and removes files that belong to nothing.
+    /// Also takes out what the disk fails to read, builds again what the index lost, and removes files that belong to nothing.
     Yes,
 }
 
@@ -38,7 +40,8 @@ pub struct VerifyReport {
     pub lost: Vec<String>,
     /// How many were lost, named or not.
     pub lost_count: u64,
-    /// Blobs and entries that the disk failed to read; they stay, and may be readable later.
+    /// Blobs and entries that could not be read, and may be later: they stay. Repair takes out what the disk fails to read
+    /// again and again, and counts it as lost.
     pub unreadable: u64,
     /// What repair found in the records, if the index had lost something.
     pub rebuilt: Option<RecoveryReport>,
@@ -62,6 +65,15 @@ impl VerifyReport {
 /// Blocks of a large file that are looked at in one turn of the scrub.
 const BLOCKS_A_TURN: u64 = 256;
 
+/// How often the disk is asked again for what it failed to read, before that is taken out.
+pub(crate) const MORE_TRIES: u32 = 3;
+
+/// How long to wait in between: a bus that is being reset fails for a moment.
+pub(crate) const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// What one verification asks for again. A disk that fails to read more has failed as a whole.
+const MAX_UNREAD: usize = 64 << 10;
+
 /// How a look at a slot ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
@@ -69,6 +81,8 @@ pub(crate) enum Turn {
     Done,
     /// It goes on where it stopped.
     Paused,
+    /// The disk failed to read just this. It is not counted.
+    Unread,
     /// The store was closed meanwhile.
     Closed,
 }
@@ -80,6 +94,8 @@ enum Looked {
     /// Not where the slot says.
     Gone,
     Unreadable,
+    /// As unreadable, and the disk says so itself of just these bytes.
+    Unread,
     Paused,
     Closed,
 }
@@ -90,6 +106,7 @@ impl From<ReadFault> for Looked {
             ReadFault::Gone => Self::Gone,
             ReadFault::Damaged => Self::Damaged,
             ReadFault::Io(error) if is_shutdown(&error) => Self::Closed,
+            ReadFault::Io(error) if is_of_medium(&error) => Self::Unread,
             ReadFault::Io(_) => Self::Unreadable,
         }
     }
@@ -108,14 +125,16 @@ impl Core {
             report.rebuilt = Some(self.rebuild().await?);
             self.is_index_whole.store(true, Ordering::Release);
         }
+        let mut unread = Vec::new();
         for shard in 0..SHARDS {
             let mut slots = Vec::new();
             self.index.visit_shard(shard, |slot| slots.push(*slot))?;
-            for slot in slots {
-                if self.verify_slot(slot, &mut 0, &mut report, &Pace::Full).await? == Turn::Closed {
-                    return Err(io::Error::other("the store is shutting down"));
-                }
-            }
+            self.verify_slots(&slots, &mut report, &mut unread).await?;
+        }
+        if repair == Repair::Yes {
+            self.mend_unread(unread, &mut report).await?;
+        } else {
+            report.unreadable += unread.len() as u64;
         }
         if report.unreadable > 0 {
             tracing::error!(unreadable = report.unreadable, "the disk failed to read parts of the store");
@@ -127,6 +146,50 @@ impl Core {
             report.orphans_removed = removed?;
         }
         Ok(report)
+    }
+
+    /// Looks at each of these, and hands over those that the disk failed to read.
+    async fn verify_slots(
+        self: &Arc<Self>,
+        slots: &[Slot],
+        report: &mut VerifyReport,
+        unread: &mut Vec<Slot>,
+    ) -> io::Result<()> {
+        for slot in slots {
+            match self.verify_slot(*slot, &mut 0, report, &Pace::Full).await? {
+                Turn::Done | Turn::Paused => {}
+                Turn::Unread if unread.len() < MAX_UNREAD => unread.push(*slot),
+                Turn::Unread => report.unreadable += 1,
+                Turn::Closed => return Err(io::Error::other("the store is shutting down")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks again for what the disk failed to read, and takes out what it fails to read each time.
+    async fn mend_unread(self: &Arc<Self>, mut unread: Vec<Slot>, report: &mut VerifyReport) -> io::Result<()> {
+        for _ in 0..MORE_TRIES {
+            if unread.is_empty() {
+                return Ok(());
+            }
+            tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            let mut still = Vec::new();
+            self.verify_slots(&unread, report, &mut still).await?;
+            unread = still;
+        }
+        unread.iter().try_for_each(|slot| self.lose_unread(slot, report))
+    }
+
+    /// Takes out what the disk fails to read.
+    pub(crate) fn lose_unread(&self, slot: &Slot, report: &mut VerifyReport) -> io::Result<()> {
+        match slot.key.digest(slot.size_bytes) {
+            None => self.lose_entry(slot, report),
+            Some(digest) => {
+                self.quarantine(slot, &format!("{digest}, which the disk fails to read"));
+                lose(report, digest.to_string());
+                Ok(())
+            }
+        }
     }
 
     /// Looks at one blob, entry or grant. At the pace of the scrub a large file is looked at in several turns: `block` is
@@ -142,7 +205,10 @@ impl Core {
             return Ok(Turn::Closed);
         }
         let Some(digest) = slot.key.digest(slot.size_bytes) else {
-            self.verify_entry(slot, report).await?;
+            let turn = self.verify_entry(slot, report).await?;
+            if turn != Turn::Done {
+                return Ok(turn);
+            }
             let bytes = slot.place.record().map_or(0, |(_, _, bytes)| bytes);
             return Ok(if pace.wait(u64::from(bytes)) { Turn::Done } else { Turn::Closed });
         };
@@ -154,12 +220,17 @@ impl Core {
         };
         match looked {
             Looked::Sound => {
+                self.doubtful.forget(&slot.key);
                 report.blobs += 1;
                 report.bytes += digest.size_bytes();
             }
             Looked::Damaged => {
                 self.quarantine(&slot, &digest.to_string());
                 lose(report, digest.to_string());
+            }
+            Looked::Unread => {
+                self.doubtful.add(&slot, Extract::Head);
+                return Ok(Turn::Unread);
             }
             Looked::Gone => {
                 // Moved, evicted or replaced since the slot was copied: not lost. Still there, it has no bytes. But a view or
@@ -176,17 +247,30 @@ impl Core {
         Ok(Turn::Done)
     }
 
-    async fn verify_entry(&self, slot: Slot, report: &mut VerifyReport) -> io::Result<()> {
+    async fn verify_entry(&self, slot: Slot, report: &mut VerifyReport) -> io::Result<Turn> {
         match self.segments.read(&slot.key, &slot.place).await {
-            Ok(_) => report.entries += 1,
+            Ok(_) => {
+                self.doubtful.forget(&slot.key);
+                report.entries += 1;
+            }
+            Err(ReadFault::Io(error)) if is_of_medium(&error) => {
+                self.doubtful.add(&slot, Extract::Head);
+                return Ok(Turn::Unread);
+            }
             Err(ReadFault::Io(_)) => report.unreadable += 1,
-            Err(ReadFault::Gone | ReadFault::Damaged) => {
-                let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
-                if gone.is_some() && self.promise_again(&slot)? {
-                    report.entries += 1;
-                } else if gone.is_some() {
-                    lose(report, format!("entry in segment {:?}", slot.place.segment()));
-                }
+            Err(ReadFault::Gone | ReadFault::Damaged) => self.lose_entry(&slot, report)?,
+        }
+        Ok(Turn::Done)
+    }
+
+    fn lose_entry(&self, slot: &Slot, report: &mut VerifyReport) -> io::Result<()> {
+        let gone = self.index.remove_if(&slot.key, |present| present.place == slot.place)?;
+        if gone.is_some() {
+            self.doubtful.forget(&slot.key);
+            if self.promise_again(slot)? {
+                report.entries += 1;
+            } else {
+                lose(report, format!("entry in segment {:?}", slot.place.segment()));
             }
         }
         Ok(())
@@ -255,6 +339,10 @@ impl Core {
 
     /// Hashes a blob that is made of others.
     async fn hash_parts(self: &Arc<Self>, slot: Slot, digest: Digest, pace: &Pace<'_>) -> Looked {
+        // What is wrong with its parts is theirs.
+        if let Err(fault) = self.segments.read(&slot.key, &slot.place).await {
+            return fault.into();
+        }
         let hashed = async {
             let mut hasher = Hasher::new(digest.function());
             let size = digest.size_bytes();
@@ -270,6 +358,8 @@ impl Core {
         match hashed.await {
             Ok(true) => Looked::Sound,
             Ok(false) => Looked::Damaged,
+            // Its parts are here, though the disk failed to read one.
+            Err(StoreError::NotFound(_)) if self.is_doubtful(&slot, &digest).await => Looked::Unreadable,
             Err(StoreError::NotFound(_)) => Looked::Gone,
             Err(StoreError::Closed) => Looked::Closed,
             Err(StoreError::Io { source, .. }) if is_shutdown(&source) => Looked::Closed,

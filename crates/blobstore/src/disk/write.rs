@@ -8,6 +8,7 @@ use gf_digest::Digest;
 use super::appending::Payload;
 use super::capacity::Reservation;
 use super::core::{Core, Vacancy, failed};
+use super::doubtful::Extract;
 use super::index::{IndexKey, Slot};
 use super::read::ATTEMPTS;
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
@@ -179,11 +180,11 @@ impl Core {
         for _ in 0..ATTEMPTS {
             // Not knowing is no reason to refuse bytes: storing them again is safe.
             let Ok(Some(slot)) = self.any_owner(digest) else { return Ok(Some(Vacancy::default())) };
-            vacancy = Vacancy { place: Some(slot.place), has_ended: true };
+            vacancy = Vacancy { place: Some(slot.place), has_ended: true, is_doubtful: false };
             // Parts of other blobs are as good as bytes of its own: they are kept as long. And they may be durable
             // already, which a new record is not.
             match self.is_here(&slot, digest).await {
-                Ok(true) => {
+                Ok(true) if !self.is_doubtful(&slot, digest).await => {
                     if slot.owner != owner {
                         self.grant(owner, digest, reservation)?;
                     }
@@ -191,12 +192,12 @@ impl Core {
                 }
                 // A part that seems to be gone may have moved.
                 Ok(false) => {}
-                Err(_) => {
+                Ok(true) | Err(_) => {
                     // It may be whole: whose it was keeps seeing it.
                     if slot.owner != owner {
                         self.grant(slot.owner, digest, reservation)?;
                     }
-                    return Ok(Some(Vacancy { has_ended: false, ..vacancy }));
+                    return Ok(Some(Vacancy { has_ended: false, is_doubtful: true, ..vacancy }));
                 }
             }
         }
@@ -219,7 +220,10 @@ impl Core {
             });
             let Some(slot) = self.known(found)? else { return Ok(None) };
             match self.segments.read(&index_key, &slot.place).await {
-                Ok((_, payload)) => return Ok(Some(payload)),
+                Ok((_, payload)) => {
+                    self.doubtful.was_read(&slot, Extract::Head);
+                    return Ok(Some(payload));
+                }
                 Err(super::segments::ReadFault::Gone) => {}
                 Err(fault) => match self.read_failed(fault, &slot, &key.digest) {
                     StoreError::NotFound(_) => return Ok(None),
