@@ -11,7 +11,7 @@
 //! segments/   append-only files of records
 //! large/      one file for each large blob
 //! incoming/   uploads under way; emptied at every start
-//! quarantine/ damaged large files, the latest; they count as used
+//! quarantine/ large files that were damaged, or whole and in no table, the latest; they count as used
 //! ```
 //!
 //! Read [`record`] and [`index`] for the formats, [`lease`] and [`eviction`] for the rules (pure), [`store`] for how

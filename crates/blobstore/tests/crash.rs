@@ -513,9 +513,10 @@ async fn check_entries(store: &DiskBlobStore, told: &mut Told, round: u32) {
     }
 }
 
-/// Bytes in segments and large files.
+/// Bytes in segments and large files, those in quarantine too.
 fn bytes_on_disk(folder: &Path) -> u64 {
-    let mut folders = vec![folder.join("segments"), folder.join("large")];
+    let mut folders = ["segments", "large", "quarantine"].map(|kind| folder.join(kind)).to_vec();
+    folders.retain(|folder| folder.is_dir());
     let mut bytes = 0;
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gf_blobstore::{
@@ -185,4 +185,38 @@ async fn opening_reads_no_more_of_a_large_store() {
     let (small, large) = (reads_to_open(1000).await, reads_to_open(200_000).await);
     assert!(large <= small, "{small} reads to open 1,000 blobs, {large} to open 200,000");
     assert!(small < 50, "{small} reads");
+}
+
+/// A table that could not take its place: once the disk is willing again, all goes on, and not only when it grows again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_could_not_grow_keeps_nothing_else_from_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let refuses = Arc::new(AtomicBool::new(true));
+    let files = InterceptedFiles::new(Arc::new(LossyFiles::new(directory.path())), {
+        let refuses = Arc::clone(&refuses);
+        move |path, operation| {
+            let is_table =
+                operation == FileOperation::Rename && path.parent().is_some_and(|folder| folder.ends_with("index"));
+            if is_table && refuses.load(Ordering::SeqCst) {
+                Err(std::io::ErrorKind::StorageFull.into())
+            } else {
+                Ok(())
+            }
+        }
+    });
+    refuses.store(false, Ordering::SeqCst);
+    let store = open(Arc::new(files), directory.path()).await;
+    refuses.store(true, Ordering::SeqCst);
+    let mut stored = Vec::new();
+    for number in 0..20_000 {
+        let blob = new_blob(number, 10);
+        if write(&store, &blob).await.is_err() {
+            break;
+        }
+        stored.push(blob.digest);
+    }
+    assert!((100..20_000).contains(&stored.len()), "{} were taken", stored.len());
+    refuses.store(false, Ordering::SeqCst);
+    store.checkpoint().unwrap();
+    assert_eq!(store.find_missing(OWNER, &stored).await.unwrap(), []);
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gf_blobstore::{
@@ -24,6 +25,9 @@ use rand::{Rng, SeedableRng};
 const OWNER: OwnerId = OwnerId(1);
 const SEEDS: u64 = 30;
 const CUTS_PER_SEED: u32 = 6;
+const SHORT_WINDOW: Duration = Duration::from_millis(100);
+/// A sync that takes longer never comes.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn config(directory: &Path) -> StoreConfig {
     StoreConfig {
@@ -288,6 +292,60 @@ async fn lose_power_again_and_again(seed: u64) {
 #[test]
 fn only_what_was_not_synced_is_lost_and_it_reads_as_absent() {
     for_each_seed(0..SEEDS, lose_power_again_and_again);
+}
+
+/// Writes, round after round, to a store that nobody asks for a sync, and takes its power away in the midst of one.
+async fn lose_power_within_a_window(seed: u64) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut run = Run { random: StdRng::seed_from_u64(seed), told: Told::default(), next_content: seed << 32 };
+    let disk = LossyFiles::new(directory.path());
+    let synced = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&synced);
+    let files = InterceptedFiles::new(Arc::new(disk.clone()), move |path, operation| {
+        let is_large = path.components().any(|part| part.as_os_str() == "large");
+        if is_large && operation == FileOperation::Sync {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    });
+    let config = StoreConfig { sync_window: SHORT_WINDOW, ..config(directory.path()) };
+    let store = DiskBlobStore::open_on(Arc::new(files), Arc::new(MachineTime::default()), config).await.unwrap();
+    let rounds = run.random.random_range(3..7);
+    let mut acknowledged = Vec::new();
+    for round in 0..rounds {
+        run.write_small(&store).await.unwrap();
+        let value = run.fresh_bytes(1..500);
+        store.put_entry(&entry_key(OWNER, round), value.clone().into()).await.unwrap();
+        run.told.entries.insert(round, BTreeSet::from([None, Some(value.clone())]));
+        let before = synced.load(Ordering::SeqCst);
+        run.upload_large(&store).await.unwrap();
+        acknowledged.push((std::mem::take(&mut run.told.recent), value));
+        // One that makes this file durable has begun after all that this round wrote, but for this file's record.
+        let deadline = Instant::now() + PATIENCE;
+        while synced.load(Ordering::SeqCst) == before {
+            assert!(Instant::now() < deadline, "round {round}: nothing is made durable");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    // The last sync is perhaps under way, and the one before it may have come too early for the record of its file.
+    let within_the_window = acknowledged.split_off(acknowledged.len() - 2);
+    for (round, (digests, value)) in (0..).zip(acknowledged) {
+        run.told.durable.extend(digests);
+        run.told.entries.insert(round, BTreeSet::from([Some(value)]));
+    }
+    run.told.recent.extend(within_the_window.into_iter().flat_map(|(digests, _)| digests));
+    run.write_small(&store).await.unwrap();
+    let files = disk.lose_power(seed);
+    drop(store);
+    let store = open(&files, directory.path()).await.unwrap();
+    run.check(&store, &files).await;
+}
+
+/// The store keeps its window by itself. Unless it is told otherwise, that is the second that the documentation states.
+#[test]
+fn what_is_older_than_the_window_survives_though_nobody_asked_for_a_sync() {
+    assert_eq!(StoreConfig::new("anywhere".into()).sync_window, Duration::from_secs(1));
+    for_each_seed(0..12, lose_power_within_a_window);
 }
 
 /// The disk fails to keep what it was told to, says so once, and says yes ever after. The store does not believe it.

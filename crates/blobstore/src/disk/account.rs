@@ -23,11 +23,11 @@ impl Core {
         Ok(())
     }
 
-    /// Moves a large file to quarantine, where it counts as before, and gives back what had to go from there.
-    pub(crate) fn quarantine_large(&self, number: u64) -> io::Result<()> {
+    /// Moves large files to quarantine, where they count as before, and gives back what had to go from there.
+    pub(crate) fn quarantine_large(&self, numbers: &[u64]) -> io::Result<()> {
         let _removing = self.capacity.removing();
         let limit_bytes = self.capacity.limit_bytes() / QUARANTINE_SHARE;
-        self.capacity.sub_used(self.large.quarantine(number, limit_bytes)?);
+        self.capacity.sub_used(self.large.quarantine(numbers, limit_bytes)?);
         Ok(())
     }
 

@@ -401,7 +401,7 @@ impl Core {
                 self.counters.quarantined.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(what, place = ?slot.place, "damaged bytes were found and taken out of the store");
                 if let Place::Large { file, .. } = slot.place
-                    && let Err(error) = self.quarantine_large(file)
+                    && let Err(error) = self.quarantine_large(&[file])
                 {
                     tracing::warn!(%error, "the damaged file could not be moved to quarantine");
                 }

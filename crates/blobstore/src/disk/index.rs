@@ -4,8 +4,8 @@
 //! slot. A shard is read from its file when it is first asked, so opening takes no time whatever the size.
 //!
 //! The index holds nothing that the records do not hold, except when a key was touched. It may therefore be lost;
-//! what must never happen is that a lost slot reads as "absent". Every slot carries a check; a shard with a bad one
-//! answers [`Lookup::Unknown`] for what it does not find, until a rebuild has put back what was lost.
+//! what must never happen is that a lost slot reads as "absent". Every slot carries a check, an empty one too; a shard with a bad
+//! one answers [`Lookup::Unknown`] for what it does not find, until a rebuild has put back what was lost.
 
 mod shard;
 mod slot;
@@ -349,6 +349,31 @@ mod tests {
         for number in 0..20_000 {
             let expected = model.get(&number).map_or(Lookup::Absent, |touched| Lookup::Found(slot(number, *touched)));
             assert_eq!(index.peek(&slot(number, 0).key).unwrap(), expected);
+        }
+    }
+
+    /// A sector or a page that was never written, or lost: whole slots of zeros.
+    #[test]
+    fn slots_of_zeros_are_unknown_never_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let index = open(directory.path(), true);
+        for number in 0..3000 {
+            index.change(&slot(number, 1).key, |_| Some(slot(number, 1))).unwrap();
+        }
+        index.sync().unwrap();
+        drop(index);
+        let victim = slot(17, 1).key;
+        let file = directory.path().join(format!("{:02}.table", victim.shard()));
+        let whole = std::fs::read(&file).unwrap();
+        for sector in 0..whole.len() / 512 {
+            let mut bytes = whole.clone();
+            bytes[512 * sector..512 * (sector + 1)].fill(0);
+            std::fs::write(&file, bytes).unwrap();
+            let _ = std::fs::remove_file(file.with_extension("grown"));
+            let index = open(directory.path(), false);
+            for number in 0..3000 {
+                assert_ne!(index.peek(&slot(number, 1).key).unwrap(), Lookup::Absent, "sector {sector}: {number}");
+            }
         }
     }
 

@@ -198,6 +198,11 @@ impl LargeFiles {
         Ok((file, header, head_at))
     }
 
+    /// The header of a file, read on a thread that may wait.
+    pub(crate) fn header(&self, number: u64) -> Result<RecordHeader, ReadFault> {
+        self.open_waiting(number).map(|(_, header, _)| header)
+    }
+
     /// The size of a file in bytes; 0 when there is none.
     pub(crate) fn size(&self, number: u64) -> io::Result<u64> {
         match self.layer.open(&self.path(number)) {
@@ -230,12 +235,14 @@ impl LargeFiles {
         Ok(numbered(self.layer.list(&self.directory.join(format!("{shard:02x}")))?))
     }
 
-    /// Moves a file away, out of reach, for a person to look at. The oldest there go until no more than `limit_bytes` are
+    /// Moves files away, out of reach, for a person to look at. The oldest there go until no more than `limit_bytes` are
     /// left. Returns how many bytes went.
-    pub(crate) fn quarantine(&self, number: u64, limit_bytes: u64) -> io::Result<u64> {
+    pub(crate) fn quarantine(&self, numbers: &[u64], limit_bytes: u64) -> io::Result<u64> {
         let _one_at_a_time = lock(&self.removing);
         self.layer.create_directory(&self.quarantine)?;
-        self.layer.rename(&self.path(number), &self.quarantine.join(format!("{number:016x}")))?;
+        for number in numbers {
+            self.layer.rename(&self.path(*number), &self.quarantine.join(format!("{number:016x}")))?;
+        }
         let mut files = self.quarantined()?;
         files.sort_unstable();
         let mut left: u64 = files.iter().map(|(_, bytes)| bytes).sum();

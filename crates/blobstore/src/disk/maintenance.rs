@@ -185,7 +185,7 @@ async fn mend(core: &Core) -> io::Result<()> {
     // What a process that was killed in the middle of an eviction or an upload left behind.
     let orphans = core.remove_orphans()?;
     if orphans > 0 {
-        tracing::info!(orphans, "files that belong to nothing were removed");
+        tracing::info!(orphans, "files that belong to nothing were removed, those that are whole to quarantine");
     }
     core.recount()
 }

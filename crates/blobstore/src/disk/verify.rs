@@ -45,7 +45,7 @@ pub struct VerifyReport {
     pub unreadable: u64,
     /// What repair found in the records, if the index had lost something.
     pub rebuilt: Option<RecoveryReport>,
-    /// Files that belonged to nothing and were removed.
+    /// Files that belonged to nothing and were removed, or moved to quarantine if they were whole.
     pub orphans_removed: u64,
     /// Whether the index was whole before repair.
     pub index_was_whole: bool,
@@ -372,8 +372,8 @@ impl Core {
         u64::from(self.epoch) << 32
     }
 
-    /// Removes large files of earlier runs that no slot points to. None while anything is suspect: the original of a copy
-    /// that is not durable looks the same.
+    /// Removes large files of earlier runs that no slot points to, and moves those to quarantine that might be missed. None
+    /// while anything is suspect: the original of a copy that is not durable looks the same.
     pub(crate) fn remove_orphans(&self) -> io::Result<u64> {
         if self.has_suspects() {
             return Ok(0);
@@ -388,16 +388,54 @@ impl Core {
         }
         let first_of_this_run = self.first_of_this_run();
         let mut removed = 0;
+        let mut set_aside = Vec::new();
         for shard in 0..=u8::MAX {
             for (number, _) in self.large.list(shard)? {
-                if number < first_of_this_run && !known.contains(&number) {
-                    self.large.remove(number)?;
-                    removed += 1;
+                if number >= first_of_this_run || known.contains(&number) {
+                    continue;
+                }
+                match self.fate_of_orphan(number)? {
+                    Orphan::Goes => {
+                        self.large.remove(number)?;
+                        removed += 1;
+                    }
+                    Orphan::IsSetAside => set_aside.push(number),
+                    Orphan::Stays => {}
                 }
             }
         }
-        Ok(removed)
+        if !set_aside.is_empty() {
+            self.quarantine_large(&set_aside)?;
+        }
+        Ok(removed + set_aside.len() as u64)
     }
+
+    /// What is to become of a large file that no slot points to. One that is whole, of a blob that the index does not have,
+    /// was evicted by a process that was killed before it could remove it, or never acknowledged. Or its slot was lost in a
+    /// way that nobody noticed, and it is all that is left.
+    fn fate_of_orphan(&self, number: u64) -> io::Result<Orphan> {
+        let header = match self.large.header(number) {
+            Ok(header) => header,
+            Err(ReadFault::Gone | ReadFault::Damaged) => return Ok(Orphan::Goes),
+            Err(ReadFault::Io(error)) if is_of_medium(&error) => return Ok(Orphan::IsSetAside),
+            Err(ReadFault::Io(_)) => return Ok(Orphan::Stays),
+        };
+        Ok(match self.index.peek(&header.index_key())? {
+            Lookup::Found(_) => Orphan::Goes,
+            Lookup::Absent => Orphan::IsSetAside,
+            Lookup::Unknown => Orphan::Stays,
+        })
+    }
+}
+
+/// What becomes of a large file that no slot points to.
+enum Orphan {
+    /// It is removed: it has no use.
+    Goes,
+    /// It is kept in quarantine, as long as there is room.
+    IsSetAside,
+    /// It is left: what it is cannot be known now.
+    Stays,
 }
 
 fn lose(report: &mut VerifyReport, name: String) {

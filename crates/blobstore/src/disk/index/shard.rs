@@ -1,7 +1,7 @@
 //! One shard: a table in memory and its file.
 //!
-//! The file is a 64-byte head (magic, version, seed, whether complete, check) and the slots. A change is one write of
-//! one slot.
+//! The file is a 64-byte head (magic, version, seed, whether complete, check) and the slots, each with a check, the empty
+//! ones too. A change is one write of one slot.
 //!
 //! Growing must not wait for the disk. So a grown table is first a file beside the old one (`.grown`), and takes the old
 //! one's name when it has been synced. Until then: after a killed process the grown one counts, since its head is
@@ -15,12 +15,15 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::slot::{
-    Cell, EMPTY_SLOT, IndexKey, RawSlot, SLOT_BYTES, Slot, cell, decode, encode, holds, is_sound, removed_slot,
+    Cell, IndexKey, RawSlot, SLOT_BYTES, Slot, UNWRITTEN, cell, decode, empty_slot, encode, holds, is_sound,
+    removed_slot,
 };
 use crate::disk::file_layer::{FileLayer, StoreFile};
 use crate::disk::record::array;
 
-const MAGIC: [u8; 8] = *b"GFIDX001";
+const MAGIC: [u8; 8] = *b"GFIDX002";
+/// The first layout: an empty slot has no check. Such a table is read, and written anew.
+const UNSEALED_MAGIC: [u8; 8] = *b"GFIDX001";
 const SMALLEST: usize = 64;
 /// Slots of one write of a new table: 64 KiB.
 const PIECE_SLOTS: usize = 1024;
@@ -113,26 +116,43 @@ impl Shard {
         bytes.truncate(filled);
         let (slots, remainder) = bytes.get(SLOT_BYTES..).unwrap_or_default().as_chunks::<SLOT_BYTES>();
         let head = Head::decode(&bytes);
+        let is_unsealed = head.is_some_and(|head| head.is_unsealed);
+        let is_sound = |raw: &RawSlot| is_sound(raw) || is_unsealed && *raw == UNWRITTEN;
         let sound = head.is_some_and(|head| head.complete && head.capacity == slots.len() && slots.len() >= SMALLEST)
             && remainder.is_empty()
             && slots.iter().all(is_sound);
+        let slots_kept = || slots.iter().filter(|raw| is_sound(raw)).filter_map(taken_slot).collect();
         self.seed = head.map_or_else(fresh_seed, |head| head.seed);
         if sound {
+            self.complete = true;
+            if is_unsealed && self.seal_empty(layer, slots_kept(), slots.len()) {
+                return Ok(());
+            }
             self.taken = slots.iter().filter(|raw| matches!(cell(raw), Cell::Taken)).count();
             self.removed = slots.iter().filter(|raw| matches!(cell(raw), Cell::Removed)).count();
             self.slots = slots.to_vec();
             self.file = Some(file);
-            self.complete = true;
             return Ok(());
         }
         // Keep every slot that is right, and remember that some may be missing.
         self.complete = false;
-        let kept: Vec<Slot> = slots.iter().filter(|raw| is_sound(raw)).filter_map(taken_slot).collect();
+        let kept: Vec<Slot> = slots_kept();
         tracing::error!(
             table = %self.path.display(), kept = kept.len(),
             "the index is damaged; what it lost is found again in the segments"
         );
         self.rewrite(layer, &kept, capacity_for(kept.len()))
+    }
+
+    /// Writes a table of the first layout anew. If the disk refuses it serves as it is, and the next start tries again.
+    fn seal_empty(&mut self, layer: &dyn FileLayer, slots: Vec<Slot>, capacity: usize) -> bool {
+        match self.rewrite(layer, &slots, capacity) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(table = %self.path.display(), %error, "a table of an older layout could not be written anew");
+                false
+            }
+        }
     }
 
     /// Whether what is not found is absent.
@@ -284,7 +304,7 @@ impl Shard {
     /// Makes a new table of these slots and puts it in place of the old one, in memory and on disk.
     fn rewrite(&mut self, layer: &dyn FileLayer, slots: &[Slot], capacity: usize) -> io::Result<()> {
         let grown_path = self.grown_path();
-        let mut table = vec![EMPTY_SLOT; capacity];
+        let mut table = vec![empty_slot(); capacity];
         for slot in slots {
             let mut at = slot.key.start(self.seed, capacity);
             while matches!(cell(&table[at]), Cell::Taken) {
@@ -304,11 +324,12 @@ impl Shard {
             file.write_at(piece.as_flattened(), offset)?;
             offset += (SLOT_BYTES * piece.len()) as u64;
         }
-        let head = Head { seed: self.seed, complete: self.complete, capacity };
+        let head = Head { is_unsealed: false, seed: self.seed, complete: self.complete, capacity };
         file.write_at(&head.encode(), 0)?;
         // An empty table replaces nothing that would be missed.
-        self.grown |= !slots.is_empty();
-        layer.rename(&temporary, if self.grown { &grown_path } else { &self.path })?;
+        let grown = self.grown || !slots.is_empty();
+        layer.rename(&temporary, if grown { &grown_path } else { &self.path })?;
+        self.grown = grown;
         self.file = Some(file);
         self.taken = slots.len();
         self.removed = 0;
@@ -340,6 +361,7 @@ fn fresh_seed() -> u64 {
 
 #[derive(Clone, Copy)]
 struct Head {
+    is_unsealed: bool,
     seed: u64,
     complete: bool,
     capacity: usize,
@@ -348,7 +370,7 @@ struct Head {
 impl Head {
     fn encode(&self) -> [u8; SLOT_BYTES] {
         let mut head = [0; SLOT_BYTES];
-        head[..8].copy_from_slice(&MAGIC);
+        head[..8].copy_from_slice(if self.is_unsealed { &UNSEALED_MAGIC } else { &MAGIC });
         head[8..16].copy_from_slice(&self.seed.to_le_bytes());
         head[16..24].copy_from_slice(&(self.capacity as u64).to_le_bytes());
         head[24] = u8::from(self.complete);
@@ -359,13 +381,86 @@ impl Head {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let head: &[u8; SLOT_BYTES] = bytes.first_chunk()?;
-        if head[..8] != MAGIC || u64::from_le_bytes(array(head, 56)) != xxh3_64(&head[..56]) {
+        let is_unsealed = head[..8] == UNSEALED_MAGIC;
+        if head[..8] != MAGIC && !is_unsealed || u64::from_le_bytes(array(head, 56)) != xxh3_64(&head[..56]) {
             return None;
         }
         Some(Self {
+            is_unsealed,
             seed: u64::from_le_bytes(array(head, 8)),
             capacity: usize::try_from(u64::from_le_bytes(array(head, 16))).ok()?,
             complete: head[24] == 1,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use gf_digest::{Digest, DigestFunction};
+
+    use super::*;
+    use crate::disk::file_layer::SystemFiles;
+    use crate::disk::index::Place;
+    use crate::{Encoding, OwnerId};
+
+    fn slot(number: u32) -> Slot {
+        Slot {
+            key: IndexKey::blob(&Digest::of(DigestFunction::Sha256, &number.to_le_bytes())),
+            place: Place::Segment { segment: number, offset: 8, bytes: 4, encoding: Encoding::Identity },
+            size_bytes: 4,
+            touched: 7,
+            owner: OwnerId(1),
+        }
+    }
+
+    fn load(path: &Path) -> Shard {
+        let mut shard = Shard::new(path.to_owned(), false);
+        shard.load(&SystemFiles).unwrap();
+        shard
+    }
+
+    fn settle(shard: &mut Shard) {
+        let file = shard.take_dirty(&SystemFiles).unwrap().unwrap();
+        assert!(shard.settle(&SystemFiles, &file).unwrap());
+    }
+
+    /// Makes a table of the first layout of one of ours.
+    fn unseal(path: &Path) {
+        let bytes = std::fs::read(path).unwrap();
+        let head = Head { is_unsealed: true, ..Head::decode(&bytes).unwrap() }.encode();
+        let (slots, _) = bytes[SLOT_BYTES..].as_chunks::<SLOT_BYTES>();
+        let unsealed = slots.iter().map(|raw| if matches!(cell(raw), Cell::Empty) { UNWRITTEN } else { *raw });
+        let unsealed: Vec<RawSlot> = [head].into_iter().chain(unsealed).collect();
+        std::fs::write(path, unsealed.as_flattened()).unwrap();
+    }
+
+    #[test]
+    fn a_table_of_the_first_layout_is_read_and_written_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("00.table");
+        let mut shard = Shard::new(path.clone(), true);
+        shard.load(&SystemFiles).unwrap();
+        (0..500).for_each(|number| shard.insert(&SystemFiles, &slot(number)).unwrap());
+        let (at, _) = shard.find(&slot(3).key).unwrap();
+        shard.remove(at).unwrap();
+        settle(&mut shard);
+        unseal(&path);
+        // Once from the old one, once from the one that took its place.
+        for _ in 0..2 {
+            let mut shard = load(&path);
+            assert!(shard.is_complete());
+            for number in 0..600 {
+                let expected = (number < 500 && number != 3).then(|| slot(number));
+                assert_eq!(shard.find(&slot(number).key).map(|(_, slot)| slot), expected);
+            }
+            if shard.is_dirty() {
+                settle(&mut shard);
+            }
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(!Head::decode(&bytes).unwrap().is_unsealed);
+            assert!(bytes[SLOT_BYTES..].as_chunks::<SLOT_BYTES>().0.iter().all(is_sound));
+        }
     }
 }

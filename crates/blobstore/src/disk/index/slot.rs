@@ -214,7 +214,15 @@ pub(crate) enum Cell {
     Taken,
 }
 
-pub(crate) const EMPTY_SLOT: RawSlot = [0; SLOT_BYTES];
+/// What nothing was written to: an empty slot of the first layout. In all later ones it is damage.
+pub(crate) const UNWRITTEN: RawSlot = [0; SLOT_BYTES];
+
+/// A slot that holds nothing. It has a check like the others: what the disk gives back as zeros must not read as absence.
+pub(crate) fn empty_slot() -> RawSlot {
+    let mut raw = UNWRITTEN;
+    seal(&mut raw);
+    raw
+}
 
 pub(crate) fn cell(raw: &RawSlot) -> Cell {
     match raw[32] {
@@ -226,7 +234,7 @@ pub(crate) fn cell(raw: &RawSlot) -> Cell {
 
 /// What is left in place of a slot that was removed: searches go on past it.
 pub(crate) fn removed_slot() -> RawSlot {
-    let mut raw = EMPTY_SLOT;
+    let mut raw = UNWRITTEN;
     raw[32] = REMOVED;
     seal(&mut raw);
     raw
@@ -240,14 +248,14 @@ pub(crate) fn holds(raw: &RawSlot, key: &IndexKey) -> bool {
 /// Whether a slot is as it was written.
 pub(crate) fn is_sound(raw: &RawSlot) -> bool {
     match cell(raw) {
-        Cell::Empty => *raw == EMPTY_SLOT,
+        Cell::Empty => *raw == empty_slot(),
         Cell::Removed => *raw == removed_slot(),
         Cell::Taken => u32::from_le_bytes(array(raw, 60)) == check(raw) && decode(raw).is_some(),
     }
 }
 
 pub(crate) fn encode(slot: &Slot) -> RawSlot {
-    let mut raw = EMPTY_SLOT;
+    let mut raw = UNWRITTEN;
     raw[..32].copy_from_slice(&slot.key.bytes);
     raw[32] = slot.key.class as u8;
     raw[33] = slot.place.form();
