@@ -57,6 +57,38 @@ fn with_bad_sector(files: &LossyFiles) -> InterceptedFiles {
     })
 }
 
+/// All is under lease and there is no room: what is here already needs none, whoever writes it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_takes_what_it_has() {
+    const OTHER: OwnerId = OwnerId(2);
+    let directory = tempfile::tempdir().unwrap();
+    let time = Arc::new(ManualTime::new(1_000_000));
+    let store = open(LossyFiles::new(directory.path()), &time, directory.path()).await;
+    let mut blobs = Vec::new();
+    for number in 0.. {
+        let blob = blob(number, 20_000);
+        if put(store.as_ref(), OWNER, blob.clone()).await.is_err() {
+            break;
+        }
+        blobs.push(blob);
+    }
+    let free = store.stats().capacity_bytes - store.stats().used_bytes;
+    let again = &blobs[..10];
+    assert!((3000..20_000).contains(&free), "{free} bytes are free");
+    for owner in [OWNER, OTHER] {
+        let mut batch = again.to_vec();
+        batch.push(blob(1 << 20, 20_000));
+        let results = store.write_batch(owner, batch).await;
+        assert!(results[..again.len()].iter().all(Result::is_err) == (owner == OTHER), "{owner:?}: {results:?}");
+        assert_eq!(results[again.len()].as_ref().unwrap_err().kind(), ErrorKind::Exhausted);
+        let results = store.write_batch(owner, again.to_vec()).await;
+        assert!(results.iter().all(Result::is_ok), "{owner:?}: {results:?}");
+        let digests: Vec<Digest> = again.iter().map(|blob| blob.digest).collect();
+        assert_eq!(store.find_missing(owner, &digests).await.unwrap(), []);
+    }
+    assert_eq!(store.stats().reserved_bytes, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_disk_can_neither_keep_nor_read_keeps_nothing_else_from_being_durable() {
     for seed in 0..8 {

@@ -47,12 +47,12 @@ impl Capacity {
         lock(&self.0).reserved_bytes
     }
 
-    /// Sets aside `bytes`, or says by how many bytes they do not fit.
+    /// Sets aside `bytes`, or says by how many bytes they do not fit. Nothing at all always fits, however full it is.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, u64> {
         let mut account = lock(&self.0);
         let wanted = account.used_bytes.saturating_add(account.reserved_bytes).saturating_add(bytes);
         match wanted.saturating_sub(account.limit_bytes) {
-            0 => {
+            excess if excess == 0 || bytes == 0 => {
                 account.reserved_bytes += bytes;
                 Ok(Reservation { capacity: Arc::clone(self), bytes })
             }
@@ -146,6 +146,8 @@ mod tests {
         assert_eq!(capacity.reserved_bytes(), 0);
         capacity.sub_used(1000);
         assert_eq!(capacity.used_bytes(), 0);
+        capacity.add_used(101);
+        assert!(capacity.reserve(0).is_ok() && capacity.reserve(1).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use gf_digest::Digest;
@@ -20,7 +20,7 @@ use super::durability::{Extent, Suspects};
 use super::file_layer::{FileLayer, StoreFile};
 use super::flushes::Flushes;
 use super::folder::Folder;
-use super::index::{Fate, Index, IndexKey, Lookup, Place, Slot};
+use super::index::{Fate, Index, IndexKey, Lookup, Place, SHARDS, Slot};
 use super::large::LargeFiles;
 use super::lease::LeasePolicy;
 use super::record::{RecordHeader, RecordKind};
@@ -116,6 +116,8 @@ pub(crate) struct Core {
     pub promising: Mutex<()>,
     /// When promised blobs were last asked for, so that they stay; `None` before the first time since the start.
     pub promises_renewed: Mutex<Option<u32>>,
+    /// One change at a time of each entry, by the table that has it.
+    pub changing_entries: [Mutex<()>; SHARDS],
     /// Entries whose removal is recorded but perhaps not durable, since its flush is under way or failed.
     pub unsettled_removals: Mutex<HashSet<IndexKey>>,
     /// How far [`Self::make_durable`] has come.
@@ -301,6 +303,7 @@ impl Core {
         reservation: &mut Reservation,
     ) -> Result<(), StoreError> {
         let _publishing = self.publishing()?;
+        let _one_at_a_time = (header.kind == RecordKind::Entry).then(|| self.changing(&header.index_key()));
         let stays = header.kind == RecordKind::Sharing;
         let slot = self.append(header, payload, reservation, |at| at.plain(Encoding::Identity))?;
         self.doubtful.forget(&slot.key);
@@ -308,6 +311,12 @@ impl Core {
             .change(&slot.key, |present| (present.is_none() || !stays).then_some(slot))
             .map_err(failed("writing the index"))?;
         Ok(())
+    }
+
+    /// Held from appending a record about an entry until the index knows it: of two records the later one in the log is the
+    /// one that the index has, as a recovery finds it.
+    pub(crate) fn changing(&self, entry: &IndexKey) -> MutexGuard<'_, ()> {
+        lock(&self.changing_entries[entry.shard()])
     }
 
     fn append(

@@ -109,6 +109,11 @@ impl Core {
         !self.doubtful.is_empty() && self.has_doubtful_part(slot, digest, MAX_DEPTH).await
     }
 
+    /// Whether all bytes of a slot are here, and the disk did not fail to read them. Not so where that cannot be known.
+    pub(crate) async fn is_readable(&self, slot: &Slot, digest: &Digest) -> bool {
+        matches!(self.is_here(slot, digest).await, Ok(true)) && !self.is_doubtful(slot, digest).await
+    }
+
     async fn has_doubtful_part(&self, slot: &Slot, digest: &Digest, depth: u8) -> bool {
         if self.doubtful.has(slot) {
             return true;

@@ -352,6 +352,7 @@ async fn open_core(
         beginning_to_share: Mutex::default(),
         promising: Mutex::default(),
         promises_renewed: Mutex::default(),
+        changing_entries: std::array::from_fn(|_| Mutex::default()),
         unsettled_removals: Mutex::default(),
         flushes: Arc::default(),
         refused: Mutex::default(),

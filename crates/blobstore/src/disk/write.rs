@@ -19,6 +19,9 @@ use crate::{Encoding, EntryKey, HashedBlob, NewBlob, OwnerId, StoreError};
 /// The largest blob that may arrive whole: what compressed bytes decode to is held in memory.
 const MAX_WHOLE_BYTES: u64 = 64 << 20;
 
+/// What letting a further owner see a blob writes: that it is shared, and with whom.
+const GRANT_BYTES: u64 = 2 * (HEADER_BYTES as u64 + 8);
+
 /// A blob whose digest was checked, in the form in which it will rest.
 struct Checked {
     digest: Digest,
@@ -29,6 +32,10 @@ struct Checked {
 impl Checked {
     fn payload_bytes(&self) -> usize {
         self.payload.iter().map(Bytes::len).sum()
+    }
+
+    fn record_bytes(&self) -> u64 {
+        (HEADER_BYTES + self.payload_bytes()) as u64
     }
 }
 
@@ -73,12 +80,41 @@ impl Core {
                 }
             }));
         }
-        let bytes: u64 = checked.iter().map(|(_, blob)| (HEADER_BYTES + blob.payload_bytes()) as u64).sum();
-        match self.reserve(bytes).await {
+        match self.reserve_for(owner, &mut checked).await {
             Ok(mut reservation) => self.store_checked(owner, checked, &mut reservation, &mut results).await,
             Err(error) => refuse_all(&mut results, checked.iter().map(|(at, _)| *at), error),
         }
         results
+    }
+
+    /// Sets space aside for these blobs. Where there is none at once, those that are here already need none, and what lets
+    /// another owner see them is little: a full store takes them, and nothing is evicted for them.
+    async fn reserve_for(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        checked: &mut Vec<(usize, Checked)>,
+    ) -> Result<Reservation, StoreError> {
+        let all: u64 = checked.iter().map(|(_, blob)| blob.record_bytes()).sum();
+        if let Ok(reservation) = self.capacity.reserve(all) {
+            return Ok(reservation);
+        }
+        let mut needed = 0;
+        let mut lacking = Vec::with_capacity(checked.len());
+        for (at, blob) in checked.drain(..) {
+            match self.any_owner(&blob.digest) {
+                Ok(Some(slot)) if self.is_readable(&slot, &blob.digest).await => {
+                    let is_visible = self.visible(owner, &blob.digest).is_ok_and(|found| found.is_some());
+                    if is_visible {
+                        continue;
+                    }
+                    needed += GRANT_BYTES;
+                }
+                _ => needed += blob.record_bytes(),
+            }
+            lacking.push((at, blob));
+        }
+        *checked = lacking;
+        self.reserve(needed).await
     }
 
     fn max_whole_bytes(&self) -> u64 {
@@ -248,6 +284,7 @@ impl Core {
     fn record_removal(&self, key: &EntryKey) -> Result<bool, StoreError> {
         let header = RecordHeader::entry(RecordKind::EntryRemoved, key);
         let _publishing = self.publishing()?;
+        let _one_at_a_time = self.changing(&index_key(key));
         if self.known(self.index.peek(&index_key(key)))?.is_none() {
             return Ok(false);
         }
