@@ -17,8 +17,8 @@ mod executions;
 mod explain;
 mod fairness;
 mod invocations;
+mod lookup;
 mod matching;
-mod numbers;
 mod overstays;
 mod platform;
 mod prospects;
@@ -32,7 +32,7 @@ mod workers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use caps::Cap;
@@ -49,8 +49,8 @@ pub use submission::{
 use caps::Caps;
 use executions::{Assignment, Execution, State, Wishes};
 use invocations::Invocations;
+use lookup::Lookup;
 use matching::Platforms;
-use numbers::NumberMap;
 use prospects::Prospect;
 use queue::Queues;
 use reservations::Kept;
@@ -71,9 +71,9 @@ pub struct Scheduler {
     next_assignment: u64,
     next_number: u64,
     /// Looked up, never walked for an order; so are the two below.
-    executions: NumberMap<ExecutionId, Execution>,
-    assignments: NumberMap<AssignmentId, Assignment>,
-    merges: HashMap<MergeKey, ExecutionId>,
+    executions: Lookup<ExecutionId, Execution>,
+    assignments: Lookup<AssignmentId, Assignment>,
+    merges: Lookup<MergeKey, ExecutionId>,
     invocations: Invocations,
     platforms: Platforms,
     queues: Queues,
@@ -99,9 +99,9 @@ impl Scheduler {
             first_worker: None,
             next_assignment: 1,
             next_number: 0,
-            executions: NumberMap::default(),
-            assignments: NumberMap::default(),
-            merges: HashMap::new(),
+            executions: Lookup::default(),
+            assignments: Lookup::default(),
+            merges: Lookup::default(),
             invocations: Invocations::default(),
             platforms: Platforms::default(),
             queues: Queues::new(config.ageing_step),
@@ -161,7 +161,7 @@ impl Scheduler {
             match due {
                 Due::Silence(worker) => self.check_silence(worker, effects),
                 Due::Rested(worker) => self.rested(worker),
-                Due::Overstayed(assignment) => self.overstayed(assignment, effects),
+                Due::Overstayed(worker) => self.check_overstays(worker, effects),
                 Due::Abandoned(execution) => self.cancel(execution, effects),
                 Due::Forgiven(execution) => self.forgive(execution),
                 Due::KeptFree(payer) => self.keep_no_longer(payer),

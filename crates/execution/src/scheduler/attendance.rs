@@ -88,13 +88,13 @@ impl Scheduler {
         }
         let Some(worker) = self.fleet.remove(id) else { return };
         self.timers.unset(worker.silence_due, Due::Silence(id));
+        self.timers.unset(worker.overstay_due, Due::Overstayed(id));
         self.timers.unset(worker.rests_until, Due::Rested(id));
         if self.fleet.class(worker.class).is_some_and(|class| class.is_over()) {
             self.forget(worker.class);
         }
         for assignment in worker.assignments {
             let Some(lost) = self.assignments.remove(&assignment) else { continue };
-            self.timers.unset(lost.overstay_due, Due::Overstayed(assignment));
             self.take_back(lost.payer);
             if let Some(execution) = lost.execution {
                 self.try_again(execution, Setback::WorkerLost, effects);
@@ -152,7 +152,6 @@ impl Scheduler {
             return;
         }
         let Some(ended) = self.assignments.remove(&id) else { return };
-        self.timers.unset(ended.overstay_due, Due::Overstayed(id));
         self.take_back(ended.payer);
         let answered = ended.execution.is_some() && outcome == Outcome::Answered;
         self.fleet.change(worker, |worker| {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use super::numbers::NumberMap;
+use super::lookup::Lookup;
 use super::{Effect, ExecutionId, Payer, Scheduler};
 
 /// What a tenant may have on workers at one time.
@@ -30,7 +30,7 @@ pub struct Cap {
 pub(super) struct Caps {
     caps: BTreeMap<Payer, Cap>,
     /// Executions on workers, of the tenants that have some. Looked up, never walked.
-    given: NumberMap<Payer, u32>,
+    given: Lookup<Payer, u32>,
 }
 
 /// What of a tenant may be given to workers now.

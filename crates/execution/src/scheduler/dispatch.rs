@@ -95,24 +95,31 @@ impl Scheduler {
 
     /// Gives the worker what it has room for.
     pub(super) fn feed(&mut self, worker: WorkerId, effects: &mut Vec<Effect>) {
+        let mut is_fed = false;
         loop {
-            match self.pick(worker) {
-                Pick::Take(execution) => self.assign(execution, worker, effects),
+            match self.pick(worker, is_fed) {
+                Pick::Take(execution) => {
+                    self.assign(execution, worker, effects);
+                    is_fed = true;
+                }
                 Pick::Reserve(execution) => return self.reserve(execution, worker),
                 Pick::Nothing => return,
             }
         }
     }
 
-    fn pick(&self, id: WorkerId) -> Pick {
+    /// `is_fed`: it got something by this event already.
+    fn pick(&self, id: WorkerId, is_fed: bool) -> Pick {
         let may_take = |worker: &&Worker| worker.takes_work() && worker.has_place();
         let Some(worker) = self.fleet.get(id).filter(may_take) else { return Pick::Nothing };
         if let Some(execution) = worker.reserved {
             let fits = self.executions.get(&execution).is_some_and(|waits| waits.lane.demand.fits(&worker.free));
             return if fits { Pick::Take(execution) } else { Pick::Nothing };
         }
-        // The usual case: what was free was taken, and nothing smaller waits.
-        if self.queues.least_milli_cores().is_none_or(|least| worker.free.milli_cores < least) {
+        let Some(least) = self.queues.least_milli_cores() else { return Pick::Nothing };
+        // The usual case: what was free was taken, and nothing smaller waits. But where what got free is not enough for
+        // anything, something large may have waited for too long, while all that is smaller found room at once.
+        if worker.free.milli_cores < least && (is_fed || worker.free.milli_cores == 0) {
             return Pick::Nothing;
         }
         let Some(class) = self.fleet.class(worker.class) else { return Pick::Nothing };
@@ -223,7 +230,6 @@ impl Scheduler {
             since: self.now,
             timeout,
             overstays: self.now.after(timeout).after(self.config.overstay),
-            overstay_due: None,
         };
         self.assignments.insert(assignment, attempt);
         self.expect_end(assignment);

@@ -159,6 +159,4 @@ pub(super) struct Assignment {
     pub(super) timeout: Duration,
     /// When it should have ended.
     pub(super) overstays: Now,
-    /// When that is looked at.
-    pub(super) overstay_due: Option<Now>,
 }

@@ -17,7 +17,7 @@
 use std::collections::BTreeSet;
 use std::hash::Hash;
 
-use super::numbers::NumberMap;
+use super::lookup::Lookup;
 
 /// A flow that was passed over for long, since nothing fitted it, may catch up on so many dispatches.
 const CREDIT_DISPATCHES: u64 = 4;
@@ -28,7 +28,7 @@ pub(super) struct FairOrder<K> {
     clock: u64,
     turns: u64,
     /// Looked up, never walked.
-    flows: NumberMap<K, Flow>,
+    flows: Lookup<K, Flow>,
     waiting: BTreeSet<(u64, u64, K)>,
     /// Those that do not wait but were given more than the clock shows.
     ahead: BTreeSet<(u64, K)>,
@@ -43,7 +43,7 @@ struct Flow {
 
 impl<K> Default for FairOrder<K> {
     fn default() -> Self {
-        let (flows, waiting, ahead) = (NumberMap::default(), BTreeSet::new(), BTreeSet::new());
+        let (flows, waiting, ahead) = (Lookup::default(), BTreeSet::new(), BTreeSet::new());
         Self { clock: 0, turns: 0, flows, waiting, ahead }
     }
 }

@@ -1,9 +1,9 @@
 //! Numbers for invocations, so that what clients call them is looked at once for each execution.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Payer;
+use super::lookup::Lookup;
 
 /// What a client started, named across tenants.
 pub(super) type Invocation = (Payer, Arc<str>);
@@ -15,7 +15,7 @@ pub(super) struct InvocationId(u64);
 /// Those of which something lives.
 #[derive(Debug, Default)]
 pub(super) struct Invocations {
-    known: HashMap<Invocation, (InvocationId, usize)>,
+    known: Lookup<Invocation, (InvocationId, usize)>,
     next: u64,
 }
 

@@ -1,9 +1,10 @@
 //! Which classes of workers have what a platform asks for. Found once for each platform and class, and kept.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::lookup::Lookup;
 use super::workers::{Class, ClassId, Fleet, Worker};
 use super::{Nearest, NoWorker, Platform, Property, Resources};
 
@@ -25,7 +26,7 @@ struct Known {
 /// The platforms, and who matches them.
 #[derive(Debug, Default)]
 pub(super) struct Platforms {
-    ids: HashMap<Arc<Platform>, PlatformId>,
+    ids: Lookup<Arc<Platform>, PlatformId>,
     known: BTreeMap<PlatformId, Known>,
     unused: BTreeSet<PlatformId>,
     next: u64,

@@ -6,7 +6,7 @@
 
 use super::executions::Setback;
 use super::timers::Due;
-use super::{AssignmentId, Effect, Now, RunStage, Scheduler};
+use super::{AssignmentId, Effect, Now, RunStage, Scheduler, WorkerId};
 
 impl Scheduler {
     /// It goes on, and may last longer for that.
@@ -34,16 +34,32 @@ impl Scheduler {
         self.expect_end(id);
     }
 
-    /// Looks at it again when it should have ended.
+    /// Looks at what the worker runs when this one should have ended, unless it does so before.
+    ///
+    /// The timer stays when an assignment ends, which is so often, and is set anew when it runs out, which is rare.
     pub(super) fn expect_end(&mut self, id: AssignmentId) {
-        let Some(assignment) = self.assignments.get_mut(&id) else { return };
-        let before = assignment.overstay_due.replace(assignment.overstays);
-        self.timers.unset(before, Due::Overstayed(id));
-        self.timers.set(assignment.overstays, Due::Overstayed(id));
+        let Some(assignment) = self.assignments.get(&id) else { return };
+        let (id, at) = (assignment.worker, assignment.overstays);
+        let Some(worker) = self.fleet.get_mut(id) else { return };
+        if worker.overstay_due.is_none_or(|due| at < due) {
+            let before = worker.overstay_due.replace(at);
+            self.timers.unset(before, Due::Overstayed(id));
+            self.timers.set(at, Due::Overstayed(id));
+        }
     }
 
-    /// It should have ended.
-    pub(super) fn overstayed(&mut self, id: AssignmentId, effects: &mut Vec<Effect>) {
+    /// Something that the worker runs should perhaps have ended.
+    pub(super) fn check_overstays(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.fleet.get_mut(id) else { return };
+        worker.overstay_due = None;
+        let running: Vec<_> = worker.assignments.iter().copied().collect();
+        for assignment in running {
+            self.check_overstay(assignment, effects);
+        }
+    }
+
+    fn check_overstay(&mut self, id: AssignmentId, effects: &mut Vec<Effect>) {
+        // It is gone when another one had the worker dismissed.
         let Some(assignment) = self.assignments.get(&id) else { return };
         if assignment.overstays > self.now {
             return self.expect_end(id);

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use super::fairness::FairOrder;
 use super::invocations::InvocationId;
+use super::lookup::Lookup;
 use super::matching::PlatformId;
-use super::numbers::NumberMap;
 use super::{ExecutionId, Now, Payer, Resources};
 
 /// What everything in a lane asks of a worker.
@@ -64,7 +64,7 @@ const TURN: u64 = 1 << 20;
 #[derive(Debug, Default)]
 struct Group {
     /// Looked up and counted, never walked for an order.
-    invocations: NumberMap<InvocationId, BTreeSet<Place>>,
+    invocations: Lookup<InvocationId, BTreeSet<Place>>,
     order: FairOrder<InvocationId>,
     ages: BTreeSet<Place>,
     /// Whether the next dispatch is for the oldest, if that waited for too long.

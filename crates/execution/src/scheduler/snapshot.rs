@@ -97,7 +97,7 @@ impl Scheduler {
             queued,
             running: self.executions.len().saturating_sub(queued),
             queues: self.queue_states(now),
-            workers: self.fleet.iter().map(|(id, _)| id).filter_map(|id| self.worker_state(id, now)).collect(),
+            workers: self.worker_states(now),
             caps: self.cap_states().collect(),
         }
     }
@@ -173,6 +173,13 @@ impl Scheduler {
             })
         });
         states.collect()
+    }
+
+    /// Oldest first.
+    fn worker_states(&self, now: Now) -> Vec<WorkerState> {
+        let mut states: Vec<_> = self.fleet.ids().filter_map(|id| self.worker_state(id, now)).collect();
+        states.sort_unstable_by_key(|state| state.id);
+        states
     }
 
     fn worker_state(&self, id: WorkerId, now: Now) -> Option<WorkerState> {

@@ -1,13 +1,13 @@
 //! What is due when.
 //!
 //! Who sets a timer remembers its time and takes it back when the cause is gone, so that there are never more timers
-//! than executions, workers, assignments, lanes and tenants.
+//! than executions, workers, lanes and tenants, each a few.
 
 use std::collections::BTreeSet;
 
 use super::queue::Lane;
 use super::workers::ClassId;
-use super::{AssignmentId, ExecutionId, Now, Payer, WorkerId};
+use super::{ExecutionId, Now, Payer, WorkerId};
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,8 +16,8 @@ pub(super) enum Due {
     Silence(WorkerId),
     /// The worker may be trusted with work again.
     Rested(WorkerId),
-    /// The assignment should have ended.
-    Overstayed(AssignmentId),
+    /// Should something that the worker runs have ended?
+    Overstayed(WorkerId),
     /// Nobody waited for the execution for so long.
     Abandoned(ExecutionId),
     /// The execution may go to the worker that failed it.

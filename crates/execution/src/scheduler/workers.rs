@@ -5,13 +5,13 @@
 //! they have workers and for a stated time after, and of those without workers only [`MAX_DEPARTED`].
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::fairness::FairOrder;
 use super::invocations::Invocation;
-use super::numbers::NumberMap;
+use super::lookup::Lookup;
 use super::{AssignmentId, ExecutionId, Now, Offer, Payer, Property, Resources, WorkerId};
 
 /// Classes that left are remembered up to this number; more are forgotten early.
@@ -45,6 +45,8 @@ pub(super) struct Worker {
     pub(super) assignments: BTreeSet<AssignmentId>,
     pub(super) heard: Now,
     pub(super) silence_due: Option<Now>,
+    /// When it is looked whether something that it runs should have ended: not after the first of that.
+    pub(super) overstay_due: Option<Now>,
     pub(super) draining: bool,
     /// Until when it gets nothing, since it failed too often.
     pub(super) rests_until: Option<Now>,
@@ -106,7 +108,7 @@ pub(super) struct Class {
     /// The tenants that have something waiting that these workers match, in the order in which they are served.
     pub(super) tenants: FairOrder<Payer>,
     /// In how many lanes.
-    lanes: NumberMap<Payer, usize>,
+    lanes: Lookup<Payer, usize>,
     open: BTreeSet<Room>,
     sizes: BTreeMap<Resources, Size>,
     /// When its last worker left.
@@ -194,12 +196,12 @@ pub(super) struct Retired {
 /// All workers.
 #[derive(Debug, Default)]
 pub(super) struct Fleet {
-    workers: BTreeMap<WorkerId, Worker>,
+    workers: Lookup<WorkerId, Worker>,
     classes: BTreeMap<ClassId, Class>,
-    by_properties: HashMap<Arc<[Property]>, ClassId>,
+    by_properties: Lookup<Arc<[Property]>, ClassId>,
     departed: BTreeSet<(Now, ClassId)>,
     /// Where an invocation ran last, if that worker took nothing of another since.
-    warm: HashMap<Invocation, WorkerId>,
+    warm: Lookup<Invocation, WorkerId>,
     next_class: u64,
 }
 
@@ -231,7 +233,7 @@ impl Fleet {
         }
         let worker = Worker { limitations, ..Worker::new(name, class, capacity, now) };
         self.workers.insert(id, worker);
-        self.reopen(id);
+        self.change(id, |_| ());
         Joined { class, is_new_class: known.is_none(), departed }
     }
 
@@ -310,8 +312,9 @@ impl Fleet {
         self.classes.iter().map(|(id, class)| (*id, class))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        self.workers.iter().map(|(id, worker)| (*id, worker))
+    /// In no order.
+    pub(super) fn ids(&self) -> impl Iterator<Item = WorkerId> {
+        self.workers.keys().copied()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -328,8 +331,17 @@ impl Fleet {
 
     /// Changes a worker and what it is open to.
     pub(super) fn change<T>(&mut self, id: WorkerId, change: impl FnOnce(&mut Worker) -> T) -> Option<T> {
-        let done = change(self.workers.get_mut(&id)?);
-        self.reopen(id);
+        let worker = self.workers.get_mut(&id)?;
+        let done = change(worker);
+        let may_have_room = worker.is_open() && worker.free.milli_cores > 0;
+        let room = may_have_room.then_some((worker.free, Reverse(id)));
+        if room != worker.open {
+            if let Some(class) = self.classes.get_mut(&worker.class) {
+                worker.open.map(|room| class.open.remove(&room));
+                room.map(|room| class.open.insert(room));
+            }
+            worker.open = room;
+        }
         Some(done)
     }
 
@@ -368,20 +380,6 @@ impl Fleet {
             class.open.remove(&room);
         }
     }
-
-    fn reopen(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        let may_have_room = worker.is_open() && worker.free.milli_cores > 0;
-        let room = may_have_room.then_some((worker.free, Reverse(id)));
-        if room == worker.open {
-            return;
-        }
-        if let Some(class) = self.classes.get_mut(&worker.class) {
-            worker.open.map(|room| class.open.remove(&room));
-            room.map(|room| class.open.insert(room));
-        }
-        worker.open = room;
-    }
 }
 
 impl Worker {
@@ -395,6 +393,7 @@ impl Worker {
             assignments: BTreeSet::new(),
             heard: now,
             silence_due: None,
+            overstay_due: None,
             draining: false,
             rests_until: None,
             reserved: None,
@@ -411,7 +410,7 @@ impl Class {
             properties,
             members: BTreeSet::new(),
             tenants: FairOrder::default(),
-            lanes: NumberMap::default(),
+            lanes: Lookup::default(),
             open: BTreeSet::new(),
             sizes: BTreeMap::new(),
             departed: None,

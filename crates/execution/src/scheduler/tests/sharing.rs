@@ -1,5 +1,7 @@
 //! Who is served when there is not enough for all.
 
+use std::collections::VecDeque;
+
 use super::*;
 
 /// What is submitted, and in which order one slot serves it.
@@ -212,6 +214,27 @@ fn a_large_demand_has_a_worker_kept_free() {
     assert_eq!(running.len(), 1);
     let end = assigned(&play.finish(worker, running[0].1, Outcome::Answered));
     assert_eq!(end.len(), 4, "the small ones go on");
+}
+
+/// Smaller ones that never have to wait, since half of the worker is always free, do not keep it from what is large.
+#[test]
+fn a_large_demand_is_served_although_smaller_ones_find_room_at_once() {
+    let mut play = Play::new();
+    let (worker, _) = play.worker(1, 4, &[]);
+    let mut running: VecDeque<_> = (0..2).flat_map(|_| assigned(&play.submit(by(1, "small")).1)).collect();
+    assert_eq!(running.len(), 2);
+    let (large, _) = play.submit(Submission { demand: cores(4), ..by(2, "large") });
+    let mut turns = 0;
+    while running.iter().all(|(_, _, execution)| *execution != large) {
+        play.pass(secs(1));
+        let (_, assignment, _) = running.pop_front().unwrap();
+        running.extend(assigned(&play.finish(worker, assignment, Outcome::Answered)));
+        running.extend(assigned(&play.submit(by(1, "small")).1));
+        turns += 1;
+        // The patience, and what ran then.
+        assert!(turns <= 30 + 3, "{turns}");
+    }
+    assert_eq!(play.scheduler.overlooked(), None);
 }
 
 /// What is too large for a small worker does not keep it from what is not, neither of the same tenant nor of others.
