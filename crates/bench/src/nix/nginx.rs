@@ -15,8 +15,10 @@ use crate::report::Absent;
 const START_LIMIT: Duration = Duration::from_secs(20);
 const PLACES: [&str; 3] = ["/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/bin/nginx"];
 
-/// Enough for every narinfo of a row, and beyond what is allowed without saying so.
-const OPEN_FILES: u32 = 262_144;
+/// Enough for every narinfo of a row.
+const OPEN_FILES: u64 = 262_144;
+/// Of these, for connections and what else a worker holds.
+const OTHER_FILES: u64 = 1024;
 
 /// A running nginx; it is killed when this is dropped.
 pub(super) struct Nginx {
@@ -33,20 +35,23 @@ pub(super) fn find() -> Result<PathBuf, Absent> {
 
 impl Nginx {
     /// Serves `root`, and writes there what is put, with as many workers as there are cores, as its manual advises. It
-    /// keeps the files open that it served.
+    /// keeps the files open that it served, as many as this machine lets a process have.
     pub(super) async fn start(program: &Path, folder: &Path, root: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let port = free_port()?;
+        let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        let open_files = open_files.unwrap_or(OPEN_FILES).min(OPEN_FILES);
         let configuration = format!(
             "daemon off; pid {folder}/pid; error_log {folder}/errors; worker_processes auto; user root;\n\
-             worker_rlimit_nofile {OPEN_FILES};\n\
+             worker_rlimit_nofile {open_files};\n\
              events {{ worker_connections 256; }}\n\
              http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;\n\
              client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;\n\
              uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi; default_type application/octet-stream;\n\
-             open_file_cache max=200000 inactive=1h; open_file_cache_valid 1h;\n\
+             open_file_cache max={kept_open} inactive=1h; open_file_cache_valid 1h;\n\
              server {{ listen 127.0.0.1:{port}; root {root};\n\
              dav_methods PUT; create_full_put_path on; client_max_body_size 0; }} }}\n",
+            kept_open = open_files.saturating_sub(OTHER_FILES).max(1),
             folder = folder.display(),
             root = root.display(),
         );
