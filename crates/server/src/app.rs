@@ -237,6 +237,7 @@ impl App {
             gate: gate.clone(),
             caches,
             quotas: Arc::clone(&quotas),
+            background: background.clone(),
             tenant,
             metrics: Arc::clone(&metrics),
             upload_idle_timeout,

@@ -4,6 +4,7 @@
 //! The rule is a pure function; [`Background`] applies it every so often. Deliberately absent: eviction, which is
 //! the store's.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ fn share_of_disk(stats: &StoreStats, disk_bytes: u64) -> u64 {
 
 /// The tasks that run beside the requests.
 #[derive(Clone)]
-pub(crate) struct Background {
+pub struct Background {
     tasks: TaskTracker,
     stopping: CancellationToken,
     /// What the others may need until their end.
@@ -46,7 +47,7 @@ pub(crate) struct Background {
 impl Background {
     /// Sets the capacity, and watches it from then on unless the operator chose one.
     pub(crate) async fn start(store: &Arc<DiskBlobStore>, data_dir: &Path, settings: &StoreSettings) -> Self {
-        let background = Self::new();
+        let background = Self::default();
         let watch = Watch { store: Arc::clone(store), data_dir: data_dir.into() };
         match settings.capacity_bytes {
             Some(capacity_bytes) => watch.warn_if_out_of_reach(capacity_bytes).await,
@@ -57,13 +58,6 @@ impl Background {
             }
         }
         background
-    }
-
-    fn new() -> Self {
-        let (tasks, last) = (TaskTracker::new(), TaskTracker::new());
-        tasks.close();
-        last.close();
-        Self { tasks, stopping: CancellationToken::new(), last, ending: CancellationToken::new() }
     }
 
     /// Runs what must not stop when the caller goes away. `None` when the server stops before it ends.
@@ -95,6 +89,22 @@ impl Background {
         self.tasks.wait().await;
         self.ending.cancel();
         self.last.wait().await;
+    }
+}
+
+/// Without anything that runs yet.
+impl Default for Background {
+    fn default() -> Self {
+        let (tasks, last) = (TaskTracker::new(), TaskTracker::new());
+        tasks.close();
+        last.close();
+        Self { tasks, stopping: CancellationToken::new(), last, ending: CancellationToken::new() }
+    }
+}
+
+impl fmt::Debug for Background {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Background").field("tasks", &self.tasks.len()).finish_non_exhaustive()
     }
 }
 
@@ -168,7 +178,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_others_need_ends_after_them() {
-        let (background, ended) = (Background::new(), Arc::new(std::sync::Mutex::new(Vec::new())));
+        let (background, ended) = (Background::default(), Arc::new(std::sync::Mutex::new(Vec::new())));
         let note = |what: &'static str| {
             let ended = Arc::clone(&ended);
             move || ended.lock().unwrap().push(what)

@@ -23,4 +23,5 @@ pub mod telemetry;
 
 pub use access_services::{AccessStartError, FirstTokenError, issue_first_token};
 pub use app::{App, StartError, StopError};
+pub use capacity::Background;
 pub use issuers::IssuerFileError;

@@ -17,6 +17,7 @@ use gf_tenancy::{
 use thiserror::Error;
 
 use super::credentials::Visitor;
+use crate::capacity::Background;
 use crate::metrics::AccessStats;
 
 /// Who is named when a credential fits nobody.
@@ -26,6 +27,27 @@ const NOBODY_KNOWN: &str = "unknown";
 #[derive(Debug, Error)]
 #[error("nothing was done, since the audit log cannot be written to: {0}; look at the server's log and its disk")]
 pub struct NotRecorded(#[from] DatabaseError);
+
+/// Why something that is administered was not done, for all that can be said.
+#[derive(Debug, Error)]
+pub(crate) enum NotDone {
+    /// It must not be done unseen.
+    #[error(transparent)]
+    NotRecorded(#[from] NotRecorded),
+    /// The server stopped meanwhile.
+    #[error("this server stops, and may have done it or not: look when it is back")]
+    Stopping,
+}
+
+/// What is done to something as a whole, as the audit log has it.
+pub(crate) struct Administration<'a> {
+    /// A word of its kind and a verb.
+    pub(crate) action: &'a str,
+    /// With what.
+    pub(crate) subject: &'a str,
+    /// What else a reader should know.
+    pub(crate) detail: &'a str,
+}
 
 /// The gate. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -194,26 +216,6 @@ impl Gate {
         }
     }
 
-    /// As [`Self::record`], and it is in the log when this returns. What is done seldom and matters can wait for that.
-    pub(crate) fn record_now<P: Permission>(
-        &self,
-        visitor: &Visitor,
-        grant: &Authorized<P>,
-        action: &str,
-        subject: &str,
-        detail: &str,
-    ) -> BoxFuture<'static, ()> {
-        let Some(trail) = self.trail.clone() else { return Box::pin(std::future::ready(())) };
-        let event = Event::new(grant.principal(), action, subject, Outcome::Done);
-        let (event, origin) = (Event { detail: detail.to_owned(), ..event }, visitor.origin());
-        Box::pin(async move {
-            if let Err(error) = trail.log().append(&[event.clone().from(&origin)]).await {
-                tracing::warn!(%error, action = event.action, "what was done is not in the audit log yet; it is tried again");
-                trail.record(event, origin);
-            }
-        })
-    }
-
     /// Records what is about to be done, which must not be done unless that is in the log when this returned.
     pub(crate) fn record_before<P: Permission>(
         &self,
@@ -227,6 +229,42 @@ impl Gate {
         let event = Event::new(grant.principal(), action, subject, Outcome::Done);
         let event = Event { detail: detail.to_owned(), ..event }.from(&visitor.origin());
         Box::pin(async move { Ok(trail.log().append(&[event]).await?) })
+    }
+
+    /// Does something by right of a grant, which is in the log before it is begun, and to its end also when the caller goes
+    /// away; that it failed is recorded, too.
+    ///
+    /// # Errors
+    /// [`NotDone`]; whatever went wrong with it is within the answer.
+    pub(crate) async fn perform<P: Permission, T, E>(
+        &self,
+        background: &Background,
+        visitor: &Visitor,
+        grant: &Authorized<P>,
+        deed: Administration<'_>,
+        act: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<Result<T, E>, NotDone>
+    where
+        T: Send + 'static,
+        E: fmt::Display + Send + 'static,
+    {
+        let Administration { action, subject, detail } = deed;
+        let recorded = self.record_before(visitor, grant, action, subject, detail);
+        let failed = Event::new(grant.principal(), action, subject, Outcome::Failed);
+        let (trail, origin) = (self.trail.clone(), visitor.origin());
+        let done = background.run(async move {
+            recorded.await?;
+            let result = act.await;
+            if let (Err(error), Some(trail)) = (&result, trail) {
+                trail.record(Event { detail: error.to_string(), ..failed }, origin);
+            }
+            Ok(result)
+        });
+        match done.await {
+            Ok(Some(done)) => done,
+            // It did not end because this server does.
+            Ok(None) | Err(_) => Err(NotDone::Stopping),
+        }
     }
 
     fn refused(&self, visitor: &Visitor, who: &str, permission: PermissionName, subject: &str, denied: &Denied) {
@@ -245,3 +283,6 @@ impl Gate {
         trail.count_deed(deed, visitor.origin());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,7 @@ use tokio::sync::Semaphore;
 use super::Gate;
 use super::credentials::Visitor;
 use super::plain_http::{Buffers, Incoming, Problem};
+use crate::capacity::Background;
 use crate::metrics::{Call, EdgeMetrics, Method};
 use crate::quotas::Quotas;
 use answer::Answer;
@@ -57,6 +58,8 @@ pub struct NixState {
     pub quotas: Arc<Quotas>,
     /// Whose the caches are to be that clients make.
     pub tenant: TenantName,
+    /// What runs administration to its end, whoever waits for it.
+    pub background: Background,
     /// What is counted.
     pub metrics: Arc<EdgeMetrics>,
     /// How long an upload may send nothing before it counts as cut off.

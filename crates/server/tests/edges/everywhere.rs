@@ -173,6 +173,62 @@ async fn what_cannot_be_recorded_is_not_done() {
     let answer = setting.ask(Some(0), "POST", "/api/v1/store/gc", r#"{"free_bytes":0,"dry_run":false}"#).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(answer.text().contains("nothing was done"), "{}", answer.text());
+    // Nor is anything of a Nix cache.
+    let (attic, own) = ("/nix/_api/v1/cache-config", "/api/v1/nix/caches/main");
+    let pin = r#"{"path":"s66mzxpvicwk07gjbjfw9izjfa797vsw-hello-2.12.1"}"#;
+    for (verb, path, body) in [
+        ("POST", format!("{attic}/new"), r#"{"is_public":false}"#),
+        ("PATCH", format!("{attic}/main"), r#"{"is_public":false}"#),
+        ("PATCH", own.to_owned(), r#"{"is_public":false}"#),
+        ("PATCH", own.to_owned(), r#"{"retention_seconds":60}"#),
+        ("POST", format!("{own}/collect"), r#"{"dry_run":false}"#),
+        ("POST", format!("{own}/verify"), "{}"),
+        ("PUT", format!("{own}/pins/p"), pin),
+        ("DELETE", format!("{own}/pins/p"), ""),
+        ("DELETE", format!("{attic}/main"), ""),
+    ] {
+        let answer = setting.ask(Some(0), verb, &path, body).await;
+        assert_eq!(answer.status, 503, "{verb} {path}: {}", answer.text());
+    }
+    let caches = setting.ask(None, "GET", "/api/v1/nix/caches", "").await.text();
+    assert!(
+        caches.contains("\"main\"") && !caches.contains("\"new\"") && caches.contains("\"is_public\":true"),
+        "{caches}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_administered_of_a_nix_cache_is_in_the_log_with_what_became_of_it() {
+    let setting = Setting::start(&["admin"]).await;
+    let attic = "/nix/_api/v1/cache-config/new";
+    for (verb, path, body, status) in [
+        ("POST", attic, r#"{"is_public":false}"#, 200),
+        // What is there already is not made, and what is not there not destroyed: nothing is to be recorded.
+        ("POST", attic, r#"{"is_public":true}"#, 400),
+        ("DELETE", "/nix/_api/v1/cache-config/absent", "", 404),
+        ("PATCH", attic, r#"{"retention_period":{"Period":60}}"#, 200),
+        ("POST", "/api/v1/nix/caches/new/collect", r#"{"dry_run":false}"#, 200),
+        ("DELETE", "/api/v1/nix/caches/new/pins/p", "", 404),
+        ("DELETE", attic, "", 200),
+    ] {
+        let answer = setting.ask(Some(0), verb, path, body).await;
+        assert_eq!(answer.status, status, "{verb} {path}: {}", answer.text());
+    }
+    let records = setting.stop("cache").await;
+    let mut shown: Vec<String> =
+        records.iter().map(|event| format!("{} {} {}", event.action, event.outcome.as_str(), event.detail)).collect();
+    // What became of something is written within a second, beside the rest.
+    shown.sort();
+    let expected = [
+        "cache.collect done ",
+        "cache.collected done 0 paths removed",
+        "cache.create done it is private",
+        "cache.destroy done ",
+        "cache.retention done ",
+        "cache.unpin done p",
+        "cache.unpin failed new has no pin of this name",
+    ];
+    assert_eq!(shown, expected);
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use gf_database::{Database, Location};
 use gf_fetch::Networks;
 use gf_nix_cache::archives::{ArchiveLimits, Archives};
 use gf_nix_cache::{MIGRATIONS, NixCaches, Parts};
+use gf_server::Background;
 use gf_server::edges::{Gate, NixState, nix_router};
 use gf_server::listen::{Connections, Listener};
 use gf_server::metrics::EdgeMetrics;
@@ -64,7 +65,8 @@ impl NixServer {
         let metrics = Arc::new(EdgeMetrics::default());
         let upload_idle_timeout = Duration::from_secs(20);
         let (gate, quotas) = (Gate::without_log(access), Arc::new(Quotas::none()));
-        let state = NixState { gate, caches, quotas, tenant, metrics, upload_idle_timeout, scheme: "http" };
+        let (background, scheme) = (Background::default(), "http");
+        let state = NixState { gate, caches, quotas, background, tenant, metrics, upload_idle_timeout, scheme };
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
         let address = listener.address();
         Self { address, store, _connections: listener.serve(nix_router(state)), _folder: folder }

@@ -12,8 +12,8 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use gf_nix_cache::{
-    Cache, CacheName, CacheReport, Collection, Pin, Retention, RetentionChange, SettingsChange, UpstreamReport,
-    UpstreamSettings,
+    Cache, CacheName, CacheReport, Collection, NixCaches, Pin, Retention, RetentionChange, SettingsChange,
+    UpstreamReport, UpstreamSettings,
 };
 use gf_nix_formats::{PublicKey, StorePath, StorePathHash};
 use gf_tenancy::{NixConfigureCache, NixConfigureRetention, NixPull, NixPush, Visibility};
@@ -109,12 +109,13 @@ async fn change(
     }
     let mut cache = None;
     if let Some(grant) = configures {
-        cache = Some(door.caches().configure(&grant, settings, None).await.map_err(Problem::from)?);
-        door.record(&grant, "cache.configure", visibility_sentence(change.is_public)).await;
+        let configure = |caches: NixCaches, grant| async move { caches.configure(&grant, settings, None).await };
+        let configured = door.administer(&grant, "cache.configure", visibility_sentence(change.is_public), configure);
+        cache = Some(configured.await?.map_err(Problem::from)?);
     }
     if let Some(grant) = keeps {
-        cache = Some(door.caches().configure_retention(&grant, stays).await.map_err(Problem::from)?);
-        door.record(&grant, "cache.retention", "").await;
+        let keep = |caches: NixCaches, grant| async move { caches.configure_retention(&grant, stays).await };
+        cache = Some(door.administer(&grant, "cache.retention", "", keep).await?.map_err(Problem::from)?);
     }
     let cache = cache.as_deref().map_or_else(|| door.cache().map(report), |cache| Ok(report(cache)))?;
     Ok(Json(cache))
@@ -168,7 +169,7 @@ async fn verify(
     let grant = door.authorize::<NixPull>()?;
     let busy = |_| Problem::new(StatusCode::CONFLICT, "a cache is being verified now: try again when that is over");
     let _one_at_a_time = edge.verifying.try_acquire().map_err(busy)?;
-    door.record(&grant, "cache.verify", "").await;
+    door.record_before(&grant, "cache.verify").await?;
     let found = door.caches().verify(&grant).await.map_err(Problem::from)?;
     Ok(Json(NixVerifyReport {
         paths: found.paths,
@@ -190,11 +191,15 @@ async fn collect(
     let grant = door.authorize::<NixConfigureRetention>()?;
     let collected = match request.dry_run {
         true => door.caches().plan_collection(&door.authorize::<NixPull>()?).await,
-        false => door.caches().collect(&grant).await,
+        false => {
+            door.cache()?;
+            let collect = |caches: NixCaches, grant| async move { caches.collect(&grant).await };
+            door.administer(&grant, "cache.collect", "", collect).await?
+        }
     };
     let Collection { removals, spared } = collected.map_err(Problem::from)?;
     if !request.dry_run {
-        door.record(&grant, "cache.collect", &format!("{} paths removed", removals.len())).await;
+        door.record(&grant, "cache.collected", format_args!("{} paths removed", removals.len()));
     }
     let removals = removals.iter().map(|removal| NixRemovalReport {
         path: removal.path.as_str().to_owned(),
@@ -228,22 +233,26 @@ async fn pin(
     let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixPush>()?;
     let path = StorePath::parse(&request.path).map_err(|error| invalid(&error))?;
-    door.caches().pin(&grant, &pin, &path, request.until).await.map_err(Problem::from)?;
-    door.record(&grant, "cache.pin", &format!("{pin}: {path}")).await;
-    Ok(Json(()))
+    door.cache()?;
+    let detail = format!("{pin}: {path}");
+    let set = |caches: NixCaches, grant| async move { caches.pin(&grant, &pin, &path, request.until).await };
+    Ok(Json(door.administer(&grant, "cache.pin", &detail, set).await?.map_err(Problem::from)?))
 }
 
 async fn unpin(State(edge): Edge, Path((name, pin)): Path<(String, String)>, visitor: Visitor) -> Answer<()> {
     let name = cache_name(&name)?;
     let door = Door::find(&edge, &name, visitor).await?;
     let grant = door.authorize::<NixPush>()?;
-    match door.caches().unpin(&grant, &pin).await.map_err(Problem::from)? {
-        true => {
-            door.record(&grant, "cache.unpin", &pin).await;
-            Ok(Json(()))
+    door.cache()?;
+    let unknown = format!("{name} has no pin of this name");
+    let detail = pin.clone();
+    let take = |caches: NixCaches, grant| async move {
+        match caches.unpin(&grant, &pin).await? {
+            true => Ok(()),
+            false => Err(Problem::new(StatusCode::NOT_FOUND, unknown)),
         }
-        false => Err(Problem::new(StatusCode::NOT_FOUND, format!("{name} has no pin of this name")).into()),
-    }
+    };
+    Ok(Json(door.administer(&grant, "cache.unpin", &detail, take).await??))
 }
 
 fn cache_name(name: &str) -> Result<CacheName, Problem> {

@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method as Verb, StatusCode, header};
 use bytes::Bytes;
-use gf_nix_cache::{CacheName, NewCache, NewKey, Retention, RetentionChange, Settings, SettingsChange};
+use gf_nix_cache::{CacheName, NewCache, NewKey, NixCaches, Retention, RetentionChange, Settings, SettingsChange};
 use gf_nix_formats::{KeyName, SecretKey, StoreDir, StorePathHash};
 use gf_tenancy::{
     NixConfigureCache, NixConfigureRetention, NixCreateCache, NixDestroyCache, NixPull, NixPush, PermissionName,
@@ -100,8 +100,9 @@ async fn create(edge: &NixEdge, door: &Door<'_>, head: &Parts, incoming: &mut In
         },
     };
     let visibility = visibility_sentence(cache.settings.visibility);
-    door.caches().create(&grant, cache).await?;
-    door.record(&grant, "cache.create", visibility).await;
+    door.check_absent()?;
+    let create = |caches: NixCaches, grant| async move { caches.create(&grant, cache).await };
+    door.administer(&grant, "cache.create", visibility, create).await??;
     Ok(Answer::done())
 }
 
@@ -147,13 +148,13 @@ async fn configure(
     if !change.is_empty() || key.is_some() {
         let grant = door.authorize::<NixConfigureCache>()?;
         let visibility = change.visibility.map_or("", visibility_sentence);
-        door.caches().configure(&grant, change, key).await?;
-        door.record(&grant, "cache.configure", visibility).await;
+        let configure = |caches: NixCaches, grant| async move { caches.configure(&grant, change, key).await };
+        door.administer(&grant, "cache.configure", visibility, configure).await??;
     }
     if let Some((grant, retention)) = keeps {
         let change = RetentionChange { retention: Some(retention), ..RetentionChange::default() };
-        door.caches().configure_retention(&grant, change).await?;
-        door.record(&grant, "cache.retention", "").await;
+        let keep = |caches: NixCaches, grant| async move { caches.configure_retention(&grant, change).await };
+        door.administer(&grant, "cache.retention", "", keep).await??;
     }
     Ok(Answer::done())
 }
@@ -168,8 +169,9 @@ const fn visibility_sentence(visibility: Visibility) -> &'static str {
 
 async fn destroy(door: &Door<'_>) -> Result<Answer, Refusal> {
     let grant = door.authorize::<NixDestroyCache>()?;
-    door.caches().destroy(&grant).await?;
-    door.record(&grant, "cache.destroy", "").await;
+    door.cache()?;
+    let destroy = |caches: NixCaches, grant| async move { caches.destroy(&grant).await };
+    door.administer(&grant, "cache.destroy", "", destroy).await??;
     Ok(Answer::done())
 }
 

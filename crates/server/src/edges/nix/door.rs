@@ -11,8 +11,9 @@ use gf_nix_cache::{Cache, CacheError, CacheName, NixCaches};
 use gf_tenancy::audit::Amount;
 use gf_tenancy::{Authorized, Denied, NixPermission, NixPush, NixScope, PermissionName, Principal, TenantName};
 
-use super::NixEdge;
+use super::{NixEdge, NixState};
 use crate::edges::credentials::Visitor;
+use crate::edges::gate::{Administration, NotDone};
 use crate::edges::plain_http::Problem;
 use crate::metrics::EdgeMetrics;
 
@@ -96,9 +97,45 @@ impl<'a> Door<'a> {
         self.edge.state.gate.record(&self.visitor, grant, "nix.publish", subject, "");
     }
 
-    /// Records what was done with the cache as a whole. It is in the log when this returns.
-    pub(super) async fn record<P: NixPermission>(&self, grant: &Authorized<P>, action: &str, detail: &str) {
-        self.edge.state.gate.record_now(&self.visitor, grant, action, self.name.as_str(), detail).await;
+    /// Does something with the cache as a whole, which is recorded before. It is done to its end when the caller goes away,
+    /// with all that has to know of it.
+    pub(super) async fn administer<P, T, E, F>(
+        &self,
+        grant: &Authorized<P>,
+        action: &str,
+        detail: &str,
+        act: impl FnOnce(NixCaches, Authorized<P>) -> F,
+    ) -> Result<Result<T, E>, Problem>
+    where
+        P: NixPermission,
+        T: Send + 'static,
+        E: Display + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let NixState { gate, background, caches, .. } = &self.edge.state;
+        let deed = Administration { action, subject: self.name.as_str(), detail };
+        let act = act(caches.clone(), grant.clone());
+        Ok(gate.perform(background, &self.visitor, grant, deed, act).await?)
+    }
+
+    /// Records what was asked for of the cache as a whole: what is not in the log is not answered.
+    pub(super) async fn record_before<P: NixPermission>(
+        &self,
+        grant: &Authorized<P>,
+        action: &str,
+    ) -> Result<(), Problem> {
+        let recorded = self.edge.state.gate.record_before(&self.visitor, grant, action, self.name.as_str(), "");
+        Ok(recorded.await.map_err(NotDone::from)?)
+    }
+
+    /// Records what became of what was begun.
+    pub(super) fn record<P: NixPermission>(&self, grant: &Authorized<P>, action: &str, detail: impl Display) {
+        self.edge.state.gate.record(&self.visitor, grant, action, self.name, detail);
+    }
+
+    /// Refuses to make a cache where there is one.
+    pub(super) fn check_absent(&self) -> Result<(), CacheError> {
+        if self.found.is_some() { Err(CacheError::Exists(self.name.clone())) } else { Ok(()) }
     }
 
     /// The cache. Only who was granted something may be told of it.

@@ -1,5 +1,6 @@
 //! From what went wrong to what an HTTP client is told.
 
+use std::fmt;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,6 +10,7 @@ use gf_blobstore::{ErrorKind, StoreError};
 use gf_tenancy::Denied;
 
 use super::BodyError;
+use crate::edges::gate::NotDone;
 use crate::quotas::{OverQuota, worth_waiting};
 
 /// When a client may ask again what could not be answered, in seconds.
@@ -125,6 +127,20 @@ impl From<Denied> for Problem {
             _ => StatusCode::FORBIDDEN,
         };
         Self::new(status, denied.to_string())
+    }
+}
+
+impl From<NotDone> for Problem {
+    fn from(error: NotDone) -> Self {
+        tracing::error!(%error, "something was not done; its caller is told to try again");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+/// What it says, as the audit log has it.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
