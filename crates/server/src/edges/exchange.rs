@@ -8,8 +8,8 @@
 //! Deliberately absent: asking for less than the rules grant; refreshing, which is exchanging again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use gf_digest::InstanceName;
-use gf_tenancy::audit::{Deed, Event, Origin, Outcome, Trail};
+use gf_tenancy::audit::{Deed, Origin, Outcome, Trail};
 use gf_tenancy::trust::{Admission, Exchange, TrustFault, claimed_identity, claimed_issuer};
 use gf_tenancy::{Access, PermissionName, Principal, Token};
 use serde::Serialize;
@@ -36,9 +36,6 @@ const MAX_EXCHANGES: usize = 16;
 const MAX_CALLERS: usize = 512;
 /// How long one waits for its turn: the jobs of a build begin all at once.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Refusals in a minute that are recorded one by one.
-const RECORDED_A_MINUTE: u32 = 120;
-const MINUTE: Duration = Duration::from_secs(60);
 /// When to come again, in seconds: an issuer is asked that often.
 const RETRY_AFTER_S: u32 = 30;
 
@@ -63,29 +60,12 @@ struct Edge {
     state: ExchangeState,
     /// By the issuers that rules are about.
     lanes: HashMap<String, Lane>,
-    budget: Budget,
 }
 
 /// Where exchanges of one issuer go through.
 struct Lane {
     callers: Semaphore,
     places: Arc<Semaphore>,
-}
-
-/// How many refusals still get a record of their own. Anybody can send many, which are counted together then.
-struct Budget(Mutex<(Instant, u32)>);
-
-impl Budget {
-    fn take(&self, now: Instant) -> bool {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_duration_since(held.0) >= MINUTE {
-            *held = (now, RECORDED_A_MINUTE);
-        }
-        let (_, left) = &mut *held;
-        let is_left = *left > 0;
-        *left = left.saturating_sub(1);
-        is_left
-    }
 }
 
 /// What an identity was exchanged for.
@@ -103,11 +83,10 @@ struct Exchanged {
 
 /// `/v1/token/exchange`.
 pub(crate) fn router(state: ExchangeState) -> Router {
-    let budget = Budget(Mutex::new((Instant::now(), RECORDED_A_MINUTE)));
     let lane = || Lane { callers: Semaphore::new(MAX_CALLERS), places: Arc::new(Semaphore::new(MAX_EXCHANGES)) };
     let issuers = state.exchange.iter().flat_map(Exchange::issuers);
     let lanes = issuers.map(|issuer| (issuer.to_owned(), lane())).collect();
-    let edge = Arc::new(Edge { state, lanes, budget });
+    let edge = Arc::new(Edge { state, lanes });
     Router::new().route("/v1/token/exchange", post(serve)).with_state(edge)
 }
 
@@ -176,12 +155,9 @@ impl Edge {
         let claimed = claimed_identity(token).unwrap_or_default();
         tracing::info!(%fault, claimed, ?origin, "an identity was not exchanged");
         let outcome = if fault.is_unavailable() { Outcome::Failed } else { Outcome::Denied };
+        // Whoever has no credential can send as many as they like: they count with all that strangers try.
         let (who, detail) = ("unknown".to_owned(), fault.to_string());
-        if self.budget.take(Instant::now()) {
-            let event = Event { who, detail, ..Event::new(&Principal::Anonymous, ACTION, claimed, outcome) };
-            return self.state.trail.record(event, origin);
-        }
-        self.state.trail.count_deed(Deed { who, action: ACTION.into(), subject: claimed, outcome, detail }, origin);
+        self.state.trail.record_tried(Deed { who, action: ACTION.into(), subject: claimed, outcome, detail }, origin);
     }
 }
 
@@ -233,16 +209,6 @@ fn show_time(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_flood_of_refusals_is_counted() {
-        let began = Instant::now();
-        let budget = Budget(Mutex::new((began, RECORDED_A_MINUTE)));
-        let taken = |at: Instant| (0..1000).filter(|_| budget.take(at)).count();
-        assert_eq!(taken(began), RECORDED_A_MINUTE as usize);
-        assert_eq!(taken(began + MINUTE / 2), 0);
-        assert_eq!(taken(began + MINUTE), RECORDED_A_MINUTE as usize);
-    }
 
     #[test]
     fn times_as_the_helper_reads_them() {

@@ -120,6 +120,19 @@ impl Trail {
         self.pending().tallies.add(deed.presentable(), origin, Amount::ONCE);
     }
 
+    /// Records what a stranger tried: by itself, with its trace, while there is room for more of that in this hour; then it is
+    /// counted.
+    pub fn record_tried(&self, deed: Deed, origin: Origin) {
+        let deed = deed.presentable();
+        let mut pending = self.pending();
+        if pending.queue.len() >= MAX_QUEUED || !pending.tallies.takes_stranger() {
+            return pending.tallies.add(deed, origin, Amount::ONCE);
+        }
+        let Deed { who, action, subject, outcome, detail } = deed;
+        let event = Event { who, detail, ..Event::new(&Principal::Anonymous, &action, subject, outcome) };
+        pending.queue.push_back(event.from(&origin));
+    }
+
     /// Writes what comes until told to stop, and then what is left.
     pub async fn write_until(&self, stopping: impl Future<Output = ()>) {
         let mut stopping = std::pin::pin!(stopping);
