@@ -8,6 +8,7 @@ use gf_server::access_api::report::{
 use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::access_command::query;
 use crate::args::{TokenCommand, TokenIssueArgs, TokenListArgs, TokenRevokeArgs};
 use crate::client::Client;
 use crate::failure::{Failure, FailureKind};
@@ -69,10 +70,16 @@ fn row(token: &TokenReport) -> [String; 6] {
 }
 
 fn revoke(args: TokenRevokeArgs) -> Result<(), Failure> {
-    let TokenRevokeArgs { id, attic, issuer, subject, rule, server } = args;
+    let TokenRevokeArgs { id, attic, made_by, issuer, subject, rule, server } = args;
     let client = Client::new(server)?;
     if attic {
         return revoke_attic(&client, id);
+    }
+    if let Some(maker) = made_by {
+        let question = query(&[("issued_by", &maker)]);
+        let RevokedReport { revoked } = client.delete(&format!("{TOKENS}?{question}"))?;
+        say(format_args!("{revoked} tokens are revoked that {} made, with what those made", plain(&maker)));
+        return Ok(());
     }
     let Some(id) = id else {
         return revoke_exchanged(&client, [("issuer", issuer), ("subject", subject), ("rule", rule)]);

@@ -96,6 +96,16 @@ impl AccessApi {
         Ok(RevokedReport { revoked: revoked as u64 })
     }
 
+    async fn revoke_made_by(
+        &self,
+        admin: &Authorized<Administer>,
+        visitor: &Visitor,
+        maker: &str,
+    ) -> Result<RevokedReport, Refusal> {
+        let revoked = self.tokens.revoke_made_by(admin, maker, &visitor.origin()).await?;
+        Ok(RevokedReport { revoked: revoked as u64 })
+    }
+
     /// What is no token of the configured key would be revoked in vain, and whoever pasted it must know.
     async fn revoke_attic(
         &self,

@@ -391,7 +391,7 @@ impl Access {
     /// # Errors
     /// [`NoRandomness`].
     pub fn lend_certificate(&self, names: &CertificateNames, ends_s: u64) -> Result<Loan, NoRandomness> {
-        self.loans.lend_as(Principal::Certificate(Arc::new(Certified::new(&self.certificates, names))), ends_s)
+        self.loans.lend_as(Principal::Certificate(Arc::new(Certified::new(&self.certificates, names, ends_s))), ends_s)
     }
 
     /// An instance as the policy sees it.

@@ -48,6 +48,8 @@ pub struct CertificateNames {
 pub struct Certified {
     name: String,
     grants: Vec<Grant>,
+    /// When it ends, in seconds since 1970; what its holder makes ends no later.
+    ends_s: u64,
 }
 
 /// How much of a name is shown, in characters.
@@ -75,14 +77,19 @@ impl CertificateNames {
 
 impl Certified {
     /// Who presents a certificate of these names.
-    pub(crate) fn new(rules: &[CertificateRule], names: &CertificateNames) -> Self {
+    pub(crate) fn new(rules: &[CertificateRule], names: &CertificateNames, ends_s: u64) -> Self {
         let mut grants: Vec<Grant> = Vec::new();
         for grant in rules.iter().filter(|rule| rule.pattern.fits(names)).flat_map(|rule| &rule.grants) {
             if !grants.contains(grant) {
                 grants.push(grant.clone());
             }
         }
-        Self { name: names.shown(), grants }
+        Self { name: names.shown(), grants, ends_s }
+    }
+
+    /// When it ends, in seconds since 1970.
+    pub(crate) const fn ends_s(&self) -> u64 {
+        self.ends_s
     }
 
     /// What it grants.
@@ -125,7 +132,7 @@ mod tests {
         let check = |uris: &[&str], hosts: &[&str], common_names: &[&str], expected: &str| {
             let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
             let names = CertificateNames { uris: texts(uris), hosts: texts(hosts), common_names: texts(common_names) };
-            let who = Certified::new(&rules, &names);
+            let who = Certified::new(&rules, &names, u64::MAX);
             let shown = who.grants.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             assert_eq!(format!("{who}: {shown}"), expected);
         };

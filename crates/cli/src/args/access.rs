@@ -64,16 +64,20 @@ pub(crate) struct TokenListArgs {
 ///
 ///     gf token revoke 0123456789
 ///     gf token revoke --attic < stolen-token
+///     gf token revoke --made-by certificate:ann
 ///     gf token revoke --issuer https://token.actions.githubusercontent.com --subject repo:acme/app:ref:refs/heads/main
 #[derive(Debug, ClapArgs)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct TokenRevokeArgs {
     /// Which one, as `gf token list` shows it; with --attic, its fingerprint
-    #[arg(value_name = "ID", required_unless_present_any = ["issuer", "subject", "rule", "attic"])]
+    #[arg(value_name = "ID", required_unless_present_any = ["issuer", "subject", "rule", "attic", "made_by"])]
     pub(crate) id: Option<String>,
     /// One in Attic's format
-    #[arg(long, conflicts_with_all = ["issuer", "subject", "rule"])]
+    #[arg(long, conflicts_with_all = ["issuer", "subject", "rule", "made_by"])]
     pub(crate) attic: bool,
+    /// All that this principal made, as the audit log has it: certificate:NAME, token:ID, static-token
+    #[arg(long, value_name = "PRINCIPAL", conflicts_with_all = ["id", "issuer", "subject", "rule"])]
+    pub(crate) made_by: Option<String>,
     /// Of this issuer
     #[arg(long, value_name = "URL", conflicts_with = "id")]
     pub(crate) issuer: Option<String>,

@@ -63,7 +63,7 @@ pub struct TokenPage {
     pub next: Option<String>,
 }
 
-/// `DELETE /api/v1/access/exchanged`.
+/// `DELETE /api/v1/access/exchanged` and `DELETE /api/v1/access/tokens`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevokedReport {
     /// How many tokens ended.

@@ -40,7 +40,7 @@ pub(crate) fn router(api: Arc<AccessApi>) -> Router {
     Router::new()
         .route("/api/v1/access/whoami", get(who_am_i))
         .route("/api/v1/access/why", get(why))
-        .route("/api/v1/access/tokens", get(list).post(issue))
+        .route("/api/v1/access/tokens", get(list).post(issue).delete(revoke_made))
         .route("/api/v1/access/tokens/{id}", delete(revoke))
         .route("/api/v1/access/exchanged", delete(revoke_exchanged))
         .route("/api/v1/access/attic/revoke", post(revoke_attic))
@@ -127,6 +127,18 @@ async fn list(State(api): Api, Admin { who, visitor }: Admin, question: Asked<Li
 async fn revoke(State(api): Api, Admin { who, visitor }: Admin, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
     api.revoke(&who, &visitor, &TokenId::new(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Maker {
+    issued_by: String,
+}
+
+/// Ends what somebody made, as far as the caller may know of it.
+async fn revoke_made(State(api): Api, Admin { who, visitor }: Admin, question: Asked<Maker>) -> Answer<RevokedReport> {
+    let Query(Maker { issued_by }) = question?;
+    Ok(Json(api.revoke_made_by(&who, &visitor, &issued_by).await?))
 }
 
 #[derive(Deserialize)]

@@ -262,7 +262,7 @@ fn holders(grants: &[&str]) -> [Principal; 2] {
     let names = CertificateNames { common_names: vec!["ann".to_owned()], ..CertificateNames::default() };
     [
         Principal::Token(Arc::new(Token::of("0123456789", grants))),
-        Principal::Certificate(Arc::new(Certified::new(&[rule], &names))),
+        Principal::Certificate(Arc::new(Certified::new(&[rule], &names, u64::MAX))),
     ]
 }
 

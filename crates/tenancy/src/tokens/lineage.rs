@@ -1,6 +1,6 @@
-//! Which token made which: what a token made does not outlive it.
+//! Which token made which: what a token or a certificate made does not outlive it.
 //!
-//! What always holds: a token that another made ends no later than that one, and is revoked with it in one transaction,
+//! What always holds: a token that another made, or who holds a certificate, ends no later than that one; of a token it is revoked with it in one transaction,
 //! with all that it made itself. What an identity was exchanged for makes no others, and is revoked with all that the
 //! same identity was exchanged for. Who made a token stands in its row as principals show themselves.
 
@@ -33,7 +33,11 @@ pub(super) async fn latest_end(
     maker: &Principal,
     now_s: u64,
 ) -> Result<u64, TokenError> {
-    let Principal::Token(own) = maker else { return Ok(u64::MAX) };
+    let own = match maker {
+        Principal::Token(own) => own,
+        Principal::Certificate(certified) => return Ok(certified.ends_s()),
+        _ => return Ok(u64::MAX),
+    };
     let good =
         sql("SELECT issued_by, expires_s FROM tenancy_token WHERE id = $1 AND revoked_s IS NULL AND expires_s > $2");
     let good = transaction.first(good.bind(own.id().as_str()).bind(stored(now_s))).await?;

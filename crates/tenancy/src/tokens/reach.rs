@@ -62,7 +62,7 @@ mod tests {
             let pattern = CertificateName::CommonName(Pattern::new("ann"));
             let grants = grants.iter().map(|grant| grant.parse().unwrap()).collect();
             let names = CertificateNames { common_names: vec!["ann".to_owned()], ..CertificateNames::default() };
-            Certified::new(&[CertificateRule { name: "ann".to_owned(), pattern, grants }], &names)
+            Certified::new(&[CertificateRule { name: "ann".to_owned(), pattern, grants }], &names, u64::MAX)
         };
         for (grants, may, may_not) in [
             (["admin@org-acme"], "operator@org-acme", "viewer@org-other"),

@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use gf_database::{DatabaseError, work};
+use gf_database::{DatabaseError, sql, work};
 
 use super::lineage::{self, Member};
 use super::reach::sees;
-use super::rows::{fingerprint, one_or_nothing, report_if_any, stored};
+use super::rows::{fingerprint, one_or_nothing, report, report_if_any, stored};
 use super::{Token, TokenError, TokenId, Tokens};
 use crate::access::now_s;
 use crate::audit::{self, Event, Origin, Outcome};
@@ -65,6 +65,48 @@ impl Tokens {
         Ok(())
     }
 
+    /// Revokes all tokens that somebody made, as the audit log names them, as far as the caller may know of them, with all that
+    /// those made: of whoever holds a certificate no more, what they made goes on until it does. Says how many ended.
+    ///
+    /// # Errors
+    /// [`TokenError::Database`].
+    pub async fn revoke_made_by(
+        &self,
+        admin: &Authorized<Administer>,
+        maker: &str,
+        origin: &Origin,
+    ) -> Result<usize, TokenError> {
+        // A token that was pasted is not repeated.
+        let maker = match Self::is_token(maker) {
+            true => format!("token:{}", TokenId::new(maker).presentable()),
+            false => maker.to_owned(),
+        };
+        let (who, now_s) = (admin.principal(), now_s());
+        let event = Event::new(who, "token.revoke", format!("made by {maker}"), Outcome::Done).from(origin);
+        let (by, maker, event) = (&who.to_string(), maker.as_str(), &event);
+        let revoked = self.database.write(|transaction| {
+            work(async move {
+                let made = sql("SELECT * FROM tenancy_token \
+                         WHERE issued_by = $1 AND revoked_s IS NULL AND expires_s > $2");
+                let mut seen = Vec::new();
+                for row in &transaction.all(made.bind(maker).bind(stored(now_s))).await? {
+                    let token = report(row)?.token;
+                    if sees(who, &token) {
+                        seen.push(token.id.to_string());
+                    }
+                }
+                let revoked = lineage::revoke(transaction, seen, by, now_s).await?;
+                let detail = format!("{} tokens ended", number_ended(&revoked));
+                audit::append(transaction, &[Event { detail, ..event.clone() }]).await?;
+                Ok::<_, DatabaseError>(revoked)
+            })
+        });
+        let revoked = revoked.await?;
+        self.forget(&revoked);
+        tracing::info!(maker, by, tokens = number_ended(&revoked), "what somebody made was revoked");
+        Ok(number_ended(&revoked))
+    }
+
     /// A token that the caller may know of. One that they may not is looked for like one that is not there, so that the
     /// time that it takes tells nobody which it was.
     async fn find_seen(&self, who: &Principal, id: &TokenId) -> Result<(Fingerprint, u64), TokenError> {
@@ -99,4 +141,9 @@ impl Tokens {
         let Some(report) = report_if_any(&row)? else { return Ok(None) };
         Ok(Some((fingerprint(&row)?, report.token, report.expires_s)))
     }
+}
+
+/// How many were good until now.
+fn number_ended(revoked: &[Member]) -> usize {
+    revoked.iter().filter(|member| member.was_good).count()
 }

@@ -6,7 +6,10 @@ use gf_digest::InstanceName;
 
 use super::*;
 use crate::testing::Place;
-use crate::{Access, AccessConfig, CasRead, CasWrite, TenantConfig, TenantName};
+use crate::{
+    Access, AccessConfig, CasRead, CasWrite, CertificateName, CertificateNames, CertificateRule, Pattern, TenantConfig,
+    TenantName,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -512,4 +515,48 @@ async fn a_record_shows_all_grants_and_the_widest_first() {
     assert!(detail.starts_with("a test: admin nix:push@"), "{}", &detail[..100]);
     assert!(narrow.iter().all(|grant| detail.contains(grant.as_str())));
     assert!(matches!(log.verify().await.unwrap(), audit::Verdict::Whole(1, _)));
+}
+
+#[tokio::test]
+async fn what_a_certificate_made_does_not_outlive_it_and_is_revoked_by_its_name() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let (tokens, others) = (open(&place).await, open(&place).await);
+        let root = admin(&access(&tokens));
+        let pattern = CertificateName::CommonName(Pattern::new("ann"));
+        let grants = vec!["admin@org-acme".parse().unwrap()];
+        let rule = CertificateRule { name: "ann".to_owned(), pattern, grants };
+        let access = access(&tokens).with_certificates(vec![rule]);
+        let names = CertificateNames { common_names: vec!["ann".to_owned()], ..CertificateNames::default() };
+        let ends_s = now_s() + 600;
+        let loan = access.lend_certificate(&names, ends_s).unwrap();
+        let ann = access.authenticate(Some(loan.credential().expose())).unwrap();
+        let name = ann.to_string();
+        let ann = access.authorize::<Administer>(ann, &instance("org-acme")).unwrap();
+        let made = issue(&tokens, &ann, &["admin@org-acme"]).await;
+        assert_eq!((made.report.expires_s, made.report.issued_by.as_str()), (ends_s, name.as_str()));
+        let who = access.authenticate(Some(made.secret.expose())).unwrap();
+        let of_made = access.authorize::<Administer>(who, &instance("org-acme")).unwrap();
+        let child = issue(&tokens, &of_made, &["viewer@org-acme"]).await;
+        assert!(child.report.expires_s <= ends_s);
+        let kept = issue(&tokens, &root, &["admin@default"]).await;
+        others.reload().await.unwrap();
+
+        // Who may not know of them ends none.
+        let who = access.authenticate(Some(kept.secret.expose())).unwrap();
+        let elsewhere = access.authorize::<Administer>(who, &instance("default")).unwrap();
+        assert_eq!(tokens.revoke_made_by(&elsewhere, &name, &Origin::default()).await.unwrap(), 0);
+        assert!(tokens.find(made.secret.fingerprint(), now_s()).is_ok());
+        assert_eq!(tokens.revoke_made_by(&root, &name, &Origin::default()).await.unwrap(), 2);
+        others.follow().await.unwrap();
+        for tokens in [&tokens, &others] {
+            for ended in [&made, &child] {
+                assert_eq!(tokens.find(ended.secret.fingerprint(), now_s()), Err(Denied::BadCredential));
+            }
+            assert!(tokens.find(kept.secret.fingerprint(), now_s()).is_ok());
+        }
+        tokens.revoke_made_by(&root, kept.secret.expose(), &Origin::default()).await.unwrap();
+        let log = AuditLog::new(tokens.database.clone());
+        let records = log.search(&audit::Search::default()).await.unwrap();
+        assert_eq!(records[0].event.subject, format!("made by token:{}", kept.report.token.id()));
+    }
 }

@@ -89,6 +89,12 @@ fn doors() -> Vec<Door> {
         ),
         door(("GET", "/api/v1/access/tokens"), "/api/v1/access/tokens", "", AdministerSomething),
         door(("POST", "/api/v1/access/tokens"), "/api/v1/access/tokens", TOKEN_BODY, Operate),
+        door(
+            ("DELETE", "/api/v1/access/tokens"),
+            "/api/v1/access/tokens?issued_by=certificate:nobody",
+            "",
+            AdministerSomething,
+        ),
         door(("DELETE", "/api/v1/access/tokens/{id}"), "/api/v1/access/tokens/0123456789", "", AdministerSomething),
         door(
             ("DELETE", "/api/v1/access/exchanged"),
