@@ -12,6 +12,7 @@ use crate::data::sha256_bytes_per_second;
 use crate::execution::Bench;
 use crate::fixture::Fixture;
 use crate::load::{Round, as_float, median};
+use crate::machine::Machine;
 use crate::process::{Paused, Server, processor_time, program};
 use crate::report::{Absent, Line, Outcome};
 use crate::rows::{HIT_ROW, Limit, Measure, Row};
@@ -45,7 +46,12 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<Vec<Line>> {
     };
     let mut lines = Vec::new();
     let needs_program = |row: &&Row| !matches!(row.measure, Measure::Index | Measure::Scheduler | Measure::TokenLookup);
-    let gf = if !plan.rows.iter().any(needs_program) { PathBuf::new() } else { program(plan.gf.as_deref()).await? };
+    let mut gf = PathBuf::new();
+    if plan.rows.iter().any(needs_program) {
+        gf = program(plan.gf.as_deref()).await?;
+        eprintln!("touching memory, measuring this machine …");
+        eprintln!("{}", tokio::task::block_in_place(|| Machine::prepare(folder.path()))?);
+    }
     if plan.rows.iter().any(|row| is_call(row)) {
         lines.extend(calls(plan, &gf, &folder.path().join("calls")).await?);
     }

@@ -19,6 +19,7 @@ mod floor;
 #[cfg(feature = "index-comparison")]
 mod index;
 mod load;
+mod machine;
 mod nix;
 mod process;
 mod report;
