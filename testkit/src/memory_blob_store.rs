@@ -166,7 +166,7 @@ fn is_the_empty_blob(digest: Digest) -> bool {
 }
 
 fn no_space(needed_bytes: u64) -> StoreError {
-    StoreError::NoSpace { needed_bytes, reason: "the memory store is full".to_owned() }
+    StoreError::NoSpace { needed_bytes, short_bytes: 0, reason: "the memory store is full".to_owned() }
 }
 
 fn check(digest: Digest, raw: &[u8]) -> Result<(), StoreError> {

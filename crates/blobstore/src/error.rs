@@ -70,6 +70,9 @@ pub enum StoreError {
     NoSpace {
         /// What was asked for.
         needed_bytes: u64,
+        /// How much less in use or set aside would have been enough, at most; `u64::MAX` when it never fits, and 0 when that
+        /// is not known.
+        short_bytes: u64,
         /// What stands in the way, and what frees it.
         reason: String,
     },

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gf_blobstore::{
-    BlobStore, DiskBlobStore, Encoding, ErrorKind, FileLayer, NewBlob, OwnerId, StoreConfig, TimeSource,
+    BlobStore, DiskBlobStore, Encoding, ErrorKind, FileLayer, NewBlob, OwnerId, StoreConfig, StoreError, TimeSource,
 };
 use gf_digest::{Digest, DigestFunction};
 use gf_testkit::blob_store_suite::{noise, put};
@@ -87,6 +87,32 @@ async fn a_full_store_takes_what_it_has() {
         assert_eq!(store.find_missing(owner, &digests).await.unwrap(), []);
     }
     assert_eq!(store.stats().reserved_bytes, 0);
+}
+
+/// Who is refused hears how much less would have been enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_says_what_is_short() {
+    let directory = tempfile::tempdir().unwrap();
+    let time = Arc::new(ManualTime::new(1_000_000));
+    let store = open(LossyFiles::new(directory.path()), &time, directory.path()).await;
+    let short = async |size: usize| {
+        let digest = Digest::new(DigestFunction::Sha256, [7; 32], size as u64);
+        match store.upload(OWNER, digest, Encoding::Identity).await {
+            Ok(upload) => Ok(upload),
+            Err(StoreError::NoSpace { short_bytes, .. }) => Err(short_bytes),
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(short(5 << 20).await.err(), Some(u64::MAX));
+    // What may go is no shortage.
+    put(store.as_ref(), OWNER, blob(1, 500_000)).await.unwrap();
+    time.advance(2 * LEASE_S);
+    store.sync().unwrap();
+    let waiting = short(2 << 20).await.unwrap();
+    let short_bytes = short(3 << 20).await.err().unwrap();
+    assert!((1 << 20..(1 << 20) + 2000).contains(&short_bytes), "{short_bytes} bytes are short");
+    drop(waiting);
+    short(3 << 20).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

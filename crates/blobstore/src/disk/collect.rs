@@ -67,11 +67,12 @@ impl Core {
             Err(excess) => excess,
         };
         if self.is_known_not_to_fit(bytes, excess) {
-            return Err(self.no_space(bytes));
+            return Err(self.no_space(bytes, excess));
         }
         // Where evicting all that may go would not do, nothing goes.
-        if excess > self.freeable_bytes().map_err(failed("making room"))? {
-            return Err(self.refuse(bytes, excess));
+        let freeable = self.freeable_bytes().map_err(failed("making room"))?;
+        if excess > freeable {
+            return Err(self.refuse(bytes, excess, excess - freeable));
         }
         // Freed bytes are an estimate until segments are compacted; a second round covers the difference.
         for _ in 0..3 {
@@ -91,14 +92,14 @@ impl Core {
                 break;
             }
         }
-        Err(self.refuse(bytes, excess))
+        Err(self.refuse(bytes, excess, excess))
     }
 
     /// Sets space aside, or refuses to, where neither takes a look at the index.
     pub(crate) fn reserve_at_once(&self, bytes: u64) -> Option<Result<Reservation, StoreError>> {
         match self.capacity.reserve(bytes) {
             Ok(reservation) => Some(Ok(reservation)),
-            Err(excess) => self.is_known_not_to_fit(bytes, excess).then(|| Err(self.no_space(bytes))),
+            Err(excess) => self.is_known_not_to_fit(bytes, excess).then(|| Err(self.no_space(bytes, excess))),
         }
     }
 
@@ -109,9 +110,9 @@ impl Core {
 
     /// Refuses a write, and remembers it for a moment: a look at the whole index for each of a thousand refused writes
     /// would stop the reads too.
-    fn refuse(&self, bytes: u64, excess_bytes: u64) -> StoreError {
+    fn refuse(&self, bytes: u64, excess_bytes: u64, short_bytes: u64) -> StoreError {
         *lock(&self.refused) = Refused { excess_bytes, until: self.clock.now() + 1 };
-        self.no_space(bytes)
+        self.no_space(bytes, short_bytes)
     }
 
     /// Frees `bytes` by rewriting segments with any garbage at all, emptiest first. Returns how many bytes it freed.
@@ -137,10 +138,11 @@ impl Core {
         Ok(self.capacity.used_bytes().saturating_sub(leased).saturating_sub(stuck + quarantined))
     }
 
-    fn no_space(&self, needed_bytes: u64) -> StoreError {
+    fn no_space(&self, needed_bytes: u64, short_bytes: u64) -> StoreError {
         let mib = |bytes: u64| bytes >> 20;
         StoreError::NoSpace {
             needed_bytes,
+            short_bytes: if needed_bytes > self.capacity.limit_bytes() { u64::MAX } else { short_bytes },
             reason: format!(
                 "{} of {} MiB are in use and {} MiB of them are under lease; raise [store] capacity or lower its lease",
                 mib(self.capacity.used_bytes()),

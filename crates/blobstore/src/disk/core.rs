@@ -459,6 +459,7 @@ pub(crate) fn failed(doing: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace {
             needed_bytes: 0,
+            short_bytes: 0,
             reason: "the file system is full; reads go on, and writes do once space is freed".to_owned(),
         },
         _ => StoreError::Io { doing, source },

@@ -325,8 +325,9 @@ pub(crate) fn undecodable(error: DecodeError, digest: Digest) -> StoreError {
 /// The same failure for each of several blobs.
 fn refuse_all(results: &mut [Result<(), StoreError>], which: impl Iterator<Item = usize>, error: StoreError) {
     let again = |error: &StoreError| match error {
-        StoreError::NoSpace { needed_bytes, reason } => {
-            StoreError::NoSpace { needed_bytes: *needed_bytes, reason: reason.clone() }
+        StoreError::NoSpace { needed_bytes, short_bytes, reason } => {
+            let (needed_bytes, short_bytes) = (*needed_bytes, *short_bytes);
+            StoreError::NoSpace { needed_bytes, short_bytes, reason: reason.clone() }
         }
         StoreError::Closed => StoreError::Closed,
         other => StoreError::Io { doing: "writing a batch", source: std::io::Error::other(other.to_string()) },

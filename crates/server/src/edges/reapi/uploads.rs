@@ -1,9 +1,11 @@
 //! Uploads that may be gone on with: those under way, and those that were cut off and wait for their client.
 //!
-//! What always holds: at most so many wait, each for so long; one that is dropped here gives its space back. Only
+//! What always holds: at most so many wait, each for so long; one that is dropped here gives its space back. Where one has
+//! to, it is one of who has most of them, and no tenant ends the waiting of another before its own. Only
 //! uncompressed uploads wait: a compressed one goes on with a new frame at an uncompressed offset, which the state of
 //! a decoder does not allow, so its client begins anew.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -43,6 +45,19 @@ pub(super) struct Uploads {
 struct State {
     active: HashMap<UploadKey, Arc<Active>>,
     parked: HashMap<UploadKey, Parked>,
+}
+
+impl State {
+    /// The upload that waits longest, of the tenant that has most of them when `newcomer` has one more.
+    fn oldest_of_who_has_most(&self, newcomer: TenantId) -> Option<UploadKey> {
+        let mut counts = HashMap::from([(newcomer, 1_usize)]);
+        for key in self.parked.keys() {
+            *counts.entry(key.tenant).or_default() += 1;
+        }
+        let order = |key: &UploadKey, parked: &Parked| (Reverse(counts.get(&key.tenant).copied()), parked.since);
+        let oldest = self.parked.iter().min_by_key(|(key, parked)| order(key, parked));
+        oldest.map(|(key, _)| key.clone())
+    }
 }
 
 /// What others may know of, and ask from, an upload under way.
@@ -105,10 +120,28 @@ impl Uploads {
         }
     }
 
-    /// Ends all waiting, so that the space can be used.
-    pub(super) fn give_up_parked(&self) {
-        let given_up = std::mem::take(&mut self.state().parked);
-        drop(given_up);
+    /// Ends the waiting of as many as set `short_bytes` aside, so that a tenant can use the space: first of its own, then of
+    /// others, the oldest first. None if all together would not do. Returns how many were given up.
+    pub(super) fn give_up_parked(&self, tenant: TenantId, short_bytes: u64) -> usize {
+        let mut state = self.state();
+        let mut waiting: Vec<_> =
+            state.parked.iter().map(|(key, parked)| (key.tenant != tenant, parked.since, key.clone())).collect();
+        waiting.sort_by_key(|(is_of_other, since, _)| (*is_of_other, *since));
+        let mut left = short_bytes;
+        let mut doomed = Vec::new();
+        for (_, _, key) in waiting {
+            if left == 0 {
+                break;
+            }
+            left = left.saturating_sub(key.digest.size_bytes());
+            doomed.push(key);
+        }
+        if left > 0 {
+            return 0;
+        }
+        let given_up: Vec<Parked> = doomed.iter().filter_map(|key| state.parked.remove(key)).collect();
+        drop(state);
+        given_up.len()
     }
 
     fn park(&self, key: UploadKey, upload: Box<dyn Upload>) {
@@ -116,11 +149,8 @@ impl Uploads {
             return;
         }
         let mut state = self.state();
-        let oldest = match state.parked.len() < self.max_parked {
-            true => None,
-            false => state.parked.iter().min_by_key(|(_, parked)| parked.since).map(|(key, _)| key.clone()),
-        };
-        let given_up = oldest.and_then(|key| state.parked.remove(&key));
+        let victim = if state.parked.len() < self.max_parked { None } else { state.oldest_of_who_has_most(key.tenant) };
+        let given_up = victim.and_then(|key| state.parked.remove(&key));
         let replaced = state.parked.insert(key, Parked { upload, since: Instant::now() });
         drop(state);
         // Giving space back may take time: not under the lock.
@@ -217,8 +247,8 @@ mod tests {
 
     use super::*;
 
-    fn tenant() -> TenantId {
-        let tenant = TenantConfig { name: TenantName::new("default").unwrap(), instances: vec![instance()] };
+    fn tenant(name: &str) -> TenantId {
+        let tenant = TenantConfig { name: TenantName::new(name).unwrap(), instances: vec![instance()] };
         let access = Access::new(AccessConfig { tenants: vec![tenant], token: None, anonymous_read: true }).unwrap();
         access.tenants()[0].id()
     }
@@ -228,14 +258,56 @@ mod tests {
     }
 
     fn key(uuid: &str) -> UploadKey {
-        let digest = Digest::of(DigestFunction::Sha256, &[7; 100]);
-        UploadKey { tenant: tenant(), instance: instance(), uuid: uuid.into(), digest }
+        key_of("default", uuid)
     }
 
-    async fn cut_off(uploads: &Arc<Uploads>, store: &MemoryBlobStore, uuid: &str) {
-        let upload = store.upload(OwnerId(1), key(uuid).digest, Encoding::Identity).await.unwrap();
-        let mut running = uploads.follow(key(uuid), upload);
+    fn key_of(name: &str, uuid: &str) -> UploadKey {
+        let digest = Digest::of(DigestFunction::Sha256, &[7; 100]);
+        UploadKey { tenant: tenant(name), instance: instance(), uuid: uuid.into(), digest }
+    }
+
+    async fn cut_off(uploads: &Arc<Uploads>, store: &MemoryBlobStore, key: UploadKey) {
+        let upload = store.upload(OwnerId(1), key.digest, Encoding::Identity).await.unwrap();
+        let mut running = uploads.follow(key, upload);
         running.write(Bytes::from_static(&[7; 40])).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_that_needs_space_ends_its_own_waiting_first_and_no_more_than_helps() {
+        let store = MemoryBlobStore::default();
+        let uploads = Uploads::new(10, Duration::from_secs(60));
+        let keys = ["a", "b", "c"].map(|uuid| [key_of("default", uuid), key_of("org-other", uuid)]).concat();
+        for key in &keys {
+            cut_off(&uploads, &store, key.clone()).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+        let waiting = || -> Vec<usize> { (0..6).filter(|at| uploads.received_bytes(&keys[*at]).is_some()).collect() };
+        let other = tenant("org-other");
+        for never in [601, u64::MAX] {
+            assert_eq!((uploads.give_up_parked(other, never), waiting().len()), (0, 6), "in vain");
+        }
+        assert_eq!((uploads.give_up_parked(other, 101), waiting()), (2, vec![0, 2, 4, 5]));
+        assert_eq!((uploads.give_up_parked(other, 200), waiting()), (2, vec![2, 4]));
+        assert_eq!(store.reserved_bytes(), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_lets_many_wait_ends_the_waiting_of_nobody_else() {
+        let store = MemoryBlobStore::default();
+        let uploads = Uploads::new(4, Duration::from_secs(600));
+        cut_off(&uploads, &store, key_of("org-other", "first")).await;
+        for number in 0..20 {
+            sleep(Duration::from_secs(1)).await;
+            cut_off(&uploads, &store, key_of("default", &number.to_string())).await;
+        }
+        let is_waiting = |key: UploadKey| uploads.received_bytes(&key).is_some();
+        assert!(is_waiting(key_of("org-other", "first")) && is_waiting(key("19")) && !is_waiting(key("16")));
+        for uuid in ["second", "third"] {
+            sleep(Duration::from_secs(1)).await;
+            cut_off(&uploads, &store, key_of("org-other", uuid)).await;
+        }
+        assert!(is_waiting(key_of("org-other", "second")) && is_waiting(key("19")), "each has its half");
+        assert_eq!(store.reserved_bytes(), 400);
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,7 +315,7 @@ mod tests {
         let store = MemoryBlobStore::default();
         let uploads = Uploads::new(2, Duration::from_secs(60));
         for uuid in ["a", "b", "c"] {
-            cut_off(&uploads, &store, uuid).await;
+            cut_off(&uploads, &store, key(uuid)).await;
             sleep(Duration::from_secs(1)).await;
         }
         assert_eq!(store.reserved_bytes(), 200, "two wait, the oldest was given up");
@@ -279,8 +351,8 @@ mod tests {
         let mut running = uploads.follow(key("a"), upload);
         running.write(Bytes::from_static(&[7; 101])).await.unwrap_err();
         drop(running);
-        cut_off(&uploads, &store, "b").await;
-        uploads.give_up_parked();
+        cut_off(&uploads, &store, key("b")).await;
+        assert_eq!(uploads.give_up_parked(tenant("default"), 1), 1);
         assert_eq!(store.reserved_bytes(), 0);
     }
 }

@@ -106,13 +106,18 @@ async fn resume_or_begin(edge: &Edge, target: &Target<'_>, begin: u64) -> Result
     }
 }
 
-/// Begins an upload. When the disk is full, uploads that only wait give their space: not so when one tenant has used its
-/// share, which is no concern of the others.
+/// Begins an upload. When the disk is full, uploads that only wait give their space, as many as are needed: none when that
+/// would not do, nor when one tenant has used its share, which is no concern of the others.
 async fn begin_upload(edge: &Edge, target: &Target<'_>) -> Result<Box<dyn Upload>, Status> {
     let begin = || edge.content.upload(&target.grant, target.digest, target.encoding());
-    let begun = match begin().await {
-        Err(StoreError::NoSpace { .. }) => {
-            edge.uploads.give_up_parked();
+    let begun = begin().await;
+    let begun = match begun {
+        Err(StoreError::NoSpace { short_bytes, .. }) => {
+            let short_bytes = if short_bytes == 0 { target.digest.size_bytes() } else { short_bytes };
+            let given_up = edge.uploads.give_up_parked(target.grant.tenant().id(), short_bytes);
+            if given_up == 0 {
+                return begun.map_err(IntoStatus::into_status);
+            }
             begin().await
         }
         begun => begun,
