@@ -5,17 +5,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use fastcdc::v2020::{FastCDC, Normalization};
 use gf_digest::{Digest, Hasher};
+use tokio::time::timeout;
 
 use super::appending::Payload;
 use super::core::{Core, Vacancy, failed};
 use super::index::{Fate, IndexKey, Place, Slot};
-use super::read::{ATTEMPTS, Part};
+use super::read::{ATTEMPTS, Part, Turns};
 use super::record::{HEADER_BYTES, RecordHeader, RecordKind};
 use super::segments::{Appended, NewRecord, lock, write_lock};
-use crate::{Accept, ByteRange, Encoding, NewBlob, OwnerId, StoreError};
+use crate::{Accept, ByteRange, Encoding, NewBlob, OwnerId, StoreError, Upload};
 
 /// The parameters of FastCDC that the store splits by; a server tells them to its clients.
 pub const CHUNK_AVERAGE_BYTES: u32 = 512 << 10;
@@ -27,6 +29,12 @@ const CHUNK_MAX_BYTES: u32 = CHUNK_AVERAGE_BYTES * 4;
 
 /// The most chunks that one blob may be spliced of: the recipe is one record.
 const MAX_CHUNKS: usize = 200_000;
+
+/// The parts of a recipe are at least this long on average: each look at the blob looks at all of them.
+const LEAST_PART_BYTES: u64 = 1 << 10;
+
+/// How long a splice waits for others to be read and hashed.
+const SPLICE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A blob is turned into a recipe when at least one part in so many is here already.
 const WORTHWHILE_SHARE: u64 = 4;
@@ -144,8 +152,29 @@ impl Core {
                 let blob = NewBlob { digest, bytes: bytes.into(), encoding: Encoding::Identity };
                 self.write_batch(owner, vec![blob]).await.pop().unwrap_or(Ok(()))
             }
+            None if digest.size_bytes() < LEAST_PART_BYTES * chunks.len() as u64 => {
+                self.copy_splice(owner, digest, chunks).await
+            }
             None => self.add_recipe(owner, digest, chunks).await,
         }
+    }
+
+    /// Stores a spliced blob with bytes of its own.
+    async fn copy_splice(
+        self: &Arc<Self>,
+        owner: OwnerId,
+        digest: Digest,
+        chunks: &[Digest],
+    ) -> Result<(), StoreError> {
+        let mut upload = Box::new(self.begin_upload(owner, digest, Encoding::Identity).await?);
+        for chunk in chunks {
+            let mut read = self.read(owner, *chunk, ByteRange::ALL, Accept::Identity).await?;
+            while let Some(piece) = read.next().await? {
+                upload.write(piece).await?;
+                tokio::task::yield_now().await;
+            }
+        }
+        upload.finish().await
     }
 
     /// The chunks, with the parts of those that are recipes in their place: recipes never nest, so that reading one is
@@ -158,6 +187,7 @@ impl Core {
     ) -> Result<Vec<Digest>, StoreError> {
         let mut flat = Vec::with_capacity(chunks.len());
         let empty = Digest::empty(digest.function());
+        let mut turns = Turns::default();
         for chunk in chunks.iter().filter(|chunk| **chunk != empty) {
             match self.visible(owner, chunk)?.ok_or(StoreError::NotFound(*chunk))? {
                 slot @ Slot { place: Place::Recipe { .. }, .. } => {
@@ -168,6 +198,7 @@ impl Core {
                 }
                 _ => flat.push(*chunk),
             }
+            turns.taken().await;
             if flat.len() > MAX_CHUNKS {
                 return Err(StoreError::ChunksMismatch(digest));
             }
@@ -183,9 +214,15 @@ impl Core {
         chunks: &[Digest],
     ) -> Result<Option<Vec<u8>>, StoreError> {
         // Absence first: it costs nothing to find out and says most.
+        let mut turns = Turns::default();
         for chunk in chunks {
             self.find(owner, chunk).await?.ok_or(StoreError::NotFound(*chunk))?;
+            turns.taken().await;
         }
+        // A short request can have gigabytes hashed.
+        let _permit = timeout(SPLICE_TIMEOUT, self.splicing.acquire()).await.map_err(|_| {
+            failed("splicing a blob")(std::io::Error::other("too many blobs are being spliced; try again"))
+        })?;
         let mut whole = (digest.size_bytes() <= self.config.large_blob_bytes).then(Vec::new);
         let mut hasher = Hasher::new(digest.function());
         for chunk in chunks {

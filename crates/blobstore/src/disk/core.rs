@@ -132,6 +132,8 @@ pub(crate) struct Core {
     /// How far the scrub has come; its thread alone changes it.
     pub scrub: Mutex<Progress>,
     pub decoders: Decoders,
+    /// As many splices at once are read and hashed as there are processors.
+    pub splicing: Semaphore,
     /// What the disk failed to read.
     pub doubtful: Doubtful,
     /// The number of this start of the store; part of every sequence number.

@@ -59,7 +59,9 @@ impl Core {
             Err(StoreError::NotFound(_)) => return Ok(false),
             Err(error) => return Err(error),
         };
+        let mut turns = Turns::default();
         for part in parts {
+            turns.taken().await;
             match self.any_owner(&part.blob)? {
                 None => return Ok(false),
                 Some(slot) if slot.place.has_dependencies() => {
@@ -234,6 +236,24 @@ impl Core {
             bytes = all.into();
         }
         Ok((bytes, read.encoding()))
+    }
+}
+
+/// Lets others have their turn between looks that never wait: a short request can ask for very many.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(u32);
+
+impl Turns {
+    /// So many looks take less than a millisecond.
+    const LOOKS: u32 = 512;
+
+    /// Called after each look.
+    pub(crate) async fn taken(&mut self) {
+        self.0 += 1;
+        if self.0 == Self::LOOKS {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -435,7 +455,9 @@ impl Core {
         let mut missing = Vec::new();
         // Looking at all parts of a blob is slow, so it happens once for each, however often it is asked about.
         let mut made_of_parts = HashSet::new();
+        let mut turns = Turns::default();
         for digest in digests {
+            turns.taken().await;
             let is_absent = match self.visible(owner, digest)? {
                 None => !digest.is_empty() || *digest != Digest::empty(digest.function()),
                 Some(slot) if slot.place.has_dependencies() && made_of_parts.insert(*digest) => {

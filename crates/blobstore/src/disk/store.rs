@@ -358,6 +358,7 @@ async fn open_core(
         refused: Mutex::default(),
         making_room: Arc::new(Semaphore::new(1)),
         decoders: Decoders::default(),
+        splicing: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         doubtful: Doubtful::default(),
         is_index_whole: AtomicBool::new(is_fresh || before.is_index_whole),
         closed: AtomicBool::new(false),

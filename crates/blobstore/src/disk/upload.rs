@@ -53,12 +53,12 @@ enum FileSink {
 }
 
 impl FileSink {
-    async fn new(core: &Arc<Core>, digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
+    async fn new(core: &Arc<Core>, owner: OwnerId, digest: &Digest, encoding: Encoding) -> Result<Self, StoreError> {
         let writer = core.large.create(encoding, digest.size_bytes()).map_err(failed("creating a file"))?;
         Ok(match encoding {
             Encoding::Identity => Self::Identity(Lane::new(Hashed::new(core, digest.function(), writer))),
             Encoding::Zstd => {
-                let decoding = Decoding::new(core, digest, writer).await;
+                let decoding = Decoding::new(core, owner, digest, writer).await;
                 Self::Zstd(decoding.map_err(failed("starting a decoder"))?)
             }
         })
@@ -98,7 +98,7 @@ impl Core {
         let sink = if digest.size_bytes() <= self.config.large_blob_bytes {
             Sink::Memory(Vec::new())
         } else {
-            Sink::File(Box::new(FileSink::new(self, &digest, encoding).await?))
+            Sink::File(Box::new(FileSink::new(self, owner, &digest, encoding).await?))
         };
         let core = Arc::clone(self);
         Ok(DiskUpload { core, owner, digest, encoding, received_bytes: 0, reservation, sink, void: false })
