@@ -302,7 +302,7 @@ async fn lose_power_within_a_window(seed: u64) {
     let synced = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&synced);
     let files = InterceptedFiles::new(Arc::new(disk.clone()), move |path, operation| {
-        let is_large = path.components().any(|part| part.as_os_str() == "large");
+        let is_large = path.components().any(|part| part.as_os_str() == "incoming");
         if is_large && operation == FileOperation::Sync {
             count.fetch_add(1, Ordering::SeqCst);
         }
