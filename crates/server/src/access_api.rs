@@ -4,7 +4,8 @@
 //! may do what, beyond tokens, which is configuration.
 //!
 //! What always holds: what is shown of tokens is what the caller could have made; what is said of a thing is what the
-//! caller may know of it; the audit log, in which all tenants stand, is shown to who administers all of them.
+//! caller may know of it; of the audit log, in which all tenants stand, who administers one is
+//! shown its records, and all of it who administers all of them.
 
 mod problem;
 pub mod report;
@@ -18,8 +19,8 @@ use gf_nix_cache::{CacheName, NixCaches};
 use gf_tenancy::audit::{AuditLog, Record, Search, Verdict};
 use gf_tenancy::policy::Decision;
 use gf_tenancy::{
-    Administer, AtticIdError, Authorized, Exchanged, Grant, NewToken, NixScope, PermissionName, Principal, TenantName,
-    TokenId, Tokens, Which,
+    Administer, AtticIdError, Authorized, Exchanged, Grant, NewToken, NixScope, PermissionName, Principal, Tenant,
+    TenantName, TokenId, Tokens, Which,
 };
 use tokio::sync::Semaphore;
 
@@ -222,6 +223,23 @@ impl AccessApi {
                 self.tokens.principal_for(admin, &id)
             }
         }
+    }
+
+    /// The tenants of whose records somebody is shown all; `None` of whom all records are shown to. Whoever administers no
+    /// tenant as a whole is refused.
+    fn tenants_shown_to(
+        &self,
+        admin: &Authorized<Administer>,
+        visitor: &Visitor,
+    ) -> Result<Option<Vec<String>>, Refusal> {
+        let own = self.gate.access().tenants().into_iter().map(Tenant::name);
+        let own = own.filter(|tenant| self.administers(admin.principal(), tenant)).map(ToString::to_string);
+        let own: Vec<String> = own.collect();
+        if own.is_empty() || self.gate.has_everywhere::<Administer>(visitor) {
+            self.gate.authorize_everywhere::<Administer>(visitor)?;
+            return Ok(None);
+        }
+        Ok(Some(own))
     }
 
     async fn search(&self, _: &Authorized<Administer>, search: &Search) -> Result<Vec<Record>, Refusal> {

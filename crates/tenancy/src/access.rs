@@ -259,7 +259,7 @@ impl Access {
         let mut instances: Vec<&InstanceName> = self.instances.keys().collect();
         instances.sort();
         let mut granted = instances.into_iter().filter_map(|instance| self.authorize(principal, instance).ok());
-        granted.next().ok_or_else(|| refusal(principal, P::NAME))
+        granted.next().map(Authorized::of_no_place).ok_or_else(|| refusal(principal, P::NAME))
     }
 
     /// Grants `P` to whoever has it for all tenants: for what shows something of all of them.
@@ -437,6 +437,12 @@ impl Access {
         self.tokens.as_ref().map(|tokens| tokens.followed_ago())
     }
 
+    /// Whose an instance is, if it is served.
+    #[must_use]
+    pub fn tenant_of(&self, instance: &InstanceName) -> Option<&TenantName> {
+        self.instances.get(instance).map(|tenant| tenant.name())
+    }
+
     /// The tenant of this name, if it is served.
     #[must_use]
     pub fn tenant(&self, name: &TenantName) -> Option<&Tenant> {
@@ -452,7 +458,16 @@ impl Access {
     }
 }
 
-impl NixScope<'_> {
+impl<'a> NixScope<'a> {
+    /// Whose it is, or is to be.
+    #[must_use]
+    pub const fn tenant(&self) -> Option<&'a TenantName> {
+        match self {
+            Self::Existing { tenant, .. } | Self::New { tenant, .. } => Some(tenant),
+            Self::Absent { .. } => None,
+        }
+    }
+
     /// The name, whether or not there is one of it.
     #[must_use]
     pub const fn name(&self) -> &str {

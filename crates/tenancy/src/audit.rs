@@ -8,6 +8,8 @@
 //! tenancy is changed in the same transaction in which its record is written. No record holds a credential or the body
 //! of a request: nothing here takes one.
 //!
+//! Which tenant a record is of is beside the chain: it says who is shown it, and proves nothing.
+//!
 //! Deliberately absent: taking records out. Exporting is reading them all, as JSON lines.
 
 mod tally;
@@ -18,12 +20,12 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gf_database::{Database, DatabaseError, Row, Transaction, sql, work};
+use gf_database::{Database, DatabaseError, Row, Transaction, places, sql, work};
 use ring::digest::{Context, SHA256};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use crate::{Denied, Principal};
+use crate::{Denied, Principal, TenantName};
 
 pub use tally::{Amount, Deed};
 pub use trail::{Trail, TrailStats};
@@ -52,6 +54,9 @@ pub struct Event {
     pub detail: String,
     /// What finds the request in logs and traces; empty when there is nothing.
     pub trace: String,
+    /// The tenant whose administrators are shown it; empty for none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
 }
 
 /// Where a request came from.
@@ -118,6 +123,8 @@ pub struct Search {
     pub since_ms: Option<u64>,
     /// Before this record, to go on from the last of an answer.
     pub before: Option<u64>,
+    /// Of one of these tenants, and of none that are not of a tenant.
+    pub tenants: Option<Vec<String>>,
 }
 
 /// What verifying a log proved.
@@ -162,13 +169,21 @@ impl AuditLog {
         if texts.any(|text| text.chars().any(char::is_control)) {
             return Ok(Vec::new());
         }
-        let statement = sql("SELECT * FROM tenancy_audit WHERE number < $1 AND at_ms >= $2 \
+        let tenants = search.tenants.as_deref();
+        let of_tenants = match tenants {
+            None => String::new(),
+            Some([]) => return Ok(Vec::new()),
+            Some(tenants) => format!("AND tenant IN ({})", places(9, tenants.len())),
+        };
+        let statement = sql(format!(
+            "SELECT * FROM tenancy_audit WHERE number < $1 AND at_ms >= $2 \
              AND (CAST($3 AS TEXT) IS NULL OR who = $3) \
              AND (CAST($4 AS TEXT) IS NULL OR action = $4 OR SUBSTR(action, 1, LENGTH($4) + 1) = $4 || '.') \
              AND (CAST($5 AS TEXT) IS NULL OR subject = $5) \
              AND (CAST($6 AS TEXT) IS NULL OR outcome = $6) \
              AND (CAST($7 AS TEXT) IS NULL OR trace = $7) \
-             ORDER BY number DESC LIMIT $8")
+             {of_tenants} ORDER BY number DESC LIMIT $8"
+        ))
         .bind(search.before.map_or(i64::MAX, stored))
         .bind(search.since_ms.map_or(0, stored))
         .bind(search.who.as_deref())
@@ -176,7 +191,8 @@ impl AuditLog {
         .bind(search.subject.as_deref())
         .bind(search.outcome.map(Outcome::as_str))
         .bind(search.trace.as_deref())
-        .bind(PAGE);
+        .bind(PAGE)
+        .bind_all(tenants.unwrap_or_default().iter().map(String::as_str));
         self.database.all(statement).await?.iter().map(record).collect()
     }
 
@@ -246,13 +262,13 @@ pub(crate) async fn append(transaction: &mut Transaction, events: &[Event]) -> R
         number += 1;
         hash = hash.followed_by(number, at_ms, &event);
         let insert = sql("INSERT INTO tenancy_audit \
-                 (number, at_ms, who, source, action, subject, outcome, detail, trace, hash) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+                 (number, at_ms, who, source, action, subject, outcome, detail, trace, tenant, hash) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
         .bind(stored(number))
         .bind(stored(at_ms))
         .bind_all([event.who, event.source, event.action, event.subject])
         .bind(event.outcome.as_str())
-        .bind_all([event.detail, event.trace])
+        .bind_all([event.detail, event.trace, event.tenant])
         .bind(&hash.0);
         transaction.execute(insert).await?;
     }
@@ -271,7 +287,18 @@ impl Event {
             outcome,
             detail: String::new(),
             trace: String::new(),
+            tenant: who.only_tenant().unwrap_or_default().to_owned(),
         }
+    }
+
+    /// The same, of what is this tenant's; without one it is of the tenant that its principal is of.
+    #[must_use]
+    pub fn of(self, tenant: Option<&TenantName>) -> Self {
+        self.of_named(tenant.map(TenantName::as_str))
+    }
+
+    pub(crate) fn of_named(self, tenant: Option<&str>) -> Self {
+        Self { tenant: tenant.map_or(self.tenant, str::to_owned), ..self }
     }
 
     /// What a principal was not allowed to do.
@@ -302,6 +329,7 @@ impl Event {
             outcome: self.outcome,
             detail: cut(&self.detail, most),
             trace: text(&self.trace),
+            tenant: text(&self.tenant),
         }
     }
 }
@@ -315,7 +343,7 @@ impl ChainHash {
         context.update(&number.to_le_bytes());
         context.update(&at_ms.to_le_bytes());
         let outcome = event.outcome.as_str();
-        let Event { who, source, action, subject, outcome: _, detail, trace } = event;
+        let Event { who, source, action, subject, outcome: _, detail, trace, tenant: _ } = event;
         for text in [who, source, action, subject, outcome, detail, trace] {
             context.update(&(text.len() as u64).to_le_bytes());
             context.update(text.as_bytes());
@@ -411,6 +439,7 @@ fn record(row: &Row) -> Result<Record, DatabaseError> {
         outcome: outcome.unwrap_or(Outcome::Failed),
         detail: row.get("detail")?,
         trace: row.get("trace")?,
+        tenant: row.get("tenant")?,
     };
     Ok(Record { number: number_of_record, at_ms: number(row, "at_ms")?, event, hash })
 }

@@ -121,6 +121,12 @@ impl Grant {
         (self.tenant.is_any(), self.name.is_any(), permissions)
     }
 
+    /// The one tenant that it holds for.
+    pub(crate) fn only_tenant(&self) -> Option<&str> {
+        let tenant = self.tenant.as_str();
+        (!tenant.contains('*')).then_some(tenant)
+    }
+
     /// Whether it holds for all tenants, and all that is theirs.
     pub(crate) fn is_everywhere(&self) -> bool {
         self.tenant.is_any() && self.name.is_any()

@@ -43,6 +43,20 @@ impl Principal {
     }
 }
 
+impl Principal {
+    /// The one tenant that all they hold is of, by grants.
+    #[must_use]
+    pub fn only_tenant(&self) -> Option<&str> {
+        only_tenant(self.grants()?)
+    }
+}
+
+/// The one tenant that all these grants are for.
+pub(crate) fn only_tenant(grants: &[Grant]) -> Option<&str> {
+    let first = grants.first()?.only_tenant()?;
+    grants.iter().all(|grant| grant.only_tenant() == Some(first)).then_some(first)
+}
+
 /// A name that people recognize, for logs and for what is recorded.
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

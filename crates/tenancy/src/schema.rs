@@ -86,5 +86,12 @@ pub const MIGRATIONS: Migrations = Migrations {
                 CREATE INDEX tenancy_refused_until ON tenancy_refused (until_s);",
             back: "DROP TABLE tenancy_refused;",
         },
+        Migration {
+            name: "tenants of records",
+            forward: "
+                ALTER TABLE tenancy_audit ADD COLUMN tenant {text} NOT NULL DEFAULT '';
+                CREATE INDEX tenancy_audit_tenant ON tenancy_audit (tenant, number);",
+            back: "DROP INDEX tenancy_audit_tenant; ALTER TABLE tenancy_audit DROP COLUMN tenant;",
+        },
     ],
 };

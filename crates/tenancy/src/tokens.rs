@@ -35,6 +35,7 @@ use thiserror::Error;
 
 use crate::access::now_s;
 use crate::audit::{self, AuditLog, Event, Origin, Outcome};
+use crate::principal::only_tenant;
 use crate::secret::Fingerprint;
 use crate::{Administer, Authorized, Denied, Grant, NoRandomness, PermissionName, Principal, Secret};
 use reach::{may_hand_out, sees};
@@ -329,6 +330,7 @@ impl Tokens {
         let (secret, drawn) = draw(new, maker.to_string())?;
         let fingerprint = secret.fingerprint();
         let event = Event::new(maker, "token.issue", drawn.token.id(), Outcome::Done).from(origin);
+        let event = event.of_named(only_tenant(drawn.token.grants()));
         let (drawn, event) = (&drawn, &Event { detail: drawn.describe(), ..event });
         let made = self.database.write(|transaction| {
             work(async move {

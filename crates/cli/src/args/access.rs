@@ -119,7 +119,8 @@ pub(crate) struct AccessWhyArgs {
 
 /// Search the audit log, the newest first.
 ///
-/// What happens often is counted: one record for each caller and kind a minute.
+/// What happens often is counted: one record for each caller and kind a minute. Who administers a tenant is shown the
+/// records of that tenant.
 ///
 ///     gf audit --principal token:0123456789 --since 2d
 ///     gf audit --outcome denied --json

@@ -155,6 +155,9 @@ pub struct AuditRecord {
     pub detail: String,
     /// The trace of the request; empty when there is none.
     pub trace: String,
+    /// The tenant whose administrators are shown it, too.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tenant: String,
     /// Of this record and all before it, in hexadecimal.
     pub hash: String,
 }
@@ -203,6 +206,7 @@ impl From<Record> for AuditRecord {
             outcome: event.outcome.as_str().to_owned(),
             detail: event.detail,
             trace: event.trace,
+            tenant: event.tenant,
             hash: hash.to_string(),
         }
     }

@@ -183,11 +183,8 @@ struct AuditQuestion {
     before: Option<u64>,
 }
 
-async fn search(
-    State(api): Api,
-    Auditor { who, visitor }: Auditor,
-    question: Asked<AuditQuestion>,
-) -> Answer<AuditPage> {
+async fn search(State(api): Api, Admin { who, visitor }: Admin, question: Asked<AuditQuestion>) -> Answer<AuditPage> {
+    let tenants = api.tenants_shown_to(&who, &visitor)?;
     let Query(question) = question?;
     api.gate.count_read(&visitor, &who, "/api/v1/access/audit");
     let outcome = question.outcome.as_deref().map(str::parse::<Outcome>).transpose();
@@ -199,6 +196,7 @@ async fn search(
         trace: question.trace,
         since_ms: question.since_ms,
         before: question.before,
+        tenants,
     };
     let records = api.search(&who, &search).await?;
     // A full page may be the last one; then the next is empty.

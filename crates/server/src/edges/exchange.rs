@@ -157,7 +157,8 @@ impl Edge {
         let outcome = if fault.is_unavailable() { Outcome::Failed } else { Outcome::Denied };
         // Whoever has no credential can send as many as they like: they count with all that strangers try.
         let (who, detail) = ("unknown".to_owned(), fault.to_string());
-        self.state.trail.record_tried(Deed { who, action: ACTION.into(), subject: claimed, outcome, detail }, origin);
+        let deed = Deed { who, action: ACTION.into(), subject: claimed, outcome, detail, tenant: String::new() };
+        self.state.trail.record_tried(deed, origin);
     }
 }
 

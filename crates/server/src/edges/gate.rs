@@ -13,6 +13,7 @@ use gf_digest::InstanceName;
 use gf_tenancy::audit::{Amount, Deed, Event, Outcome, Trail};
 use gf_tenancy::{
     Access, Authorized, Denied, InstancePermission, NixPermission, NixScope, Permission, PermissionName, Principal,
+    TenantName,
 };
 use thiserror::Error;
 
@@ -84,7 +85,7 @@ impl Gate {
 
     /// Who calls; a credential that fits nobody is refused, and recorded.
     pub(crate) fn identify(&self, visitor: &Visitor) -> Result<Principal, Denied> {
-        self.principal(visitor).inspect_err(|denied| self.trace(visitor, NOBODY_KNOWN, "identify", "", denied))
+        self.principal(visitor).inspect_err(|denied| self.trace(visitor, None, "identify", Thing::default(), denied))
     }
 
     /// Grants `P` to whoever has it somewhere; see [`Access::authorize_somewhere`].
@@ -92,7 +93,7 @@ impl Gate {
         &self,
         visitor: &Visitor,
     ) -> Result<Authorized<P>, Denied> {
-        self.decide(visitor, P::NAME, "", |access, who| access.authorize_somewhere(who))
+        self.decide(visitor, P::NAME, Thing::default(), |access, who| access.authorize_somewhere(who))
     }
 
     /// Grants `P` to whoever has it everywhere; see [`Access::authorize_everywhere`].
@@ -100,7 +101,7 @@ impl Gate {
         &self,
         visitor: &Visitor,
     ) -> Result<Authorized<P>, Denied> {
-        self.decide(visitor, P::NAME, "", |access, who| access.authorize_everywhere(who))
+        self.decide(visitor, P::NAME, Thing::default(), |access, who| access.authorize_everywhere(who))
     }
 
     /// Whether whoever calls has `P` everywhere: for what others are shown in part, so that not having it is no denial.
@@ -115,7 +116,7 @@ impl Gate {
 
     /// Refuses who may not do this anywhere.
     pub(crate) fn check(&self, visitor: &Visitor, permission: PermissionName) -> Result<(), Denied> {
-        self.decide(visitor, permission, "", |access, who| access.check(who, permission))
+        self.decide(visitor, permission, Thing::default(), |access, who| access.check(who, permission))
     }
 
     /// Grants `P` in the tenant of an instance, or says why not.
@@ -124,7 +125,8 @@ impl Gate {
         visitor: &Visitor,
         instance: &InstanceName,
     ) -> Result<Authorized<P>, Denied> {
-        self.decide(visitor, P::NAME, instance.as_str(), |access, who| access.authorize(who, instance))
+        let thing = Thing { name: instance.as_str(), tenant: self.access.tenant_of(instance) };
+        self.decide(visitor, P::NAME, thing, |access, who| access.authorize(who, instance))
     }
 
     /// What is decided of whoever calls; a denial is recorded, with what it was about.
@@ -132,12 +134,13 @@ impl Gate {
         &self,
         visitor: &Visitor,
         permission: PermissionName,
-        subject: &str,
+        thing: Thing<'_>,
         decide: impl FnOnce(&Access, &Principal) -> Result<T, Denied>,
     ) -> Result<T, Denied> {
-        let refused = |who: &str, denied: &Denied| self.refused(visitor, who, permission, subject, denied);
-        let principal = self.principal(visitor).inspect_err(|denied| refused(NOBODY_KNOWN, denied))?;
-        decide(&self.access, &principal).inspect_err(|denied| refused(&principal.to_string(), denied))
+        let refused =
+            |who: Option<&Principal>, denied: &Denied| self.trace(visitor, who, permission.as_str(), thing, denied);
+        let principal = self.principal(visitor).inspect_err(|denied| refused(None, denied))?;
+        decide(&self.access, &principal).inspect_err(|denied| refused(Some(&principal), denied))
     }
 
     /// Grants `P` on a Nix cache, or says why not; see [`Access::admit_nix`].
@@ -147,8 +150,8 @@ impl Gate {
         scope: NixScope<'_>,
     ) -> Result<Authorized<P>, Denied> {
         self.ask_nix(visitor, scope).inspect_err(|denied| {
-            let who = self.principal(visitor).map_or_else(|_| NOBODY_KNOWN.to_owned(), |who| who.to_string());
-            self.refused(visitor, &who, P::NAME, scope.name(), denied);
+            let thing = Thing { name: scope.name(), tenant: scope.tenant() };
+            self.trace(visitor, self.principal(visitor).ok().as_ref(), P::NAME.as_str(), thing, denied);
         })
     }
 
@@ -170,14 +173,15 @@ impl Gate {
         amount: Amount,
     ) {
         if let Some(trail) = &self.trail {
-            trail.count(grant.principal(), action, grant.place_name(), amount, visitor.origin());
+            let (place, tenant) = (grant.place_name(), grant.tenant_of_place());
+            trail.count(grant.principal(), action, place, tenant, amount, visitor.origin());
         }
     }
 
     /// Counts that somebody who administers asked something.
     pub(crate) fn count_read<P: Permission>(&self, visitor: &Visitor, grant: &Authorized<P>, what: &str) {
         if let Some(trail) = &self.trail {
-            trail.count(grant.principal(), "admin.read", what, Amount::ONCE, visitor.origin());
+            trail.count(grant.principal(), "admin.read", what, None, Amount::ONCE, visitor.origin());
         }
     }
 
@@ -197,6 +201,7 @@ impl Gate {
             subject: subject.to_owned(),
             outcome: Outcome::Denied,
             detail: detail.to_owned(),
+            tenant: grant.principal().only_tenant().unwrap_or_default().to_owned(),
         };
         trail.count_deed(deed, visitor.origin());
     }
@@ -211,7 +216,7 @@ impl Gate {
         detail: impl fmt::Display,
     ) {
         if let Some(trail) = &self.trail {
-            let event = Event::new(grant.principal(), action, subject, Outcome::Done);
+            let event = Event::new(grant.principal(), action, subject, Outcome::Done).of(grant.tenant_of_place());
             trail.record(Event { detail: detail.to_string(), ..event }, visitor.origin());
         }
     }
@@ -226,7 +231,7 @@ impl Gate {
         detail: &str,
     ) -> BoxFuture<'static, Result<(), NotRecorded>> {
         let Some(trail) = self.trail.clone() else { return Box::pin(std::future::ready(Ok(()))) };
-        let event = Event::new(grant.principal(), action, subject, Outcome::Done);
+        let event = Event::new(grant.principal(), action, subject, Outcome::Done).of(grant.tenant_of_place());
         let event = Event { detail: detail.to_owned(), ..event }.from(&visitor.origin());
         Box::pin(async move { Ok(trail.log().append(&[event]).await?) })
     }
@@ -250,7 +255,7 @@ impl Gate {
     {
         let Administration { action, subject, detail } = deed;
         let recorded = self.record_before(visitor, grant, action, subject, detail);
-        let failed = Event::new(grant.principal(), action, subject, Outcome::Failed);
+        let failed = Event::new(grant.principal(), action, subject, Outcome::Failed).of(grant.tenant_of_place());
         let (trail, origin) = (self.trail.clone(), visitor.origin());
         let done = background.run(async move {
             recorded.await?;
@@ -267,21 +272,35 @@ impl Gate {
         }
     }
 
-    fn refused(&self, visitor: &Visitor, who: &str, permission: PermissionName, subject: &str, denied: &Denied) {
-        self.trace(visitor, who, permission.as_str(), subject, denied);
-    }
-
-    fn trace(&self, visitor: &Visitor, who: &str, action: &'static str, subject: &str, denied: &Denied) {
+    /// Leaves a trace of a denial. It is shown to whoever administers the thing; of what is no thing of a tenant, to whoever
+    /// administers what the caller has.
+    fn trace(
+        &self,
+        visitor: &Visitor,
+        who: Option<&Principal>,
+        action: &'static str,
+        thing: Thing<'_>,
+        denied: &Denied,
+    ) {
         let Some(trail) = &self.trail else { return };
+        let tenant = thing.tenant.map(TenantName::as_str).or_else(|| who?.only_tenant());
         let deed = Deed {
-            who: who.to_owned(),
+            who: who.map_or_else(|| NOBODY_KNOWN.to_owned(), ToString::to_string),
             action: action.into(),
-            subject: subject.to_owned(),
+            subject: thing.name.to_owned(),
             outcome: Outcome::Denied,
             detail: denied.to_string(),
+            tenant: tenant.unwrap_or_default().to_owned(),
         };
         trail.count_deed(deed, visitor.origin());
     }
+}
+
+/// What somebody asked for; nothing, of what is everybody's concern.
+#[derive(Clone, Copy, Default)]
+struct Thing<'a> {
+    name: &'a str,
+    tenant: Option<&'a TenantName>,
 }
 
 #[cfg(test)]

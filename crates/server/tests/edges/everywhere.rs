@@ -232,6 +232,59 @@ async fn what_was_administered_of_a_nix_cache_is_in_the_log_with_what_became_of_
 }
 
 #[tokio::test]
+async fn who_administers_a_tenant_is_shown_its_records_and_no_others() {
+    let grants =
+        ["admin", "admin@org-acme", "viewer@org-acme", "viewer@default", "admin@org-acme/acme", "operator@default"];
+    let setting = Setting::start(&grants).await;
+    let name = |at: usize| format!("token:{}", setting.tokens[at].report.token.id());
+    // Things of both tenants, by callers of both, and what is no tenant's.
+    for (instance, who) in [("acme", 2), ("acme", 3), ("default", 2), ("default", 3)] {
+        let refused = setting.ask(Some(who), "PUT", &format!("/{instance}/cas/{HASH}"), "x").await;
+        assert!(matches!(refused.status, 403 | 404), "{instance} {who}: {}", refused.status);
+    }
+    for (grant, status) in [("viewer@org-acme", 201), ("viewer@default", 201), ("viewer", 201)] {
+        let body = format!(r#"{{"name":"x","grants":["{grant}"],"lifetime_seconds":60}}"#);
+        assert_eq!(setting.ask(Some(0), "POST", "/api/v1/access/tokens", &body).await.status, status);
+    }
+    assert_eq!(setting.ask(Some(0), "GET", "/api/v1/status", "").await.status, 200);
+    assert_eq!(setting.ask(None, "DELETE", "/nix/_api/v1/cache-config/main", "").await.status, 401);
+    let records = async |at: usize| {
+        let answer = setting.ask(Some(at), "GET", "/api/v1/access/audit", "").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        let field = |record: &serde_json::Value, name: &str| record[name].as_str().unwrap_or_default().to_owned();
+        let records = page["records"].as_array().unwrap().iter();
+        let fields = ["tenant", "who", "action", "subject", "detail"];
+        records.map(|record| fields.map(|name| field(record, name))).collect::<Vec<_>>()
+    };
+    // What requests did is written within a second or so.
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    while records(0).await.iter().filter(|[_, _, action, ..]| action.ends_with(":write")).count() < 4 {
+        assert!(std::time::Instant::now() < until, "{:?}", records(0).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let (all, own) = (records(0).await, records(1).await);
+    assert!(own.iter().all(|[tenant, ..]| tenant == "org-acme"), "{own:?}");
+    let has = |who: &str, action: &str| own.iter().any(|[_, found, what, ..]| found == who && what == action);
+    assert!(has(&name(2), "cas:write") && has(&name(0), "token.issue"), "{own:?}");
+    let text = format!("{own:?}");
+    assert!(!text.contains("default") && !text.contains("admin.read /api/v1/status"), "{text}");
+    for [tenant, who, action, ..] in &all {
+        assert!(action != "admin.read" || *who != name(0) || tenant.is_empty(), "{all:?}");
+    }
+    // A part of a tenant is not the tenant; all of it is for all tenants.
+    for at in [4, 5] {
+        assert_eq!(setting.ask(Some(at), "GET", "/api/v1/access/audit", "").await.status, 403, "{}", grants[at]);
+    }
+    for path in ["/api/v1/access/audit/export", "/api/v1/access/audit/verify"] {
+        let verb = if path.ends_with("verify") { "POST" } else { "GET" };
+        assert_eq!(setting.ask(Some(1), verb, path, "{}").await.status, 403, "{path}");
+    }
+    let verdict = setting.ask(Some(0), "POST", "/api/v1/access/audit/verify", "{}").await.text();
+    assert!(verdict.contains("\"is_whole\":true"), "{verdict}");
+}
+
+#[tokio::test]
 async fn who_asks_about_others_that_they_may_not_know_is_recorded() {
     let setting = Setting::start(&["admin@default", "viewer@org-acme"]).await;
     let id = setting.tokens[1].report.token.id().to_string();

@@ -55,6 +55,8 @@ pub struct Deed {
     pub outcome: Outcome,
     /// What else a reader should know.
     pub detail: String,
+    /// The tenant whose administrators are shown it; empty for none.
+    pub tenant: String,
 }
 
 /// How much of it.
@@ -252,13 +254,13 @@ impl Share {
         if self.of_callers < MAX_CALLERS || self.kinds.contains_key(&together) {
             return (together, Place::OfCaller);
         }
-        ((Deed { who: OTHERS.to_owned(), ..together.0 }, None), Place::OfMany)
+        ((Deed { who: OTHERS.to_owned(), tenant: String::new(), ..together.0 }, None), Place::OfMany)
     }
 }
 
 impl Deed {
     fn event(&self, amount: Amount, origin: Origin) -> Event {
-        let Self { who, action, subject, outcome, detail } = self.clone();
+        let Self { who, action, subject, outcome, detail, tenant } = self.clone();
         let counted = match (amount.times, amount.bytes) {
             (1, 0) => String::new(),
             (1, bytes) => format!("{bytes} bytes"),
@@ -274,6 +276,7 @@ impl Deed {
             outcome,
             detail: format!("{detail}{separator}{counted}"),
             trace: String::new(),
+            tenant,
         };
         event.from(&origin)
     }
@@ -290,6 +293,7 @@ mod tests {
             subject: subject.to_owned(),
             outcome: Outcome::Done,
             detail: String::new(),
+            tenant: String::new(),
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::tally::{Amount, Deed, Tallies};
 use super::{AuditLog, Event, Origin, Outcome};
-use crate::Principal;
+use crate::{Principal, TenantName};
 
 /// Records that wait to be written.
 const MAX_QUEUED: usize = 8192;
@@ -82,8 +82,9 @@ impl Trail {
     pub fn record(&self, event: Event, origin: Origin) {
         let mut pending = self.pending();
         if pending.queue.len() >= MAX_QUEUED {
-            let Event { who, action, subject, outcome, detail, .. } = event;
-            pending.tallies.add(Deed { who, action: action.into(), subject, outcome, detail }, origin, Amount::ONCE);
+            let Event { who, action, subject, outcome, detail, tenant, .. } = event;
+            let deed = Deed { who, action: action.into(), subject, outcome, detail, tenant };
+            pending.tallies.add(deed, origin, Amount::ONCE);
             return;
         }
         pending.queue.push_back(event.from(&origin));
@@ -94,12 +95,13 @@ impl Trail {
         }
     }
 
-    /// Counts something that a principal did: one record for each caller, kind and minute.
+    /// Counts something that a principal did with what is this tenant's: one record for each caller, kind and minute.
     pub fn count(
         &self,
         who: &Principal,
         action: &'static str,
         subject: impl fmt::Display,
+        tenant: Option<&TenantName>,
         amount: Amount,
         origin: Origin,
     ) {
@@ -111,6 +113,7 @@ impl Trail {
             subject: subject.to_string(),
             outcome: Outcome::Done,
             detail: String::new(),
+            tenant: tenant.map(TenantName::as_str).or(who.only_tenant()).unwrap_or_default().to_owned(),
         };
         self.pending().tallies.add(deed, origin, amount);
     }
@@ -128,8 +131,8 @@ impl Trail {
         if pending.queue.len() >= MAX_QUEUED || !pending.tallies.takes_stranger() {
             return pending.tallies.add(deed, origin, Amount::ONCE);
         }
-        let Deed { who, action, subject, outcome, detail } = deed;
-        let event = Event { who, detail, ..Event::new(&Principal::Anonymous, &action, subject, outcome) };
+        let Deed { who, action, subject, outcome, detail, tenant } = deed;
+        let event = Event { who, detail, tenant, ..Event::new(&Principal::Anonymous, &action, subject, outcome) };
         pending.queue.push_back(event.from(&origin));
     }
 

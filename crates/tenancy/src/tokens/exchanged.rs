@@ -109,7 +109,7 @@ impl Tokens {
         let (secret, report) = draw(new, who.clone()).map_err(TokenError::from)?;
         let own = secret.fingerprint();
         let event = Event::new(&Principal::Server, "token.exchange", report.token.id(), Outcome::Done).from(origin);
-        let event = Event { who, detail: report.describe(), ..event };
+        let event = Event { who, detail: report.describe(), ..event.of(Some(&admitted.tenant)) };
         let (insert, event) = (&insertion(&report, &own), &event);
         let (admitted, rules, id, now_s) = (&admitted, rules.as_str(), report.token.id().to_string(), report.issued_s);
         let (id, ends_s) = (id.as_str(), report.expires_s.max(admitted.ends_s));

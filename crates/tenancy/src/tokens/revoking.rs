@@ -12,6 +12,7 @@ use super::rows::{fingerprint, one_or_nothing, report, report_if_any, stored};
 use super::{Token, TokenError, TokenId, Tokens};
 use crate::access::now_s;
 use crate::audit::{self, Event, Origin, Outcome};
+use crate::principal::only_tenant;
 use crate::secret::Fingerprint;
 use crate::{Administer, Authorized, Principal};
 
@@ -38,11 +39,12 @@ impl Tokens {
         id: &TokenId,
         origin: &Origin,
     ) -> Result<(), TokenError> {
-        let (fingerprint, expires_s) = self.find_seen(admin.principal(), id).await?;
+        let (fingerprint, token, expires_s) = self.find_seen(admin.principal(), id).await?;
         // Here first, so that it is over whatever becomes of the database.
         self.write().revoke(fingerprint, expires_s);
         let (by, now_s) = (admin.principal().to_string(), now_s());
         let event = Event::new(admin.principal(), "token.revoke", id, Outcome::Done).from(origin);
+        let event = event.of_named(only_tenant(token.grants()));
         let (by, event) = (by.as_str(), &event);
         let revoked = self.database.write(|transaction| {
             work(async move {
@@ -109,15 +111,14 @@ impl Tokens {
 
     /// A token that the caller may know of. One that they may not is looked for like one that is not there, so that the
     /// time that it takes tells nobody which it was.
-    async fn find_seen(&self, who: &Principal, id: &TokenId) -> Result<(Fingerprint, u64), TokenError> {
+    async fn find_seen(&self, who: &Principal, id: &TokenId) -> Result<(Fingerprint, Arc<Token>, u64), TokenError> {
         let known = self.read().good.of_id(id);
         let known = known.map(|(fingerprint, entry)| (fingerprint, Arc::clone(&entry.token), entry.expires_s));
         let found = match known.filter(|(_, token, _)| sees(who, token)) {
             Some(seen) => Some(seen),
             None => self.find_stored(id).await?.filter(|(_, token, _)| sees(who, token)),
         };
-        let (fingerprint, _, expires_s) = found.ok_or_else(|| TokenError::Unknown(id.clone()))?;
-        Ok((fingerprint, expires_s))
+        found.ok_or_else(|| TokenError::Unknown(id.clone()))
     }
 
     /// Lets in no more what was revoked.

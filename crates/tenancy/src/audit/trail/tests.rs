@@ -27,8 +27,8 @@ async fn what_is_recorded_and_counted_is_written() {
         let origin = Origin { source: Some("::ffff:192.0.2.7".parse().unwrap()), trace: TraceId::new([0xab; 16]) };
         trail.record(event("first"), origin);
         trail.record(event("second"), Origin::default());
-        trail.count(&Principal::Anonymous, "cas.write", "ci", Amount::once(7), origin);
-        trail.count(&Principal::Anonymous, "cas.write", "ci", Amount::once(5), Origin { trace: None, ..origin });
+        trail.count(&Principal::Anonymous, "cas.write", "ci", None, Amount::once(7), origin);
+        trail.count(&Principal::Anonymous, "cas.write", "ci", None, Amount::once(5), Origin { trace: None, ..origin });
         finish(&trail).await;
         let events = found(&trail).await;
         let shown: Vec<String> =
@@ -88,7 +88,7 @@ async fn what_cannot_be_kept_is_said() {
     for _ in 0..MAX_QUEUED {
         trail.record(event("kept"), Origin::default());
     }
-    trail.count(&Principal::Anonymous, "cas.write", "ci", Amount::once(1), Origin::default());
+    trail.count(&Principal::Anonymous, "cas.write", "ci", None, Amount::once(1), Origin::default());
     trail.write(Some(0)).await;
     assert_eq!(trail.stats(), TrailStats { queued: MAX_QUEUED as u64, written: 0, lost: 1 });
     database.execute(gf_database::sql("ALTER TABLE elsewhere RENAME TO tenancy_audit")).await.unwrap();
