@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use gf_tests::{GfServer, GfWorker};
+use gf_tests::{GfServer, GfWorker, processes_of};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -46,14 +46,24 @@ impl Farm {
 
     /// A server with this configuration.
     pub(crate) fn with(text: &str) -> Self {
+        Self::of(&GfServer::binary().unwrap(), text)
+    }
+
+    /// The same by this program.
+    pub(crate) fn of(binary: &Path, text: &str) -> Self {
         let data = tempfile::tempdir().unwrap();
         let config = data.path().join("gf.toml");
         fs::write(&config, text).unwrap();
         let arguments = ["--config", config.to_str().unwrap()];
         let address = ([127, 0, 0, 1], 0).into();
-        let server = GfServer::start_with(&GfServer::binary().unwrap(), address, data.path(), &arguments).unwrap();
+        let server = GfServer::start_with(binary, address, data.path(), &arguments).unwrap();
         let mark = format!("{}", data.path().file_name().unwrap().display());
         Self { server, data, mark }
+    }
+
+    /// The data folder of the server.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -62,8 +72,13 @@ impl Farm {
 
     /// A worker that has attached. None if it cannot run here.
     pub(crate) fn worker(&self, name: &str, more: &[&str]) -> GfWorker {
-        let (data, binary) = (self.data.path().join(name), GfServer::binary().unwrap());
-        let worker = GfWorker::start_with(&binary, &self.server, &data, name, Path::new("/"), more).unwrap();
+        self.worker_of(&GfServer::binary().unwrap(), name, more)
+    }
+
+    /// The same by this program.
+    pub(crate) fn worker_of(&self, binary: &Path, name: &str, more: &[&str]) -> GfWorker {
+        let data = self.data.path().join(name);
+        let worker = GfWorker::start_with(binary, &self.server, &data, name, Path::new("/"), more).unwrap();
         // One that was killed may still be counted.
         self.wait_until("the worker attaches", || {
             let report = self.ask(&["workers"]);
@@ -121,13 +136,13 @@ impl Farm {
     pub(crate) fn stop(self) {
         self.wait_until("what ran is gone", || self.processes().is_empty());
         assert!(self.server.stop().unwrap().success(), "the server did not stop well");
-        let folder = self.data.path().display().to_string();
+        let folder = self.data.path();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(&folder), "something is still mounted below {folder}");
+        assert!(!mounts.contains(folder.to_str().unwrap()), "something is still mounted below {}", folder.display());
         // A worker that was killed at its deadline is the kernel's to clear away.
         let deadline = Instant::now() + SOON;
         loop {
-            let left = started_below(&folder);
+            let left = processes_of(folder);
             if left.is_empty() {
                 break;
             }
@@ -135,15 +150,6 @@ impl Farm {
             sleep(Duration::from_millis(20));
         }
     }
-}
-
-/// The command lines of processes that name `folder`.
-fn started_below(folder: &str) -> Vec<String> {
-    let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-        let command = fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        command.contains(folder).then(|| command.replace('\0', " "))
-    });
-    processes.collect()
 }
 
 fn workers(report: &Value) -> usize {

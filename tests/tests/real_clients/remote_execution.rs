@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gf_tests::{Built, Chroot, Finished, GfServer, GfWorker, Metrics, Place, run_within};
+use gf_tests::{Built, Chroot, Finished, GfServer, GfWorker, Metrics, Place, processes_of, run_within};
 use tempfile::TempDir;
 
 use crate::bazel::{WITHOUT_RUST, Workshop};
@@ -82,30 +82,20 @@ fn start_server(data: &Path, port: u16) -> GfServer {
     GfServer::start_with(&GfServer::binary().unwrap(), address, data, &["--config", &config]).unwrap()
 }
 
-/// No mount below `folder`, and no process that was started there.
+/// No mount of `folder` or below it, in whichever mount namespace, and no process that was started there.
 fn assert_nothing_is_left(folder: &Path) {
-    let folder = folder.display().to_string();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(&folder), "something is still mounted below {folder}");
+    assert!(!mounts.contains(folder.to_str().unwrap()), "something is still mounted below {}", folder.display());
     // A worker that was killed at its deadline is the kernel's to clear away.
     let deadline = Instant::now() + SOON;
     loop {
-        let left = started_below(&folder);
+        let left = processes_of(folder);
         if left.is_empty() {
             break;
         }
         assert!(Instant::now() < deadline, "still running: {left:?}");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// The command lines of processes that name `folder`.
-fn started_below(folder: &str) -> Vec<String> {
-    let processes = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-        let command = fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        command.contains(folder).then(|| command.replace('\0', " "))
-    });
-    processes.collect()
 }
 
 fn options<'a>(executor: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -156,7 +146,11 @@ fn a_build_goes_on_when_a_worker_is_killed() {
         let build = scope.spawn(|| build(&workshop, "first", &farm, &[]));
         // From the third action on both have work.
         farm.wait_until("both workers run something", |farm| farm.metric("gf_executions_running") >= 3.0);
+        let of_the_doomed = farm.data.path().join("doomed");
+        // The worker, its launcher, and a sandbox: it would be found if it were left.
+        farm.wait_until("a sandbox is seen", |_| processes_of(&of_the_doomed).len() > 2);
         doomed.kill().unwrap();
+        assert_nothing_is_left(&of_the_doomed);
         build.join().unwrap()
     });
     built.log.all_remote_runs().unwrap();
@@ -237,11 +231,14 @@ fn a_build_survives_a_server_that_is_killed() {
             bazel.build("build", WITHOUT_RUST, &options(&executor, &more), CLIENT_LIMIT).unwrap()
         });
         let deadline = Instant::now() + SOON;
-        while Metrics::read(server.address()).unwrap().sum("gf_executions_running", &[]) < 1.0 {
+        let is_busy = || Metrics::read(server.address()).unwrap().sum("gf_executions_running", &[]) >= 1.0;
+        // The server, its worker, its launcher, and a sandbox: it would be found if it were left.
+        while !is_busy() || processes_of(data.path()).len() < 4 {
             assert!(Instant::now() < deadline, "nothing was run");
             thread::sleep(Duration::from_millis(20));
         }
         drop(server);
+        assert_nothing_is_left(data.path());
         let server = start_server(data.path(), port);
         (build.join().unwrap(), server)
     });
