@@ -11,9 +11,10 @@ use gf_reapi::execution::execution_client::ExecutionClient;
 use gf_reapi::execution::platform::Property;
 use gf_reapi::execution::{
     Action, ActionResult, BatchReadBlobsRequest, BatchUpdateBlobsRequest, Command, Directory, ExecuteRequest,
-    ExecuteResponse, FileNode, Platform,
+    ExecuteResponse, ExecutionPolicy, FileNode, Platform,
 };
 use gf_reapi::longrunning::{Operation, operation};
+use gf_reapi::rpc::PreconditionFailure;
 use gf_tests::GfServer;
 use prost::Message;
 use tokio::time::timeout;
@@ -40,6 +41,8 @@ pub(crate) struct Job<'a> {
     pub(crate) outputs: &'a [&'a str],
     pub(crate) seconds: Option<i64>,
     pub(crate) platform: &'a [(&'a str, &'a str)],
+    /// The lower, the earlier.
+    pub(crate) priority: i32,
 }
 
 /// An execution under way.
@@ -55,6 +58,8 @@ pub(crate) struct Ended {
     pub(crate) code: Code,
     /// What the status says, and the message beside it.
     pub(crate) words: String,
+    /// What the status says is missing or wrong, each by its type and its subject.
+    pub(crate) violations: Vec<(String, String)>,
     pub(crate) result: ActionResult,
 }
 
@@ -72,6 +77,13 @@ impl Ended {
     pub(crate) fn ok(&self) -> String {
         assert_eq!((self.code, self.result.exit_code), (Code::Ok, 0), "{self:?}\n{}", self.stderr());
         self.stdout()
+    }
+
+    /// When a worker took it up.
+    pub(crate) fn started(&self) -> (i64, i32) {
+        let metadata = self.result.execution_metadata.clone().unwrap_or_default();
+        let started = metadata.worker_start_timestamp.unwrap();
+        (started.seconds, started.nanos)
     }
 
     /// Who ran it.
@@ -148,6 +160,7 @@ impl Client {
         ExecuteRequest {
             instance_name: self.instance.to_owned(),
             action_digest,
+            execution_policy: Some(ExecutionPolicy { priority: job.priority }),
             skip_cache_lookup: true,
             inline_stdout: true,
             inline_stderr: true,
@@ -171,7 +184,12 @@ impl Watch {
             None => panic!("{} is done without an answer", self.name),
         };
         let words = format!("{} {}", status.message, response.message);
-        Ended { code: Code::from_i32(status.code), words, result: response.result.unwrap_or_default() }
+        let failures =
+            status.details.iter().filter(|detail| detail.type_url.ends_with("/google.rpc.PreconditionFailure"));
+        let failures = failures.flat_map(|detail| PreconditionFailure::decode(&*detail.value).unwrap().violations);
+        let violations = failures.map(|violation| (violation.r#type, violation.subject)).collect();
+        let result = response.result.unwrap_or_default();
+        Ended { code: Code::from_i32(status.code), words, violations, result }
     }
 }
 

@@ -1,12 +1,18 @@
-//! What is told of actions that really wait.
+//! What becomes of actions that really wait, and what is told of them.
 
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use gf_testkit::blob_store_suite::noise;
 use serde_json::Value;
 
-use crate::client::Job;
+use crate::client::{Job, wire};
 use crate::farm::Farm;
 
 const FOR_EVER: Job<'static> =
-    Job { script: "sleep 1000", inputs: &[], outputs: &[], seconds: None, platform: &[("pool", "a")] };
+    Job { script: "sleep 1000", inputs: &[], outputs: &[], seconds: None, platform: &[("pool", "a")], priority: 0 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_is_told_what_waits_and_for_what() {
@@ -65,4 +71,77 @@ async fn what_nobody_can_run_is_told_with_what_is_nearest() {
     assert!(ended.words.contains("pool") && ended.words.contains('c') && ended.words.contains('a'), "{ended:?}");
     assert!(one.stop().unwrap().success());
     farm.stop();
+}
+
+/// The lower number goes first, though it came last.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_runs_in_the_order_of_its_priority() {
+    let farm = Farm::without_worker();
+    let client = farm.client().await;
+    let one = farm.worker("one", &["--cores", "1", "--property", "pool=a"]);
+    let running = client.begin(FOR_EVER).await;
+    farm.wait_until_it_runs(&running.name);
+    let later = client.begin(Job { script: "echo later", priority: 5, ..FOR_EVER }).await;
+    farm.wait_until("the first waits", || farm.why(&later.name)["position"] == 1);
+    let sooner = client.begin(Job { script: "echo sooner", priority: -5, ..FOR_EVER }).await;
+    farm.wait_until("the second waits before it", || {
+        farm.why(&sooner.name)["position"] == 1 && farm.why(&later.name)["position"] == 2
+    });
+    drop(running);
+    let (sooner, later) = (sooner.end().await, later.end().await);
+    assert_eq!((sooner.ok().as_str(), later.ok().as_str()), ("sooner\n", "later\n"));
+    assert!(sooner.started() < later.started(), "{sooner:?} {later:?}");
+    assert!(one.stop().unwrap().success());
+    farm.stop();
+}
+
+/// The client is told exactly what to upload again, and is helped by doing so.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_lost_while_its_action_waits_is_named() {
+    let farm = Farm::without_worker();
+    let client = farm.client().await;
+    let one = farm.worker("one", &["--cores", "1", "--property", "pool=a"]);
+    let running = client.begin(FOR_EVER).await;
+    farm.wait_until_it_runs(&running.name);
+    // The only blob that has a file of its own: compressed, too, it has more than 1 MiB.
+    let text: String = noise(7, 1_900_000).iter().map(|byte| char::from(b'0' + byte % 64)).collect();
+    let job = Job { script: "wc -c <input; cat other", inputs: &[("input", &text), ("other", "whole")], ..FOR_EVER };
+    upload(&farm, text.as_bytes());
+    let waiting = client.begin(job).await;
+    farm.wait_until("it waits", || farm.why(&waiting.name)["situation"] == "queued");
+    assert_eq!(remove_files(&farm.data().join("blobs/large")), 1);
+    drop(running);
+
+    let lost = waiting.end().await;
+    assert_eq!(lost.code, tonic::Code::FailedPrecondition, "{lost:?}");
+    let digest = wire(text.as_bytes());
+    let subject = format!("blobs/{}/{}", digest.hash(), digest.size_bytes);
+    assert_eq!(lost.violations, [("MISSING".to_owned(), subject)], "{lost:?}");
+    assert_eq!(client.run(job).await.ok(), "1900000\nwhole");
+    assert!(one.stop().unwrap().success());
+    farm.stop();
+}
+
+/// Stores a blob as large ones are stored. What comes in a batch has a place among others.
+fn upload(farm: &Farm, bytes: &[u8]) {
+    let (digest, mut stream) = (wire(bytes), TcpStream::connect(farm.server.address()).unwrap());
+    let head =
+        format!("PUT /cas/{} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", digest.hash(), bytes.len());
+    stream.write_all(&[head.as_bytes(), bytes].concat()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.split(' ').nth(1).is_some_and(|status| status.starts_with('2')), "{answer}");
+}
+
+/// How many there were.
+fn remove_files(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let removed = entries.map(|path| {
+        if path.is_dir() {
+            return remove_files(&path);
+        }
+        fs::remove_file(&path).unwrap();
+        1
+    });
+    removed.sum()
 }

@@ -21,7 +21,8 @@ executions = 1
 ";
 
 /// Goes on until somebody who waits for it goes away.
-const FOR_EVER: Job<'static> = Job { script: "sleep 1000", inputs: &[], outputs: &[], seconds: None, platform: &[] };
+const FOR_EVER: Job<'static> =
+    Job { script: "sleep 1000", inputs: &[], outputs: &[], seconds: None, platform: &[], priority: 0 };
 
 fn scarce(farm: &Farm, operation: &str) -> Value {
     farm.why(operation)["scarce"].clone()
