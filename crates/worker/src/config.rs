@@ -142,14 +142,16 @@ impl WorkerConfig {
         }
     }
 
-    /// What is offered to the server: what was found out first, unless the operator named the same property.
-    pub(crate) fn offered_properties(&self) -> Vec<(String, String)> {
+    /// What is offered to the server: what was found out first, unless the operator named the same property. Without
+    /// `own_network` the kernel takes the network away from no action.
+    pub(crate) fn offered_properties(&self, own_network: bool) -> Vec<(String, String)> {
         let found = [("Arch", arch()), ("ISA", instruction_set()), ("OSFamily", "linux"), ("nix-closure", "supported")];
         let network = match self.network {
             NetworkPolicy::Refused => &[][..],
             NetworkPolicy::OnRequest => &NETWORK_PROPERTIES,
         };
-        let found = found.into_iter().chain(WITHOUT_NETWORK).chain(network.iter().copied());
+        let without = if own_network { &WITHOUT_NETWORK[..] } else { &[] };
+        let found = found.into_iter().chain(without.iter().chain(network).copied());
         let is_said = |name: &str| self.properties.iter().any(|(said, _)| said == name);
         let found = found.filter(|(name, _)| !is_said(name));
         found.map(|(name, value)| (name.to_owned(), value.to_owned())).chain(self.properties.iter().cloned()).collect()
@@ -182,7 +184,7 @@ mod tests {
         let server = ServerConnection::Url { url: "http://127.0.0.1:1".to_owned(), ca_pem: None };
         let mut config = WorkerConfig::new("w".to_owned(), "/nowhere".into(), server, Token::new("secret"));
         config.properties = vec![("OSFamily".to_owned(), "debian".to_owned()), ("pool".to_owned(), "nix".to_owned())];
-        let offered = config.offered_properties();
+        let offered = config.offered_properties(true);
         let of = |name: &str| -> Vec<String> {
             offered.iter().filter(|(is, _)| is == name).map(|(_, value)| value.clone()).collect()
         };
@@ -191,8 +193,13 @@ mod tests {
         assert_eq!(of("ISA").len(), 1);
         assert_eq!(of("network"), ["off"]);
         config.network = NetworkPolicy::OnRequest;
-        let offered = config.offered_properties();
+        let offered = config.offered_properties(true);
         assert!(NETWORK_PROPERTIES.iter().all(|(name, value)| offered.contains(&((*name).into(), (*value).into()))));
+        let offered = config.offered_properties(false);
+        assert!(
+            !offered.iter().any(|property| property.1 == "off")
+                && offered.iter().any(|property| property.0 == "network")
+        );
         assert!(config.memory_bytes > 0 && config.cores > 0);
         assert!(!format!("{config:?}").contains("secret"));
     }

@@ -47,6 +47,8 @@ pub(crate) struct Workshop {
     /// What all actions together may have.
     pub(crate) memory_bytes: u64,
     pub(crate) network: NetworkPolicy,
+    /// Whether the kernel can take the network away from an action.
+    pub(crate) own_network: bool,
     pub(crate) persistent: PersistentProcesses,
     pub(crate) persistent_policy: PersistentPolicy,
 }
@@ -110,6 +112,16 @@ impl Workshop {
         blocking(move || folders.make().map_err(|error| Failure::io("create the folder of a run", error))).await
     }
 
+    /// Another worker may do better: nothing is wrong with the action.
+    fn check_network(&self, wanted: Network) -> Result<(), Failure> {
+        if self.own_network || wanted == Network::Host {
+            return Ok(());
+        }
+        let reason = "its kernel makes no network namespaces, and so it runs only actions that ask for the network; \
+                      raise user.max_net_namespaces";
+        Err(Failure::Worker(reason.to_owned()))
+    }
+
     async fn stages(
         &self,
         assignment: &Assignment,
@@ -119,6 +131,7 @@ impl Workshop {
         answer: &mut Answer,
     ) -> Result<(), Failure> {
         let order = Order::read(assignment, self.network, self.memory_bytes)?;
+        self.check_network(order.network)?;
         let credential = order.credential.expose();
         let (channel, function) = (around.channel.clone(), order.function);
         let blobs = BlobClient::new(channel, order.instance.clone(), function, credential, around.max_batch_bytes)?;

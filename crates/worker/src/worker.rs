@@ -165,7 +165,8 @@ fn explain(error: &tonic::transport::Error) -> String {
 
 fn offer(config: &WorkerConfig, report: &Report) -> Result<Offer, WorkerError> {
     let authorization = MetadataValue::try_from(format!("Bearer {}", config.token.expose()));
-    let properties = config.offered_properties().into_iter().map(|(name, value)| Property { name, value });
+    let properties =
+        config.offered_properties(report.own_network).into_iter().map(|(name, value)| Property { name, value });
     let hello = Hello {
         name: config.name.clone(),
         properties: properties.collect(),
@@ -202,6 +203,7 @@ fn open(config: &WorkerConfig, launcher: Launcher, report: &Report) -> io::Resul
         bounds: config.bounds,
         memory_bytes: config.memory_bytes,
         network: config.network,
+        own_network: report.own_network,
         persistent,
         persistent_policy: config.persistent,
     })

@@ -10,5 +10,6 @@ mod client;
 mod farm;
 mod hostile;
 mod queue;
+mod refusals;
 mod shares;
 mod workers;
