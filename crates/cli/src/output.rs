@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use gf_server::access_api::report::is_shown;
 use gf_server::config::show_duration;
 use serde::Serialize;
 
@@ -22,12 +23,12 @@ impl From<bool> for Format {
     }
 }
 
-/// A name that others chose, as it may stand on a terminal: control characters are written out.
+/// A name that others chose, as it may stand on a terminal: what controls or formats text is written out.
 pub(crate) fn plain(text: &str) -> String {
     text.chars()
-        .flat_map(|character| match character.is_control() {
-            true => character.escape_default().collect::<Vec<char>>(),
-            false => vec![character],
+        .flat_map(|character| match is_shown(character) {
+            true => vec![character],
+            false => character.escape_default().collect::<Vec<char>>(),
         })
         .collect()
 }

@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::jwt::JwtKey;
 use crate::secret::Fingerprint;
-use crate::{Denied, Pattern, PermissionName};
+use crate::{Denied, Pattern, PermissionName, is_shown};
 
 /// By how much the clocks of an issuer and of this server may differ. Attic's own server allows as much, and an issuer
 /// whose clock is a little ahead makes tokens that are not valid yet.
@@ -238,7 +238,7 @@ impl AtticToken {
         let subject = claims.sub.unwrap_or_default();
         Self {
             id,
-            subject: subject.chars().filter(|c| !c.is_control()).take(MAX_SUBJECT).collect(),
+            subject: subject.chars().filter(|c| is_shown(*c)).take(MAX_SUBJECT).collect(),
             not_before_s: claims.nbf.map(|date| date.0),
             expires_s: claims.exp.map(|date| date.0),
             caches: claims.attic.caches.0,

@@ -25,7 +25,7 @@ use ring::digest::{Context, SHA256};
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-use crate::{Denied, Principal, TenantName};
+use crate::{Denied, Principal, TenantName, is_shown};
 
 pub use tally::{Amount, Deed};
 pub use trail::{Trail, TrailStats};
@@ -164,9 +164,9 @@ impl AuditLog {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn search(&self, search: &Search) -> Result<Vec<Record>, DatabaseError> {
-        // No record has a control character in it, and PostgreSQL takes no text with a zero.
+        // No record has a character in it that is not shown, and PostgreSQL takes no text with a zero.
         let mut texts = [&search.who, &search.action, &search.subject, &search.trace].into_iter().flatten();
-        if texts.any(|text| text.chars().any(char::is_control)) {
+        if texts.any(|text| !text.chars().all(is_shown)) {
             return Ok(Vec::new());
         }
         let tenants = search.tenants.as_deref();
@@ -210,6 +210,11 @@ impl AuditLog {
     /// # Errors
     /// [`DatabaseError`].
     pub async fn verify(&self) -> Result<Verdict, DatabaseError> {
+        let before = sql("SELECT number FROM tenancy_audit WHERE number < 1 LIMIT 1");
+        if self.database.first(before).await?.is_some() {
+            // None was ever written there.
+            return Ok(Verdict::Changed(1));
+        }
         let (mut number, mut hash) = (0, ChainHash::default());
         loop {
             let page = self.after(number).await?;
@@ -318,7 +323,7 @@ impl Event {
 
     /// As it is stored: texts of a bounded length that can stand on one line.
     fn presentable(&self) -> Self {
-        let cut = |text: &str, most| text.chars().filter(|c| !c.is_control()).take(most).collect();
+        let cut = |text: &str, most| text.chars().filter(|c| is_shown(*c)).take(most).collect();
         let text = |text: &str| cut(text, MAX_TEXT);
         let most = if self.outcome == Outcome::Done { MAX_DETAIL } else { MAX_TEXT };
         Self {

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::{Grant, Pattern, PermissionName};
+use crate::{Grant, Pattern, PermissionName, is_shown};
 
 /// Whose certificate a rule is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl CertificateNames {
     fn shown(&self) -> String {
         let all = self.uris.iter().chain(&self.hosts).chain(&self.common_names);
         let first = all.map(String::as_str).find(|name| !name.is_empty()).unwrap_or("without a name");
-        first.chars().filter(|character| !character.is_control()).take(MAX_SHOWN).collect()
+        first.chars().filter(|character| is_shown(*character)).take(MAX_SHOWN).collect()
     }
 }
 

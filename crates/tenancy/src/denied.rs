@@ -18,7 +18,10 @@ pub enum Denied {
     )]
     BadCredential,
     /// A credential that was right once.
-    #[error("the credential has expired: get a new one from whoever issued it")]
+    #[error(
+        "the credential has expired: get a new one from whoever issued it, and put it where this one is: GF_TOKEN or `gf login`, \
+         the password in Nix's netrc, `attic login`"
+    )]
     Expired,
     /// A credential that will be right.
     #[error("the credential is not valid yet: the clock of its issuer and of this server differ, or it is for later")]

@@ -33,6 +33,7 @@ mod secret;
 mod tenant;
 #[cfg(test)]
 mod testing;
+mod text;
 mod tokens;
 pub mod trust;
 
@@ -57,4 +58,5 @@ pub use principal::Principal;
 pub use schema::MIGRATIONS;
 pub use secret::Secret;
 pub use tenant::{Tenant, TenantId, TenantName, TenantNameError};
+pub use text::is_shown;
 pub use tokens::{BELIEVED, Exchanged, IssuedToken, NewToken, Token, TokenError, TokenId, TokenReport, Tokens, Which};

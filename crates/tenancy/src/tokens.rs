@@ -37,7 +37,7 @@ use crate::access::now_s;
 use crate::audit::{self, AuditLog, Event, Origin, Outcome};
 use crate::principal::only_tenant;
 use crate::secret::Fingerprint;
-use crate::{Administer, Authorized, Denied, Grant, NoRandomness, PermissionName, Principal, Secret};
+use crate::{Administer, Authorized, Denied, Grant, NoRandomness, PermissionName, Principal, Secret, is_shown};
 use reach::{may_hand_out, sees};
 use rows::{insertion, show, stored};
 use table::{Entry, Table};
@@ -199,7 +199,7 @@ pub struct TokenReport {
 #[derive(Debug, Error)]
 pub enum TokenError {
     /// The name is empty, too long, or cannot be shown.
-    #[error("a token has a name of 1 to {MAX_NAME} characters, none of them a control character")]
+    #[error("a token has a name of 1 to {MAX_NAME} characters, none of them one that controls or formats text")]
     Name,
     /// No grant, or too many.
     #[error("a token has 1 to {MAX_GRANTS} grants")]
@@ -438,7 +438,7 @@ fn draw(new: NewToken, issued_by: String) -> Result<(Secret, TokenReport), NoRan
 
 fn check(new: &NewToken) -> Result<(), TokenError> {
     let length = new.name.chars().count();
-    if length == 0 || length > MAX_NAME || new.name.chars().any(char::is_control) {
+    if length == 0 || length > MAX_NAME || !new.name.chars().all(is_shown) {
         return Err(TokenError::Name);
     }
     if new.grants.is_empty() || new.grants.len() > MAX_GRANTS {

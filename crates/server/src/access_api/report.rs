@@ -3,6 +3,7 @@
 //! Times are in seconds since 1970, except where a name says milliseconds.
 
 use gf_tenancy::audit::Record;
+pub use gf_tenancy::is_shown;
 use serde::{Deserialize, Serialize};
 
 /// `POST /api/v1/access/tokens`.

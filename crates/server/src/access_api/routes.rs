@@ -205,7 +205,17 @@ async fn search(State(api): Api, Admin { who, visitor }: Admin, question: Asked<
     Ok(Json(AuditPage { records: records.into_iter().map(AuditRecord::from).collect(), next }))
 }
 
-async fn verify(State(api): Api, Auditor { who, visitor }: Auditor) -> Answer<AuditVerdict> {
+/// A web page of another origin cannot send JSON, and so cannot have a browser make the server read all of the log.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NothingMore {}
+
+async fn verify(
+    State(api): Api,
+    Auditor { who, visitor }: Auditor,
+    request: Result<Json<NothingMore>, JsonRejection>,
+) -> Answer<AuditVerdict> {
+    let NothingMore {} = request?.0;
     api.gate.count_read(&visitor, &who, "/api/v1/access/audit/verify");
     Ok(Json(api.verify(&who).await?))
 }

@@ -138,3 +138,22 @@ async fn a_record_is_one_line_of_json() {
     assert_eq!(line["hash"].as_str(), Some(record.hash.to_string().as_str()));
     assert!(matches!(log.verify().await.unwrap(), Verdict::Whole(1, _)), "the hash is of what is stored");
 }
+
+#[tokio::test]
+async fn what_was_put_in_front_shows_and_what_turns_lines_around_is_not_kept() {
+    for (log, _place) in logs().await {
+        let turned = Event { detail: "a\u{202e}b\u{2028}c\u{200b}".to_owned(), ..event("token.issue", "\u{2066}x") };
+        log.append(&[turned]).await.unwrap();
+        let record = &log.search(&Search::default()).await.unwrap()[0].event;
+        assert_eq!((record.detail.as_str(), record.subject.as_str()), ("abc", "x"));
+        assert!(matches!(log.verify().await.unwrap(), Verdict::Whole(6, _)));
+        for number in [0_i64, -3] {
+            let put = "INSERT INTO tenancy_audit (number, at_ms, who, source, action, subject, outcome, detail, trace, hash) \
+                       SELECT $1, at_ms, who, source, action, subject, outcome, detail, trace, hash \
+                       FROM tenancy_audit WHERE number = 1";
+            log.database.execute(sql(put).bind(number)).await.unwrap();
+            assert_eq!(log.verify().await.unwrap(), Verdict::Changed(1), "{number}");
+            log.database.execute(sql("DELETE FROM tenancy_audit WHERE number < 1")).await.unwrap();
+        }
+    }
+}

@@ -17,7 +17,7 @@ use crate::access::now_s;
 use crate::audit::{self, Event, Origin, Outcome};
 use crate::secret::Fingerprint;
 use crate::trust::{LEEWAY_S, TrustFault};
-use crate::{Administer, Authorized, Grant, Principal, Role, TenantName};
+use crate::{Administer, Authorized, Grant, Principal, Role, TenantName, is_shown};
 
 /// The most that one subject of an issuer holds at one time: more than jobs of one branch run at once.
 const MAX_OF_SUBJECT: u64 = 1000;
@@ -96,7 +96,7 @@ impl Tokens {
         source: Fingerprint,
         origin: &Origin,
     ) -> Result<IssuedToken, TrustFault> {
-        let name = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect::<String>();
+        let name = |text: String| text.chars().filter(|c| is_shown(*c)).take(MAX_NAME).collect::<String>();
         let who = name(format!("{EXCHANGED}{}", admitted.subject));
         let rules = admitted.rules.join(" ");
         let new = NewToken {

@@ -105,7 +105,7 @@ fn doors() -> Vec<Door> {
         ),
         door(("POST", "/api/v1/access/attic/revoke"), "/api/v1/access/attic/revoke", "{}", AdministerAll),
         door(("GET", "/api/v1/access/audit"), "/api/v1/access/audit", "", AdministerSomething),
-        door(("POST", "/api/v1/access/audit/verify"), "/api/v1/access/audit/verify", "", AdministerAll),
+        door(("POST", "/api/v1/access/audit/verify"), "/api/v1/access/audit/verify", "{}", AdministerAll),
         door(("GET", "/api/v1/access/audit/export"), "/api/v1/access/audit/export", "", AdministerAll),
         door(("GET", "/api/v1/nix/caches"), "/api/v1/nix/caches", "", Nothing),
         door(("GET", CACHE), "/api/v1/nix/caches/secret", "", Read),
