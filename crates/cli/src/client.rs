@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use tokio_rustls::TlsConnector;
 use crate::args::ServerArgs;
 use crate::failure::{Failure, FailureKind};
 use crate::logins::{self, ClientCertificate};
+use crate::output::say;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER_BYTES: usize = 16 << 20;
@@ -88,12 +90,16 @@ impl Client {
         if client.token.is_none() {
             client.token = logins::login_for(&client.url())?.token;
         }
+        if client.token.is_some() {
+            warn_of_plain_http(&client.server);
+        }
         Ok(client)
     }
 
     /// The same, and presents this token.
     #[must_use]
     pub(crate) fn with_token(self, token: String) -> Self {
+        warn_of_plain_http(&self.server);
         Self { token: Some(token), ..self }
     }
 
@@ -370,6 +376,26 @@ impl ClientCertificate {
     }
 }
 
+/// Says so when a token is about to go where others read it.
+pub(crate) fn warn_of_plain_http(server: &Uri) {
+    if is_read_on_the_way(server) {
+        let host = server.host().unwrap_or_default();
+        say(format_args!(
+            "warning: the token goes to {host} over plain HTTP, and whoever is on the way can read and use it: give the server a \
+             certificate ([tls] in gf.toml) and use https://"
+        ));
+    }
+}
+
+/// Whether what is sent there leaves this machine in the clear.
+fn is_read_on_the_way(server: &Uri) -> bool {
+    let host = server.host().unwrap_or_default().trim_matches(['[', ']']);
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_local_name = name == "localhost" || name.ends_with(".localhost");
+    let is_loopback = host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+    server.scheme_str() == Some("http") && !is_local_name && !is_loopback
+}
+
 /// One request on one connection, which ends with the answer.
 async fn send<S>(stream: S, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error>
 where
@@ -391,5 +417,32 @@ struct Refusal {
 impl Refusal {
     fn sentence(self) -> String {
         self.message.unwrap_or(self.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_in_the_clear_is_warned_of_where_others_can_read_it() {
+        let check = |server: &str, expected: bool| {
+            assert_eq!(is_read_on_the_way(&server.parse().unwrap()), expected, "{server}");
+        };
+        for own in [
+            "http://127.0.0.1:8980",
+            "http://[::1]:8980",
+            "http://localhost:1",
+            "http://gf.localhost.",
+            "http://[::ffff:127.0.0.1]:1",
+        ] {
+            check(own, false);
+        }
+        for others in
+            ["http://build.example:8980", "http://192.0.2.7:8980", "http://[2001:db8::1]:1", "http://localhost.example"]
+        {
+            check(others, true);
+            check(&others.replace("http:", "https:"), false);
+        }
     }
 }

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::WorkerArgs;
+use crate::client::warn_of_plain_http;
 use crate::failure::{Failure, FailureKind};
 use crate::output::say;
 use crate::serve::{Signals, raise_file_limit};
@@ -72,7 +73,7 @@ fn failure(error: WorkerError) -> Failure {
 }
 
 fn config(args: WorkerArgs) -> Result<WorkerConfig, Failure> {
-    let token = token(args.token_file.as_ref())?;
+    let (token, has_token) = token(args.token_file.as_ref())?;
     let is_inside = args.inherited_connection.is_some();
     let server = if is_inside {
         let connection = standard_input()?;
@@ -80,6 +81,9 @@ fn config(args: WorkerArgs) -> Result<WorkerConfig, Failure> {
         ServerConnection::Inherited(connection)
     } else {
         let ca_pem = args.ca.as_ref().map(read).transpose()?;
+        if let (Ok(server), true) = (args.server.parse(), has_token) {
+            warn_of_plain_http(&server);
+        }
         ServerConnection::Url { url: args.server, ca_pem }
     };
     let name = args.name.unwrap_or_else(host_name);
@@ -127,13 +131,15 @@ fn end_with_server(connection: BorrowedFd<'_>) -> Result<(), Failure> {
     if getppid() == Some(server) { Ok(()) } else { Err(Failure::failed("the server is gone already")) }
 }
 
-fn token(file: Option<&PathBuf>) -> Result<Token, Failure> {
+/// The token, and whether there is one.
+fn token(file: Option<&PathBuf>) -> Result<(Token, bool), Failure> {
     let text = match file {
         Some(file) => String::from_utf8_lossy(&read(file)?).into_owned(),
         None => std::env::var_os(TOKEN_VARIABLE).unwrap_or_default().to_string_lossy().into_owned(),
     };
     // A server that nobody guards takes workers without one; another says that it wants it.
-    Ok(Token::new(text.trim()))
+    let text = text.trim();
+    Ok((Token::new(text), !text.is_empty()))
 }
 
 fn read(file: &PathBuf) -> Result<Vec<u8>, Failure> {
