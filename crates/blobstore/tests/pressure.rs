@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use gf_blobstore::{
 };
 use gf_digest::{Digest, DigestFunction};
 use gf_testkit::blob_store_suite::{noise, put};
-use gf_testkit::disk_store::{entry_key, new_blob, upload};
+use gf_testkit::disk_store::{entry_key, new_blob, upload, wait_until};
 use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles, ManualTime};
 
 const OWNER: OwnerId = OwnerId(1);
@@ -55,6 +55,57 @@ fn with_bad_sector(files: &LossyFiles) -> InterceptedFiles {
             _ => Ok(()),
         }
     })
+}
+
+/// A folder is synced before whoever fills a segment needs the next one.
+#[test]
+fn no_write_waits_for_a_folder_to_be_synced() {
+    const ANSWERS: &str = "answers";
+    let builder =
+        || tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name(ANSWERS).enable_all().build();
+    let runtime = builder().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let disk = LossyFiles::new(directory.path());
+    let synced = Arc::new(AtomicU64::new(0));
+    let files = InterceptedFiles::new(Arc::new(disk.clone()), {
+        let synced = Arc::clone(&synced);
+        move |path, operation| {
+            let is_it = operation == FileOperation::SyncDirectory && path.ends_with("segments");
+            let is_answering = std::thread::current().name() == Some(ANSWERS);
+            synced.fetch_add(u64::from(is_it && is_answering), Ordering::SeqCst);
+            Ok(())
+        }
+    });
+    let segments = || {
+        let is_segment = |path: &Path| path.extension().is_some_and(|end| end == "segment");
+        disk.files().iter().filter(|(path, _)| is_segment(path)).count()
+    };
+    let config = StoreConfig {
+        capacity_bytes: 64 << 20,
+        sync_window: Duration::from_millis(20),
+        ..StoreConfig::new(directory.path().to_owned())
+    };
+    let store = runtime.block_on(DiskBlobStore::open_on(Arc::new(files), Arc::new(ManualTime::new(1_000_000)), config));
+    let store = store.unwrap();
+    let put = |number| {
+        let store = Arc::clone(&store);
+        runtime
+            .block_on(runtime.spawn(async move { put(store.as_ref(), OWNER, blob(number, 200_000)).await.unwrap() }))
+            .unwrap();
+    };
+    put(0);
+    let (first, begun) = (synced.load(Ordering::SeqCst), segments());
+    assert_eq!((first, begun), (1, 1), "the first segment is begun by who needs it");
+    for number in 1..20 {
+        // Five blobs fill a segment of 1 MiB.
+        put(number);
+        if number % 5 == 3 {
+            wait_until("the next segment is ready", || segments() > begun + number as usize / 5);
+        }
+    }
+    assert_eq!(synced.load(Ordering::SeqCst), first, "a write waited for a folder");
+    store.close().unwrap();
+    assert_eq!(segments(), 4, "what was made ready in vain is left");
 }
 
 /// All is under lease and there is no room: what is here already needs none, whoever writes it again.

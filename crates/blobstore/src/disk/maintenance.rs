@@ -106,6 +106,9 @@ fn keep_durable(core: &Core, signal: &Signal) {
     let mut said = None;
     // Shorter than the window: a write that just missed one sync waits for the next, which itself takes time.
     while !signal.wait(core.config.sync_window / 2) {
+        if let Err(error) = core.segments.make_ready() {
+            tracing::debug!(%error, "the next segment is not ready; who needs it makes it");
+        }
         // A store that only serves makes its promises durable too.
         let is_new = || core.segments.end() != last_end || core.index.is_dirty();
         let checkpoint_due = last_checkpoint.elapsed() >= CHECKPOINT_EVERY && is_new();

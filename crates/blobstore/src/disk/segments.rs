@@ -78,6 +78,12 @@ struct Active {
     buffer: Vec<u8>,
 }
 
+/// A file that is durably there, and empty.
+struct Ready {
+    number: u32,
+    file: Arc<dyn StoreFile>,
+}
+
 pub(crate) struct Segments {
     layer: Arc<dyn FileLayer>,
     directory: PathBuf,
@@ -85,6 +91,8 @@ pub(crate) struct Segments {
     /// A segment is sealed when it has reached this size.
     sealed_at_bytes: u64,
     active: Mutex<Active>,
+    /// The file of the next segment, if it is there already. Taken after [`Self::active`], never before.
+    ready: Mutex<Option<Ready>>,
     /// Bytes of every segment, the active one included.
     sizes: RwLock<BTreeMap<u32, u64>>,
     open: RwLock<HashMap<u32, Arc<dyn StoreFile>>>,
@@ -122,6 +130,7 @@ impl Segments {
             key,
             sealed_at_bytes,
             active: Mutex::new(active),
+            ready: Mutex::default(),
             sizes: RwLock::new(sizes),
             open: RwLock::default(),
             sealed_unsynced: Mutex::default(),
@@ -185,16 +194,67 @@ impl Segments {
     }
 
     fn begin(&self, active: &mut Active) -> io::Result<Arc<dyn StoreFile>> {
-        let file = self.layer.create(&self.path(active.number))?;
-        if let Err(error) = self.layer.sync_directory(&self.directory) {
-            // The name is taken, by a file that may vanish. Nothing is in it.
-            let _ = self.layer.remove(&self.path(active.number));
-            active.number += 1;
-            return Err(error);
-        }
+        let mut ready = lock(&self.ready);
+        let file = match ready.take() {
+            Some(ready) if ready.number == active.number => ready.file,
+            other => {
+                if let Some(Ready { number, .. }) = other {
+                    let _ = self.layer.remove(&self.path(number));
+                }
+                match self.create(active.number) {
+                    Ok(file) => file,
+                    Err(error) => {
+                        // The name may be taken, by a file that may vanish.
+                        active.number += 1;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        drop(ready);
         write_lock(&self.open).insert(active.number, Arc::clone(&file));
         active.file = Some(Arc::clone(&file));
         Ok(file)
+    }
+
+    /// Makes the file of a segment, durably.
+    fn create(&self, number: u32) -> io::Result<Arc<dyn StoreFile>> {
+        let path = self.path(number);
+        let file = self.layer.create(&path)?;
+        if let Err(error) = self.layer.sync_directory(&self.directory) {
+            // Nothing is in it.
+            let _ = self.layer.remove(&path);
+            return Err(error);
+        }
+        Ok(file)
+    }
+
+    /// Makes the file of the next segment when the active one is half full, so that whoever fills it need not wait for the
+    /// disk, and all others who write with it.
+    pub(crate) fn make_ready(&self) -> io::Result<()> {
+        let next = {
+            let active = self.lock_active();
+            let is_half_full = active.file.is_some() && active.bytes * 2 >= self.sealed_at_bytes;
+            if is_half_full { active.number + 1 } else { return Ok(()) }
+        };
+        let mut ready = lock(&self.ready);
+        if ready.as_ref().is_some_and(|ready| ready.number == next) {
+            return Ok(());
+        }
+        match self.create(next) {
+            Ok(file) => *ready = Some(Ready { number: next, file }),
+            // Somebody has just begun it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Removes the file of a segment that is not begun.
+    pub(crate) fn remove_ready(&self) {
+        if let Some(Ready { number, .. }) = lock(&self.ready).take() {
+            let _ = self.layer.remove(&self.path(number));
+        }
     }
 
     fn seal(&self, active: &mut Active) {

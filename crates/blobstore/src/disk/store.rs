@@ -272,6 +272,7 @@ impl DiskBlobStore {
         maintenance.stop();
         // Whoever is making room ends after the segment at hand; nobody begins any more.
         drop(lock(&self.core.evicting));
+        self.core.segments.remove_ready();
         self.core.checkpoint(true).map_err(failed("writing the last checkpoint"))
     }
 
