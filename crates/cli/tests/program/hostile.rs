@@ -3,18 +3,21 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::running::{DEADLINE, Server, gf};
+use crate::running::{DEADLINE, Server, gf, text};
 
 const REQUESTS: u32 = 100_000;
 /// A server at rest has about 15 MiB.
 const MEMORY_LIMIT_KIB: u64 = 100 << 10;
 
-/// Writes until the server takes no more, or hangs up. It must do one of them rather than pile answers up.
-fn write_without_reading(mut stream: TcpStream, requests: impl Iterator<Item = Vec<u8>>) {
+/// Writes until the server takes no more, or hangs up. It must do one of them rather than pile answers up. The connection
+/// stays as it is while it is held.
+#[must_use]
+fn write_without_reading(mut stream: TcpStream, requests: impl Iterator<Item = Vec<u8>>) -> TcpStream {
     // Longer than a busy machine keeps the server from its work.
     stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
     for request in requests {
@@ -24,22 +27,33 @@ fn write_without_reading(mut stream: TcpStream, requests: impl Iterator<Item = V
                 let stalled = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
                 let hung_up = matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset);
                 assert!(stalled || hung_up, "{error}");
-                return;
+                break;
             }
         }
     }
+    stream
 }
 
-fn resident_kib(server: &Server) -> u64 {
+/// The most memory that it ever had.
+fn peak_kib(server: &Server) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn check_still_well(server: &Server) {
     assert_eq!(server.get("/healthz").0, 200);
-    let resident = resident_kib(server);
-    assert!(resident < MEMORY_LIMIT_KIB, "{resident} KiB");
+    let peak = peak_kib(server);
+    assert!(peak < MEMORY_LIMIT_KIB, "{peak} KiB");
+}
+
+/// Another client is served while those connections are held.
+fn check_still_well_beside(server: &Server, home: &Path, held: &[TcpStream]) {
+    assert!(!held.is_empty());
+    check_still_well(server);
+    let status = gf(home).args(["status", "--server", &server.url]).output().unwrap();
+    assert_eq!(status.status.code(), Some(0), "{}", text(&status.stderr));
+    check_still_well(server);
 }
 
 #[test]
@@ -48,8 +62,8 @@ fn answers_that_nobody_reads_do_not_pile_up() {
     let server = Server::start(home.path(), &[]);
     // The longest answer that is free to ask for.
     let pipelined = (0..REQUESTS).map(|_| b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec());
-    write_without_reading(server.connect(), pipelined);
-    check_still_well(&server);
+    let mut held = vec![write_without_reading(server.connect(), pipelined)];
+    check_still_well_beside(&server, home.path(), &held);
 
     let mut stream = server.connect();
     // Windows of the largest size: only the connection itself holds the answers back.
@@ -57,8 +71,8 @@ fn answers_that_nobody_reads_do_not_pile_up() {
     stream.write_all(&frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).unwrap();
     let requests =
         (0..REQUESTS).map(|number| frame(1, 5, 2 * number + 1, b"\x82\x86\x04\x08/metrics\x01\x09localhost"));
-    write_without_reading(stream, requests);
-    check_still_well(&server);
+    held.push(write_without_reading(stream, requests));
+    check_still_well_beside(&server, home.path(), &held);
 }
 
 /// The smallest calls there are, each of which is answered, and no answer is taken.
@@ -71,6 +85,7 @@ fn calls_whose_answers_nobody_reads_do_not_pile_up() {
     let length = u8::try_from(path.len()).unwrap();
     let rest = b"\x01\x09localhost\x0f\x10\x10application/grpc\x00\x02te\x08trailers";
     let head = [b"\x83\x86\x04", &[length][..], path, rest].concat();
+    let mut held = Vec::new();
     for window in [65_535_u32, 0x7fff_ffff] {
         let mut stream = server.connect();
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
@@ -79,12 +94,11 @@ fn calls_whose_answers_nobody_reads_do_not_pile_up() {
             let stream = 2 * number + 1;
             [frame(1, 4, stream, &head), frame(0, 1, stream, &[0; 5])].concat()
         });
-        write_without_reading(stream, calls);
-        check_still_well(&server);
-        // Others are served meanwhile and after.
-        let status = gf(home.path()).args(["status", "--server", &server.url]).output().unwrap();
-        assert_eq!(status.status.code(), Some(0));
+        held.push(write_without_reading(stream, calls));
+        check_still_well_beside(&server, home.path(), &held);
     }
+    drop(held);
+    check_still_well(&server);
 }
 
 /// An HTTP/2 frame.
