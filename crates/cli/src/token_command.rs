@@ -70,7 +70,7 @@ fn row(token: &TokenReport) -> [String; 6] {
 }
 
 fn revoke(args: TokenRevokeArgs) -> Result<(), Failure> {
-    let TokenRevokeArgs { id, attic, made_by, issuer, subject, rule, server } = args;
+    let TokenRevokeArgs { id, cut_off, attic, made_by, issuer, subject, rule, server } = args;
     let client = Client::new(server)?;
     if attic {
         return revoke_attic(&client, id);
@@ -87,6 +87,9 @@ fn revoke(args: TokenRevokeArgs) -> Result<(), Failure> {
     if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         let message = "this is no id of a token: `gf token list` shows them";
         return Err(Failure::new(FailureKind::Usage, message));
+    }
+    if cut_off {
+        return revoke_exchanged(&client, [("of", Some(id)), ("", None), ("", None)]);
     }
     client.call_empty(Method::DELETE, &format!("{TOKENS}/{id}"))?;
     say(format_args!("token {id} is revoked"));

@@ -97,6 +97,16 @@ impl AccessApi {
         Ok(RevokedReport { revoked: revoked as u64 })
     }
 
+    async fn revoke_identity_of(
+        &self,
+        admin: &Authorized<Administer>,
+        visitor: &Visitor,
+        id: &TokenId,
+    ) -> Result<RevokedReport, Refusal> {
+        let revoked = self.tokens.revoke_identity_of(admin, id, &visitor.origin()).await?;
+        Ok(RevokedReport { revoked: revoked as u64 })
+    }
+
     async fn revoke_made_by(
         &self,
         admin: &Authorized<Administer>,

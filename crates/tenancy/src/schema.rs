@@ -93,5 +93,10 @@ pub const MIGRATIONS: Migrations = Migrations {
                 CREATE INDEX tenancy_audit_tenant ON tenancy_audit (tenant, number);",
             back: "DROP INDEX tenancy_audit_tenant; ALTER TABLE tenancy_audit DROP COLUMN tenant;",
         },
+        Migration {
+            name: "tenants of exchanged tokens",
+            forward: "ALTER TABLE tenancy_exchanged ADD COLUMN tenant {text} NOT NULL DEFAULT '';",
+            back: "ALTER TABLE tenancy_exchanged DROP COLUMN tenant;",
+        },
     ],
 };

@@ -42,8 +42,8 @@ use reach::{may_hand_out, sees};
 use rows::{insertion, show, stored};
 use table::{Entry, Table};
 
-pub(crate) use exchanged::Admitted;
 pub use exchanged::Exchanged;
+pub(crate) use exchanged::{Admitted, CUT_OFF};
 pub use follow::BELIEVED;
 
 /// How every token begins, so that one is known as such, also by those who look for secrets in the wrong places.

@@ -89,6 +89,12 @@ pub enum TrustFault {
     /// Its time has not come.
     #[error("it is not valid for another {0} s: clocks differ by more than a minute, or it is for later")]
     NotYetValid(u64),
+    /// It could be exchanged again when a revocation is forgotten.
+    #[error("it is good for more than a year: have its issuer sign one that ends sooner")]
+    TooLong,
+    /// Nobody could revoke it by its subject.
+    #[error("its subject (`sub`) is longer than 1024 bytes, or has characters that control or format text")]
+    Subject,
     /// It is good, and no rule is about what it says.
     #[error("no rule fits its claims; closest is {closest}, where {claim} is {found} and not {wanted}")]
     NoRule {

@@ -72,6 +72,9 @@ pub(crate) struct TokenRevokeArgs {
     /// Which one, as `gf token list` shows it; with --attic, its fingerprint
     #[arg(value_name = "ID", required_unless_present_any = ["issuer", "subject", "rule", "attic", "made_by"])]
     pub(crate) id: Option<String>,
+    /// Also refuse whoever's identity it was exchanged for: what was signed until now is exchanged no more
+    #[arg(long, requires = "id", conflicts_with = "attic")]
+    pub(crate) cut_off: bool,
     /// One in Attic's format
     #[arg(long, conflicts_with_all = ["issuer", "subject", "rule", "made_by"])]
     pub(crate) attic: bool,

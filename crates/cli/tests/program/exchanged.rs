@@ -56,6 +56,12 @@ fn what_an_identity_was_exchanged_for_ends_at_once() {
     assert_eq!([knows(&app), knows(&again), knows(&other)], [401, 401, 200]);
     // What was signed before is exchanged no more.
     assert_eq!(exchange("repo:acme/app: a&b").0, 401);
+    // Nor by what one of its tokens is called.
+    let third = token("repo:acme/third");
+    let id = third.strip_prefix("gf-token-").unwrap().split('-').next().unwrap();
+    let cut_off = revoke(&[id, "--cut-off"]);
+    assert!(text(&cut_off.stderr).contains("1 tokens are revoked"), "{}", text(&cut_off.stderr));
+    assert_eq!((knows(&third), exchange("repo:acme/third").0), (401, 401));
     let by_rule = revoke(&["--rule", "main"]);
     assert!(text(&by_rule.stderr).contains("1 tokens are revoked"), "{}", text(&by_rule.stderr));
     assert_eq!(knows(&other), 401);

@@ -147,6 +147,7 @@ struct Origins {
     issuer: Option<String>,
     subject: Option<String>,
     rule: Option<String>,
+    of: Option<String>,
 }
 
 /// Ends what was exchanged for identities of an issuer, of a subject or by a rule: everything that is named fits.
@@ -155,7 +156,13 @@ async fn revoke_exchanged(
     Admin { who, visitor }: Admin,
     question: Asked<Origins>,
 ) -> Answer<RevokedReport> {
-    let Query(Origins { issuer, subject, rule }) = question?;
+    let Query(Origins { issuer, subject, rule, of }) = question?;
+    if let Some(id) = of {
+        if issuer.is_some() || subject.is_some() || rule.is_some() {
+            return Err(Refusal::invalid("`of` names a token, and nothing else is named beside it".to_owned()));
+        }
+        return Ok(Json(api.revoke_identity_of(&who, &visitor, &TokenId::new(&id)).await?));
+    }
     if issuer.is_none() && subject.is_none() && rule.is_none() {
         return Err(Refusal::invalid("name at least one of issuer, subject and rule".to_owned()));
     }

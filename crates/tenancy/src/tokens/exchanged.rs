@@ -12,7 +12,7 @@ use gf_digest::InstanceName;
 use super::lineage::{self, EXCHANGED};
 use super::reach::{may_hand_out, sees};
 use super::rows::{insertion, report, seconds, stored};
-use super::{ID_BYTES, IssuedToken, MAX_NAME, NewToken, TokenError, Tokens, check, draw, random_text};
+use super::{ID_BYTES, IssuedToken, MAX_NAME, NewToken, TokenError, TokenId, Tokens, check, draw, random_text};
 use crate::access::now_s;
 use crate::audit::{self, Event, Origin, Outcome};
 use crate::secret::Fingerprint;
@@ -23,14 +23,13 @@ use crate::{Administer, Authorized, Grant, Principal, Role, TenantName, is_shown
 const MAX_OF_SUBJECT: u64 = 1000;
 /// The most that are remembered of one subject: what ended is, for as long as its identity could be exchanged again.
 const MAX_REMEMBERED: u64 = 4000;
-/// The most that are remembered by the same rules, so that no tenant uses up what there is for all.
-const MAX_OF_RULES: u64 = 25_000;
-/// The most that are remembered at one time.
+/// The most that are remembered at one time. A tenant has at most as many as are left, so that none uses up what there is for
+/// all, and one that has none yet finds room.
 const MAX_EXCHANGED: u64 = 50_000;
 /// How many of those that ended are forgotten with each that is made.
 const FORGOTTEN_AT_ONCE: u32 = 200;
-/// For how long what was signed before a revocation is refused: longer than identities hold.
-const CUT_OFF: Duration = Duration::from_secs(366 * 24 * 3600);
+/// For how long what was signed before a revocation is refused: no identity holds longer.
+pub(crate) const CUT_OFF: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Whom rules of trust admitted, and with what. Times are in seconds since 1970.
 #[derive(Debug)]
@@ -114,15 +113,15 @@ impl Tokens {
         let (admitted, rules, id, now_s) = (&admitted, rules.as_str(), report.token.id().to_string(), report.issued_s);
         let (id, ends_s) = (id.as_str(), report.expires_s.max(admitted.ends_s));
         // Beside the transaction, which others wait for: it may be a few too many.
-        self.check_number(admitted, rules, now_s).await?;
+        self.check_number(admitted, now_s).await?;
         let made = self.database.write(|transaction| {
             work(async move {
                 forget_ended(transaction, now_s).await?;
                 check_not_revoked(transaction, admitted, rules, source).await?;
                 transaction.execute(insert.clone()).await?;
-                let origin = sql("INSERT INTO tenancy_exchanged (id, issuer, subject, rules, source, ends_s) \
-                         VALUES ($1, $2, $3, $4, $5, $6)")
-                .bind_all([id, &admitted.issuer, &admitted.subject, rules])
+                let origin = sql("INSERT INTO tenancy_exchanged (id, issuer, subject, rules, tenant, source, ends_s) \
+                         VALUES ($1, $2, $3, $4, $5, $6, $7)")
+                .bind_all([id, &admitted.issuer, &admitted.subject, rules, admitted.tenant.as_str()])
                 .bind(source.bytes())
                 .bind(stored(ends_s));
                 transaction.execute(origin).await?;
@@ -136,15 +135,15 @@ impl Tokens {
         Ok(IssuedToken { secret, report })
     }
 
-    /// Refuses when too many are good or remembered: of the subject, by the rules, or in all.
-    async fn check_number(&self, admitted: &Admitted, rules: &str, now_s: u64) -> Result<(), TrustFault> {
-        let all = sql("SELECT COUNT(*) AS number, COALESCE(SUM(CASE WHEN rules = $2 THEN 1 ELSE 0 END), 0) AS part \
+    /// Refuses when too many are good or remembered: of the subject, or of the tenant.
+    async fn check_number(&self, admitted: &Admitted, now_s: u64) -> Result<(), TrustFault> {
+        let all = sql("SELECT COUNT(*) AS number, COALESCE(SUM(CASE WHEN tenant = $2 THEN 1 ELSE 0 END), 0) AS part \
              FROM tenancy_exchanged WHERE ends_s >= $1");
         let own = sql("SELECT COUNT(*) AS number, \
              COALESCE(SUM(CASE WHEN token.expires_s > $3 AND token.revoked_s IS NULL THEN 1 ELSE 0 END), 0) AS part \
              FROM tenancy_exchanged origin JOIN tenancy_token token ON token.id = origin.id \
              WHERE origin.issuer = $1 AND origin.subject = $2 AND origin.ends_s >= $3");
-        let all = counts(self.database.first(all.bind(stored(now_s)).bind(rules)).await?)?;
+        let all = counts(self.database.first(all.bind(stored(now_s)).bind(admitted.tenant.as_str())).await?)?;
         let own = own.bind_all([admitted.issuer.as_str(), &admitted.subject]).bind(stored(now_s));
         let own = counts(self.database.first(own).await?)?;
         let subject = || format!("{} of {}", admitted.subject, admitted.issuer);
@@ -152,8 +151,9 @@ impl Tokens {
         match (own, all) {
             ((_, good), _) if good >= MAX_OF_SUBJECT => too_many(subject(), MAX_OF_SUBJECT),
             ((remembered, _), _) if remembered >= MAX_REMEMBERED => too_many(subject(), MAX_REMEMBERED),
-            (_, (_, of_rules)) if of_rules >= MAX_OF_RULES => too_many(format!("whoever {rules} fits"), MAX_OF_RULES),
-            (_, (all, _)) if all >= MAX_EXCHANGED => too_many("everybody together".to_owned(), MAX_EXCHANGED),
+            (_, (all, of_tenant)) if of_tenant >= MAX_EXCHANGED.saturating_sub(all) => {
+                too_many(format!("the tenant {}", admitted.tenant), of_tenant)
+            }
             _ => Ok(()),
         }
     }
@@ -171,6 +171,36 @@ impl Tokens {
     ) -> Result<usize, TokenError> {
         let revoked = self.revoke_within_reach(admin, which, origin).await;
         self.noted(admin, "token.revoke", &which.show(), origin, revoked).await
+    }
+
+    /// As [`Self::revoke_exchanged`], of whoever's identity the token of this id was exchanged for: a job whose token alone is
+    /// revoked asks its issuer for another identity, and exchanges that.
+    ///
+    /// # Errors
+    /// [`TokenError::Unknown`] of one that was not exchanged, or that the caller may not know of; the rest as there.
+    pub async fn revoke_identity_of(
+        &self,
+        admin: &Authorized<Administer>,
+        id: &TokenId,
+        origin: &Origin,
+    ) -> Result<usize, TokenError> {
+        let found = self.identity_of(admin.principal(), id).await;
+        let which = self.noted(admin, "token.revoke", id.presentable(), origin, found).await?;
+        self.revoke_exchanged(admin, &which, origin).await
+    }
+
+    async fn identity_of(&self, who: &Principal, id: &TokenId) -> Result<Exchanged, TokenError> {
+        let row = sql("SELECT token.*, origin.issuer AS issuer, origin.subject AS subject \
+                 FROM tenancy_exchanged origin JOIN tenancy_token token ON token.id = origin.id WHERE origin.id = $1");
+        let unknown = || TokenError::Unknown(id.clone());
+        if !id.is_formed() {
+            return Err(unknown());
+        }
+        let row = self.database.first(row.bind(id.as_str())).await?.ok_or_else(unknown)?;
+        if !sees(who, &report(&row)?.token) {
+            return Err(unknown());
+        }
+        Ok(Exchanged { issuer: Some(row.get("issuer")?), subject: Some(row.get("subject")?), rule: None })
     }
 
     async fn revoke_within_reach(

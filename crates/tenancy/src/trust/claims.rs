@@ -5,13 +5,13 @@ use serde_json::{Map, Value};
 
 use super::{LEEWAY_S, MAX_LIFETIME, TrustFault, TrustRule};
 use crate::attic::{Audiences, NumericDate};
-use crate::tokens::Admitted;
-use crate::{Grant, Pattern};
+use crate::tokens::{Admitted, CUT_OFF};
+use crate::{Grant, Pattern, is_shown};
 
 /// How much of a claim is shown in a message, in characters.
 pub(super) const MAX_SHOWN: usize = 200;
-/// How much of a subject is kept, in characters.
-const MAX_SUBJECT: usize = 512;
+/// The longest subject, in bytes: what is kept of it is what it can be revoked by, which is all of it.
+const MAX_SUBJECT_BYTES: usize = 1024;
 
 #[derive(Deserialize)]
 struct Standard {
@@ -37,6 +37,9 @@ pub(super) fn admit(rules: &[TrustRule], issuer: &str, claims: &[u8], now_s: u64
     if now_s > standard.exp.0.saturating_add(LEEWAY_S) {
         return Err(TrustFault::Expired(now_s - standard.exp.0));
     }
+    if standard.exp.0 > now_s.saturating_add(CUT_OFF.as_secs()) {
+        return Err(TrustFault::TooLong);
+    }
     let begin_s = standard.begin_s();
     if begin_s > now_s.saturating_add(LEEWAY_S) {
         return Err(TrustFault::NotYetValid(begin_s - now_s));
@@ -56,8 +59,11 @@ pub(super) fn admit(rules: &[TrustRule], issuer: &str, claims: &[u8], now_s: u64
         }
     }
     let subject = standard.sub.unwrap_or_default();
+    if subject.len() > MAX_SUBJECT_BYTES || !subject.chars().all(is_shown) {
+        return Err(TrustFault::Subject);
+    }
     Ok(Admitted {
-        subject: subject.chars().filter(|c| !c.is_control()).take(MAX_SUBJECT).collect(),
+        subject,
         issuer: issuer.to_owned(),
         tenant: first.tenant.clone(),
         instance: first.instance.clone(),
@@ -156,6 +162,23 @@ mod tests {
         check(("/kubernetes.io/namespace/more", "*"), false);
         check(("kubernetes.io", "*"), false);
         check(("environment", "*"), false);
+    }
+
+    #[test]
+    fn what_could_not_be_revoked_is_not_admitted() {
+        let admitted = |sub: &str, exp: u64| {
+            let mut claims = claims();
+            (claims["sub"], claims["exp"]) = (json!(sub), json!(exp));
+            let admitted = admit(&[rule("x", &[])], ISSUER, claims.to_string().as_bytes(), 1500);
+            admitted.map(|admitted| admitted.subject).map_err(|fault| format!("{fault:?}"))
+        };
+        let long = format!("repo:acme/app:ref:refs/heads/{}", "x".repeat(MAX_SUBJECT_BYTES - 29));
+        assert_eq!(admitted(&long, 2000), Ok(long.clone()), "all of it is kept");
+        assert_eq!(admitted(&format!("{long}x"), 2000), Err("Subject".to_owned()));
+        assert_eq!(admitted("repo:acme/\u{202e}ppa", 2000), Err("Subject".to_owned()));
+        let year_s = CUT_OFF.as_secs();
+        assert!(admitted("a", 1500 + year_s).is_ok());
+        assert_eq!(admitted("a", 1501 + year_s), Err("TooLong".to_owned()), "a cut-off would be forgotten before");
     }
 
     #[test]

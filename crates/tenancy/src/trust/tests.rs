@@ -437,6 +437,49 @@ async fn revoking_one_ends_all_that_its_identity_was_exchanged_for() {
 }
 
 #[tokio::test]
+async fn an_identity_is_cut_off_by_one_of_its_tokens() {
+    for place in [Place::sqlite(), Place::postgres()] {
+        let setting = Setting::at(place).await;
+        // What is listed of it is cut; what it is revoked by is not.
+        let branch = format!("repo:acme/app:ref:refs/heads/{}", "x".repeat(900));
+        let of = |subject: &str, jti: u32| with(json!({"sub": subject, "jti": jti, "iat": now_s()}));
+        let stolen = setting.present(&of(&branch, 1)).await.unwrap();
+        let (again, other) =
+            (setting.present(&of(&branch, 2)).await.unwrap(), setting.present(&of("b", 3)).await.unwrap());
+        let (tokens, none) = (setting.tokens(), crate::TokenId::new("0123456789"));
+        let unknown = tokens.revoke_identity_of(&admin(), &none, &Origin::default()).await.unwrap_err();
+        assert!(matches!(unknown, TokenError::Unknown(_)), "{unknown:?}");
+        let id = stolen.report.token.id();
+        assert_eq!(tokens.revoke_identity_of(&admin(), id, &Origin::default()).await.unwrap(), 2);
+        assert_eq!([&stolen, &again, &other].map(|issued| setting.is_good(issued)), [false, false, true]);
+        // Not even with another identity of the same job.
+        let anew = setting.present(&of(&branch, 4)).await.unwrap_err();
+        assert!(matches!(anew, TrustFault::Revoked { .. }), "{anew:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_tenant_leaves_room_for_the_others() {
+    let setting = Setting::new().await;
+    setting.present(&claims()).await.unwrap();
+    let fill = |number: i64| {
+        gf_database::sql(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) \
+             INSERT INTO tenancy_exchanged (id, issuer, subject, rules, tenant, source, ends_s) \
+             SELECT 'copy-' || i, issuer, subject || i, 'rules' || i, tenant, source, ends_s FROM tenancy_exchanged, n",
+        )
+        .bind(number)
+    };
+    // Whatever the rules are called that fitted.
+    setting.tokens().database().execute(fill(24_999)).await.unwrap();
+    let more = setting.present(&with(json!({"sub": "another"}))).await.unwrap_err();
+    assert!(matches!(&more, TrustFault::TooMany { holder, .. } if holder == "the tenant org-acme"), "{more:?}");
+    let others = "UPDATE tenancy_exchanged SET tenant = 'org-other' WHERE id LIKE 'copy-%'";
+    setting.tokens().database().execute(gf_database::sql(others)).await.unwrap();
+    setting.present(&with(json!({"sub": "another"}))).await.unwrap();
+}
+
+#[tokio::test]
 async fn one_subject_does_not_fill_the_table() {
     let setting = Setting::new().await;
     setting.present(&claims()).await.unwrap();
