@@ -67,11 +67,18 @@ impl CertificateName {
 }
 
 impl CertificateNames {
-    /// The name by which people know it: a URI is made for that, and a common name is what is left.
+    /// The name by which people know it, and of which kind it is, since whoever may choose the one may not choose the other: a
+    /// URI is made for that, and a common name is what is left.
     fn shown(&self) -> String {
-        let all = self.uris.iter().chain(&self.hosts).chain(&self.common_names);
-        let first = all.map(String::as_str).find(|name| !name.is_empty()).unwrap_or("without a name");
-        first.chars().filter(|character| is_shown(*character)).take(MAX_SHOWN).collect()
+        let kinds = [("uri", &self.uris), ("dns", &self.hosts), ("cn", &self.common_names)];
+        let mut named = kinds.into_iter().flat_map(|(kind, names)| names.iter().map(move |name| (kind, name)));
+        let first = named.find(|(_, name)| !name.is_empty()).map(|(kind, name)| format!("{kind}:{name}"));
+        first
+            .unwrap_or_else(|| "without a name".to_owned())
+            .chars()
+            .filter(|character| is_shown(*character))
+            .take(MAX_SHOWN)
+            .collect()
     }
 }
 
@@ -137,12 +144,14 @@ mod tests {
             assert_eq!(format!("{who}: {shown}"), expected);
         };
         let spiffe = "spiffe://acme.example/ci/app";
-        check(&[spiffe], &[], &[], "spiffe://acme.example/ci/app: operator@org-acme");
-        check(&[spiffe], &["a.acme.example"], &[], &format!("{spiffe}: operator@org-acme viewer@org-acme"));
-        check(&[], &["a.acme.example"], &["x"], "a.acme.example: viewer@org-acme");
-        check(&[], &[], &["ann"], "ann: admin");
+        check(&[spiffe], &[], &[], "uri:spiffe://acme.example/ci/app: operator@org-acme");
+        check(&[spiffe], &["a.acme.example"], &[], &format!("uri:{spiffe}: operator@org-acme viewer@org-acme"));
+        check(&[], &["a.acme.example"], &["x"], "dns:a.acme.example: viewer@org-acme");
+        check(&[], &[], &["ann"], "cn:ann: admin");
         // A name of another kind is another name.
-        check(&["ann"], &[spiffe], &["a.acme.example"], "ann: ");
+        check(&["ann"], &[spiffe], &["a.acme.example"], "uri:ann: ");
+        // Nor does a common name pass for a URI where people read it.
+        check(&[], &[], &[spiffe], &format!("cn:{spiffe}: "));
         check(&[], &[], &[], "without a name: ");
     }
 
@@ -159,7 +168,7 @@ mod tests {
 
         let loan = access.lend_certificate(&names("spiffe://acme/ci"), u64::MAX).unwrap();
         let who = access.authenticate(Some(loan.credential().expose())).unwrap();
-        assert_eq!(who.to_string(), "certificate:spiffe://acme/ci");
+        assert_eq!(who.to_string(), "certificate:uri:spiffe://acme/ci");
         assert!(access.authorize::<CasRead>(&who, &instance("org-acme")).is_ok());
         let (write, elsewhere) = (
             access.authorize::<CasWrite>(&who, &instance("org-acme")).unwrap_err(),
@@ -168,12 +177,12 @@ mod tests {
         assert_eq!(write, Denied::Forbidden(PermissionName::CasWrite));
         assert_eq!(elsewhere, Denied::UnknownInstance(instance("default")));
         let why = access.explain(&who, PermissionName::CasRead, &instance("org-acme")).rule.to_string();
-        assert_eq!(why, "the certificate spiffe://acme/ci grants viewer@org-acme");
+        assert_eq!(why, "the certificate uri:spiffe://acme/ci grants viewer@org-acme");
 
         let stranger = access.lend_certificate(&names("spiffe://other/ci"), u64::MAX).unwrap();
         let stranger = access.authenticate(Some(stranger.credential().expose())).unwrap();
         let why = access.explain(&stranger, PermissionName::CasRead, &instance("org-acme"));
-        assert_eq!(why.rule.to_string(), "no [[tls.client]] grants it to the certificate spiffe://other/ci");
+        assert_eq!(why.rule.to_string(), "no [[tls.client]] grants it to the certificate uri:spiffe://other/ci");
         assert!(!why.allowed && !access.allows(&stranger, PermissionName::CasRead));
         assert_eq!(access.authenticate(None).unwrap(), crate::Principal::Anonymous);
         assert!(

@@ -64,7 +64,7 @@ pub(crate) struct TokenListArgs {
 ///
 ///     gf token revoke 0123456789
 ///     gf token revoke --attic < stolen-token
-///     gf token revoke --made-by certificate:ann
+///     gf token revoke --made-by certificate:cn:ann
 ///     gf token revoke --issuer https://token.actions.githubusercontent.com --subject repo:acme/app:ref:refs/heads/main
 #[derive(Debug, ClapArgs)]
 #[command(verbatim_doc_comment)]
@@ -78,7 +78,7 @@ pub(crate) struct TokenRevokeArgs {
     /// One in Attic's format
     #[arg(long, conflicts_with_all = ["issuer", "subject", "rule", "made_by"])]
     pub(crate) attic: bool,
-    /// All that this principal made, as the audit log has it: certificate:NAME, token:ID, static-token
+    /// All that this principal made, as the audit log has it: certificate:cn:NAME, token:ID, static-token
     #[arg(long, value_name = "PRINCIPAL", conflicts_with_all = ["id", "issuer", "subject", "rule"])]
     pub(crate) made_by: Option<String>,
     /// Of this issuer

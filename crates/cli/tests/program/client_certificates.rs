@@ -65,7 +65,7 @@ fn a_certificate_is_presented_and_kept() {
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.code() == Some(code) && out.contains(stdout) && err.contains(stderr), "{out}{err}");
     };
-    let ann = "certificate:spiffe://acme.example/ann";
+    let ann = "certificate:uri:spiffe://acme.example/ann";
     said(setting.gf(&["whoami", "--client-cert", cert, "--client-key", key], &[]), 0, ann, "");
     said(setting.gf(&["whoami"], &[("GF_CLIENT_CERT", cert), ("GF_CLIENT_KEY", key)]), 0, ann, "");
     // Whichever of the two sees first that the connection is over.
