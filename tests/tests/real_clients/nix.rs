@@ -10,6 +10,7 @@ mod crash_loop;
 mod http;
 mod push_and_pull;
 mod sharing;
+mod upstreams;
 
 use std::path::Path;
 
@@ -30,6 +31,13 @@ fn public_key(server: &GfServer) -> String {
     let facts = http::get(server.address(), "/nix/main/attic-cache-info", &[]);
     let facts: serde_json::Value = serde_json::from_slice(&facts.body).unwrap();
     facts["public_key"].as_str().unwrap().to_owned()
+}
+
+/// A command of `gf nix` about the cache `main` of a server, on a machine.
+fn gf_nix(nix: &Nix<'_>, server: &GfServer, arguments: &[&str]) -> Finished {
+    let program = GfServer::binary().unwrap().display().to_string();
+    let arguments = [&["nix"], arguments, &["--server", server.url()]].concat();
+    nix.run(&program, &arguments).unwrap()
 }
 
 /// Has a machine fetch a path with everything that it refers to, trusting `key`.

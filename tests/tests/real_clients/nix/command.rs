@@ -1,16 +1,9 @@
 //! `gf nix`, on machines with Nix.
 
-use gf_tests::{Finished, GfServer, Nix, Place};
+use gf_tests::{Nix, Place};
 
-use super::{archives_put, public_key, pull};
+use super::{archives_put, gf_nix, public_key, pull};
 use crate::Fixture;
-
-/// A command of `gf nix` about the cache `main` of a server, on a machine.
-fn gf_nix(nix: &Nix<'_>, server: &GfServer, arguments: &[&str]) -> Finished {
-    let program = GfServer::binary().unwrap().display().to_string();
-    let arguments = [&["nix"], arguments, &["--server", server.url()]].concat();
-    nix.run(&program, &arguments).unwrap()
-}
 
 #[test]
 fn a_closure_is_pushed_explained_and_carried_in_a_folder() {

@@ -1,7 +1,7 @@
 //! The program is killed again and again while clients push, and started again: a path that was acknowledged is complete,
 //! signed and served byte for byte, and an archive that was acknowledged waits for its narinfo.
 //!
-//! Thirty rounds in which the program itself is killed; what a power cut takes is proved in the store's own crate.
+//! Two hundred rounds in which the program itself is killed; what a power cut takes is proved in the store's own crate.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 
 use super::{http, public_key};
 
-const ROUNDS: u64 = 30;
+const ROUNDS: u64 = 200;
 const CLIENTS: u64 = 3;
 
 /// Paths of one closure: each refers to the one before it.
@@ -181,7 +181,7 @@ fn what_was_acknowledged_is_complete_signed_and_served_after_every_kill() {
         paths += before.paths.len();
         kept.extend(before.paths.last().cloned());
     }
-    assert!(paths >= 30, "only {paths} paths were pushed in {ROUNDS} rounds: that proves little");
+    assert!(paths >= 200, "only {paths} paths were pushed in {ROUNDS} rounds: that proves little");
     let server = GfServer::start(data.path()).unwrap();
     check(server.address(), key.as_ref().unwrap(), &before);
     // What was there after one kill is there after all the others.

@@ -6,12 +6,14 @@ mod refusal;
 mod upload;
 mod wire;
 
+use std::collections::BTreeSet;
+
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Method as Verb, StatusCode, header};
 use bytes::Bytes;
 use gf_nix_cache::{CacheName, NewCache, NewKey, NixCaches, Retention, RetentionChange, Settings, SettingsChange};
-use gf_nix_formats::{KeyName, SecretKey, StoreDir, StorePathHash};
+use gf_nix_formats::{KeyName, PublicKey, SecretKey, StoreDir, StorePathHash};
 use gf_tenancy::{
     NixConfigureCache, NixConfigureRetention, NixCreateCache, NixDestroyCache, NixPull, NixPush, PermissionName,
     TenantName, Visibility,
@@ -65,7 +67,10 @@ pub(super) fn cache_info(door: &Door<'_>, head: &Parts) -> Result<Answer, Proble
     door.authorize::<NixPull>()?;
     let cache = door.cache()?;
     let base = base_url(head, door.scheme());
-    let Settings { priority, store_dir, retention, upstream_key_names, .. } = cache.settings();
+    let Settings { priority, store_dir, retention, upstreams, upstream_key_names, .. } = cache.settings();
+    // What the cache itself looks up elsewhere need not be pushed either.
+    let looked_up = upstreams.iter().flat_map(|upstream| upstream.keys.iter().map(PublicKey::name));
+    let elsewhere: BTreeSet<String> = upstream_key_names.iter().chain(looked_up).map(ToString::to_string).collect();
     let config = CacheConfig {
         keypair: None,
         substituter_endpoint: base.as_ref().map(|base| format!("{base}/nix/{}", cache.name())),
@@ -74,7 +79,7 @@ pub(super) fn cache_info(door: &Door<'_>, head: &Parts) -> Result<Answer, Proble
         is_public: Some(cache.is_public()),
         store_dir: Some(store_dir.to_string()),
         priority: Some(i32::try_from(*priority).unwrap_or(i32::MAX)),
-        upstream_cache_key_names: Some(upstream_key_names.iter().map(ToString::to_string).collect()),
+        upstream_cache_key_names: Some(elsewhere.into_iter().collect()),
         retention_period: Some(period_of(*retention)),
     };
     Ok(json(&config))
