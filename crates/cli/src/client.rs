@@ -439,7 +439,7 @@ mod tests {
             check(own, false);
         }
         for others in
-            ["http://build.example:8980", "http://192.0.2.7:8980", "http://[2001:db8::1]:1", "http://localhost.example"]
+            ["http://build.example:8980", "http://10.0.0.7:8980", "http://[2001:db8::1]:1", "http://localhost.example"]
         {
             check(others, true);
             check(&others.replace("http:", "https:"), false);
