@@ -14,7 +14,7 @@ use gf_blobstore::{
 };
 use gf_testkit::blob_store_suite::{noise, put, read_all};
 use gf_testkit::disk_store::{entry_key, new_blob, upload, wait_until};
-use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles};
+use gf_testkit::{FileOperation, InterceptedFiles, LossyFiles, ManualTime};
 
 const OWNER: OwnerId = OwnerId(1);
 const OTHER: OwnerId = OwnerId(2);
@@ -25,19 +25,41 @@ const EIO: i32 = 5;
 struct World {
     disk: LossyFiles,
     bad: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Stands still, so that no second pass of the scrub begins.
+    time: Arc<ManualTime>,
     directory: tempfile::TempDir,
 }
 
 impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { disk: LossyFiles::new(directory.path()), bad: Arc::default(), directory }
+        Self {
+            disk: LossyFiles::new(directory.path()),
+            bad: Arc::default(),
+            time: Arc::new(ManualTime::new(1_000_000)),
+            directory,
+        }
     }
 
-    async fn open_with(&self, change: impl FnOnce(StoreConfig) -> StoreConfig) -> Arc<DiskBlobStore> {
+    /// What the scrub finds out must not come between, where a test is about others.
+    async fn open(&self) -> Arc<DiskBlobStore> {
+        self.open_with(false, |config| config).await
+    }
+
+    async fn open_with(
+        &self,
+        is_scrubbed: bool,
+        change: impl FnOnce(StoreConfig) -> StoreConfig,
+    ) -> Arc<DiskBlobStore> {
         let bad = Arc::clone(&self.bad);
         let files = InterceptedFiles::new(Arc::new(self.disk.clone()), move |path, operation| match operation {
-            FileOperation::Read(_) if bad.lock().unwrap().contains(path) => Err(std::io::Error::from_raw_os_error(EIO)),
+            FileOperation::Read(_) if bad.lock().unwrap().contains(path) => {
+                let is_scrub = std::thread::current().name() == Some("gf-store-scrub");
+                Err(match is_scrub && !is_scrubbed {
+                    true => std::io::Error::other("not by the scrub"),
+                    false => std::io::Error::from_raw_os_error(EIO),
+                })
+            }
             _ => Ok(()),
         });
         let config = change(StoreConfig {
@@ -45,12 +67,7 @@ impl World {
             large_blob_bytes: 40_000,
             ..StoreConfig::new(self.directory.path().to_owned())
         });
-        DiskBlobStore::open_on(Arc::new(files), Arc::new(MachineTime::default()), config).await.unwrap()
-    }
-
-    /// The scrub keeps still for an hour.
-    async fn open(&self) -> Arc<DiskBlobStore> {
-        self.open_with(|config| StoreConfig { scrub_bytes_per_second: 1, ..config }).await
+        DiskBlobStore::open_on(Arc::new(files), Arc::clone(&self.time) as _, config).await.unwrap()
     }
 
     /// Lets the disk fail to read what segments and large files hold now. What comes later goes to others, once the store
@@ -268,8 +285,8 @@ async fn the_scrub_takes_out_what_nobody_can_read_but_not_everything() {
     store.close().unwrap();
     drop(store);
     world.break_sectors();
-    let scrubbing = |config| StoreConfig { scrub_bytes_per_second: u64::MAX, scrub_pass: Duration::ZERO, ..config };
-    let store = world.open_with(scrubbing).await;
+    let quick = |config| StoreConfig { scrub_bytes_per_second: u64::MAX, scrub_pass: Duration::from_secs(2), ..config };
+    let store = world.open_with(true, quick).await;
     wait_until("a pass ends", || store.stats().scrub.passes > 0);
     store.close().unwrap();
     let scrubbed = store.stats().scrub;

@@ -241,7 +241,11 @@ impl LargeFiles {
         let _one_at_a_time = lock(&self.removing);
         self.layer.create_directory(&self.quarantine)?;
         for number in numbers {
-            self.layer.rename(&self.path(*number), &self.quarantine.join(format!("{number:016x}")))?;
+            match self.layer.rename(&self.path(*number), &self.quarantine.join(format!("{number:016x}"))) {
+                // Moved or removed by somebody else meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                moved => moved?,
+            }
         }
         let mut files = self.quarantined()?;
         files.sort_unstable();
