@@ -100,3 +100,39 @@ pub const MIGRATIONS: Migrations = Migrations {
         },
     ],
 };
+
+#[cfg(test)]
+mod tests {
+    use gf_database::sql;
+
+    use super::*;
+    use crate::audit::{AuditLog, Event, Outcome, Search, Verdict};
+    use crate::testing::Place;
+    use crate::{Principal, TenantName};
+
+    #[tokio::test]
+    async fn every_step_goes_back_and_forward_and_the_log_stays_whole() {
+        for place in [Place::sqlite(), Place::postgres()] {
+            let database = place.open().await;
+            let log = AuditLog::new(database.clone());
+            let tenant = TenantName::new("org-acme").unwrap();
+            let event = Event::new(&Principal::Server, "cache.create", "ci", Outcome::Done).of(Some(&tenant));
+            log.append(&[event]).await.unwrap();
+            let steps = MIGRATIONS.steps.len();
+            // Before this step there is no audit log.
+            for step in (2..steps).rev() {
+                database.migrate(&MIGRATIONS, step).await.unwrap();
+                let records = database.all(sql("SELECT number FROM tenancy_audit")).await.unwrap();
+                assert_eq!(records.len(), 1, "{}", MIGRATIONS.steps[step].name);
+            }
+            database.migrate(&MIGRATIONS, steps).await.unwrap();
+            assert!(matches!(log.verify().await.unwrap(), Verdict::Whole(1, _)));
+            // Of which tenant a record was is forgotten with the column: it is shown to who administers everything.
+            let of_tenant = Search { tenants: Some(vec!["org-acme".to_owned()]), ..Search::default() };
+            assert!(log.search(&of_tenant).await.unwrap().is_empty());
+            assert_eq!(log.search(&Search::default()).await.unwrap().len(), 1);
+            database.migrate(&MIGRATIONS, 0).await.unwrap();
+            database.migrate(&MIGRATIONS, steps).await.unwrap();
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::{Extensions, HeaderMap};
+use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use gf_database::{Database, Location, sql};
 use gf_tenancy::audit::Search;
 use gf_tenancy::{AccessConfig, Administer, AuditLog, TenantConfig, TenantName};
@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::*;
+use crate::edges::plain_http::Problem;
 
 const DEED: Administration<'_> = Administration { action: "cache.destroy", subject: "prod", detail: "" };
 
@@ -92,4 +93,11 @@ async fn what_failed_is_recorded_as_failed_and_what_cannot_be_recorded_is_not_do
     background.stop().await;
     let late = gate.perform(background, visitor, grant, DEED, std::future::pending::<Result<(), String>>()).await;
     assert!(late.is_err());
+}
+
+#[test]
+fn what_may_have_been_revoked_can_be_asked_again() {
+    let response = Problem::from(Denied::Unfollowed).into_response();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key(header::RETRY_AFTER), "Nix tries again");
 }

@@ -138,6 +138,12 @@ pub(super) fn to_message(status: &Status) -> rpc::Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_have_been_revoked_can_be_asked_again() {
+        assert_eq!(Denied::Unfollowed.into_status().code(), Code::Unavailable);
+        assert_eq!(Denied::BadCredential.into_status().code(), Code::Unauthenticated);
+    }
     use crate::edges::plain_http::Problem;
 
     /// A client that is told to wait does nothing else meanwhile.
