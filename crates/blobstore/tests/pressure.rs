@@ -100,7 +100,7 @@ fn no_write_waits_for_a_folder_to_be_synced() {
         // Five blobs fill a segment of 1 MiB.
         put(number);
         if number % 5 == 3 {
-            wait_until("the next segment is ready", || segments() > begun + number as usize / 5);
+            wait_until("the next segment is ready", || segments() as u64 > begun as u64 + number / 5);
         }
     }
     assert_eq!(synced.load(Ordering::SeqCst), first, "a write waited for a folder");
