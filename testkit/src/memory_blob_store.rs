@@ -487,6 +487,12 @@ mod tests {
         upload.finish().await
     }
 
+    /// What is shown with this store is shown with the real one: they keep the same promises.
+    #[tokio::test]
+    async fn it_does_what_every_store_does() {
+        crate::blob_store_suite::check(Arc::new(MemoryBlobStore::default())).await;
+    }
+
     #[tokio::test]
     async fn frames_of_every_shape_are_read_back() {
         let store = MemoryBlobStore::default();

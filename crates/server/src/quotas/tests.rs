@@ -28,11 +28,20 @@ struct Share {
 
 impl Share {
     async fn open(folder: &Path) -> Self {
+        Self::of(SHARE_BYTES, folder).await
+    }
+
+    /// One of so many bytes.
+    async fn of(bytes: u64, folder: &Path) -> Self {
         std::fs::create_dir_all(folder.join("store")).unwrap();
-        Self::open_on(folder, &LossyFiles::new(&folder.join("store"))).await
+        Self::open_with(bytes, folder, &LossyFiles::new(&folder.join("store"))).await
     }
 
     async fn open_on(folder: &Path, files: &LossyFiles) -> Self {
+        Self::open_with(SHARE_BYTES, folder, files).await
+    }
+
+    async fn open_with(bytes: u64, folder: &Path, files: &LossyFiles) -> Self {
         let time = Arc::new(ManualTime::new(BEGIN_S));
         let lease = Duration::from_secs(LEASE_S);
         let config = StoreConfig { lease, ..StoreConfig::new(folder.join("store")) };
@@ -43,7 +52,7 @@ impl Share {
         let name = TenantName::new("default").unwrap();
         let tenants = vec![TenantConfig { name: name.clone(), instances: Vec::new() }];
         let access = Access::new(AccessConfig { tenants, token: None, anonymous_read: false }).unwrap();
-        let share = Quota { stored_bytes: Some(SHARE_BYTES), ..Quota::default() };
+        let share = Quota { stored_bytes: Some(bytes), ..Quota::default() };
         let own = Some(Arc::clone(&store));
         let shares = HashMap::from([(name.clone(), share)]);
         let quotas = Arc::new(Quotas::open(own, Some(&database), access.tenants(), &shares).await.unwrap());
@@ -69,6 +78,17 @@ impl Share {
         self.store.take_stock().unwrap();
         self.quotas.note_stock();
     }
+}
+
+/// A share that is large enough changes nothing of what a store promises.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_in_shares_does_what_every_store_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let share = Share::of(1 << 30, folder.path()).await;
+    // The suite makes promises from the present on.
+    let present = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    share.time.advance(present.as_secs() - BEGIN_S);
+    gf_testkit::blob_store_suite::check_as(share.owner, Arc::new(share.shared)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
