@@ -459,12 +459,12 @@ impl Access {
 }
 
 impl<'a> NixScope<'a> {
-    /// Whose it is, or is to be.
+    /// Whose it is, if it is there.
     #[must_use]
     pub const fn tenant(&self) -> Option<&'a TenantName> {
         match self {
-            Self::Existing { tenant, .. } | Self::New { tenant, .. } => Some(tenant),
-            Self::Absent { .. } => None,
+            Self::Existing { tenant, .. } => Some(tenant),
+            Self::New { .. } | Self::Absent { .. } => None,
         }
     }
 

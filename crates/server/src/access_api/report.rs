@@ -159,7 +159,7 @@ pub struct AuditRecord {
     /// The tenant whose administrators are shown it, too.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tenant: String,
-    /// Of this record and all before it, in hexadecimal.
+    /// Of this record and all before it, in hexadecimal; empty for whom only a part of the log is shown.
     pub hash: String,
 }
 

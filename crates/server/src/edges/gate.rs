@@ -125,7 +125,7 @@ impl Gate {
         visitor: &Visitor,
         instance: &InstanceName,
     ) -> Result<Authorized<P>, Denied> {
-        let thing = Thing { name: instance.as_str(), tenant: self.access.tenant_of(instance) };
+        let thing = Thing { is_named: true, name: instance.as_str(), tenant: self.access.tenant_of(instance) };
         self.decide(visitor, P::NAME, thing, |access, who| access.authorize(who, instance))
     }
 
@@ -150,7 +150,7 @@ impl Gate {
         scope: NixScope<'_>,
     ) -> Result<Authorized<P>, Denied> {
         self.ask_nix(visitor, scope).inspect_err(|denied| {
-            let thing = Thing { name: scope.name(), tenant: scope.tenant() };
+            let thing = Thing { is_named: true, name: scope.name(), tenant: scope.tenant() };
             self.trace(visitor, self.principal(visitor).ok().as_ref(), P::NAME.as_str(), thing, denied);
         })
     }
@@ -283,7 +283,11 @@ impl Gate {
         denied: &Denied,
     ) {
         let Some(trail) = &self.trail else { return };
-        let tenant = thing.tenant.map(TenantName::as_str).or_else(|| who?.only_tenant());
+        // Of a thing that is not there, a caller's own log must say no more than of one that is another tenant's.
+        let tenant = match thing.is_named {
+            true => thing.tenant.map(TenantName::as_str),
+            false => who.and_then(Principal::only_tenant),
+        };
         let deed = Deed {
             who: who.map_or_else(|| NOBODY_KNOWN.to_owned(), ToString::to_string),
             action: action.into(),
@@ -299,6 +303,7 @@ impl Gate {
 /// What somebody asked for; nothing, of what is everybody's concern.
 #[derive(Clone, Copy, Default)]
 struct Thing<'a> {
+    is_named: bool,
     name: &'a str,
     tenant: Option<&'a TenantName>,
 }
