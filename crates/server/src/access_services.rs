@@ -157,3 +157,67 @@ fn ticks(every: Duration) -> Interval {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
+
+#[cfg(test)]
+mod tests {
+    use gf_database::sql;
+    use gf_testkit::PostgresServer;
+
+    use super::*;
+
+    const SQLITE_TABLES: &str = "SELECT name || ': ' || COALESCE(sql, '') AS made FROM sqlite_master ORDER BY made";
+    const POSTGRES_TABLES: &str = "SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' \
+         || COALESCE(column_default, '') AS made FROM information_schema.columns WHERE table_schema = current_schema() \
+         UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY made";
+
+    /// All tables and indices, in words of the database.
+    async fn tables(database: &Database, question: &'static str) -> Vec<String> {
+        let rows = database.all(sql(question)).await.unwrap();
+        rows.iter().map(|row| row.get::<String>("made").unwrap()).collect()
+    }
+
+    async fn goes_back_and_forward(location: &Location, question: &'static str) {
+        let database = Database::open(location, &SERVICES).await.unwrap();
+        let all = tables(&database, question).await;
+        for service in &SERVICES {
+            let own = |tables: Vec<String>| {
+                let begins = format!("{}_", service.service);
+                tables.into_iter().filter(|made| made.contains(&begins)).collect::<Vec<_>>()
+            };
+            let whole = own(all.clone());
+            assert!(!whole.is_empty(), "{} has no tables", service.service);
+            let steps = service.steps.len();
+            for step in (0..steps).rev() {
+                database.migrate(service, step).await.unwrap();
+                // Whatever an older program left behind goes forward again.
+                database.migrate(service, steps).await.unwrap();
+                assert_eq!(
+                    own(tables(&database, question).await).len(),
+                    whole.len(),
+                    "{} from {step}",
+                    service.service
+                );
+                database.migrate(service, step).await.unwrap();
+            }
+            assert_eq!(own(tables(&database, question).await), [""; 0], "{}", service.service);
+        }
+        for service in &SERVICES {
+            database.migrate(service, service.steps.len()).await.unwrap();
+        }
+        assert_eq!(tables(&database, question).await, all);
+        database.close().await;
+    }
+
+    #[tokio::test]
+    async fn the_tables_of_every_service_go_back_and_forward_on_sqlite() {
+        let folder = tempfile::tempdir().unwrap();
+        goes_back_and_forward(&Location::Sqlite(folder.path().join("facts.db")), SQLITE_TABLES).await;
+    }
+
+    #[tokio::test]
+    async fn the_tables_of_every_service_go_back_and_forward_on_postgres() {
+        let server = PostgresServer::shared().unwrap();
+        let location = server.database().unwrap().parse().unwrap();
+        goes_back_and_forward(&location, POSTGRES_TABLES).await;
+    }
+}
