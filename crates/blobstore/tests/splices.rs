@@ -28,7 +28,9 @@ fn runtime(threads: usize) -> tokio::runtime::Runtime {
 }
 
 async fn open(files: impl FileLayer, directory: &Path) -> Arc<DiskBlobStore> {
-    let config = StoreConfig { large_blob_bytes: 40_000, ..StoreConfig::new(directory.to_owned()) };
+    // What the scrub reads is not to be counted.
+    let config =
+        StoreConfig { large_blob_bytes: 40_000, scrub_bytes_per_second: 1, ..StoreConfig::new(directory.to_owned()) };
     DiskBlobStore::open_on(Arc::new(files), Arc::new(MachineTime::default()), config).await.unwrap()
 }
 

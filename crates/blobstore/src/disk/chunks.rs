@@ -142,6 +142,16 @@ impl Core {
             return Err(StoreError::ChunksMismatch(digest));
         }
         let chunks = &self.flattened(owner, digest, chunks).await?;
+        // Absence first: it costs nothing to find out and says most.
+        let mut turns = Turns::default();
+        for chunk in chunks {
+            self.find(owner, chunk).await?.ok_or(StoreError::NotFound(*chunk))?;
+            turns.taken().await;
+        }
+        // A short request can have gigabytes read and hashed.
+        let _permit = timeout(SPLICE_TIMEOUT, self.splicing.acquire()).await.map_err(|_| {
+            failed("splicing a blob")(std::io::Error::other("too many blobs are being spliced; try again"))
+        })?;
         let bytes = self.verify_splice(owner, digest, chunks).await?;
         if self.find_readable(owner, &digest).await?.is_some() {
             return Ok(());
@@ -213,16 +223,6 @@ impl Core {
         digest: Digest,
         chunks: &[Digest],
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        // Absence first: it costs nothing to find out and says most.
-        let mut turns = Turns::default();
-        for chunk in chunks {
-            self.find(owner, chunk).await?.ok_or(StoreError::NotFound(*chunk))?;
-            turns.taken().await;
-        }
-        // A short request can have gigabytes hashed.
-        let _permit = timeout(SPLICE_TIMEOUT, self.splicing.acquire()).await.map_err(|_| {
-            failed("splicing a blob")(std::io::Error::other("too many blobs are being spliced; try again"))
-        })?;
         let mut whole = (digest.size_bytes() <= self.config.large_blob_bytes).then(Vec::new);
         let mut hasher = Hasher::new(digest.function());
         for chunk in chunks {

@@ -186,9 +186,14 @@ async fn mend(core: &Core) -> io::Result<()> {
         tracing::warn!(%error, "that the index is whole again could not be noted");
     }
     // What a process that was killed in the middle of an eviction or an upload left behind.
-    let orphans = core.remove_orphans()?;
-    if orphans > 0 {
-        tracing::info!(orphans, "files that belong to nothing were removed, those that are whole to quarantine");
+    let orphans = core.remove_orphans();
+    // Whatever was removed before it failed is not used any more.
+    core.recount()?;
+    match orphans? {
+        0 => {}
+        orphans => {
+            tracing::info!(orphans, "files that belong to nothing were removed, those that are whole to quarantine");
+        }
     }
-    core.recount()
+    Ok(())
 }

@@ -84,6 +84,12 @@ struct Ready {
     file: Arc<dyn StoreFile>,
 }
 
+/// Why the file of a segment was not made, and whether there may be one of its name all the same.
+struct Uncreated {
+    error: io::Error,
+    may_be_there: bool,
+}
+
 pub(crate) struct Segments {
     layer: Arc<dyn FileLayer>,
     directory: PathBuf,
@@ -203,9 +209,8 @@ impl Segments {
                 }
                 match self.create(active.number) {
                     Ok(file) => file,
-                    Err(error) => {
-                        // The name may be taken, by a file that may vanish.
-                        active.number += 1;
+                    Err(Uncreated { error, may_be_there }) => {
+                        active.number += u32::from(may_be_there);
                         return Err(error);
                     }
                 }
@@ -218,13 +223,16 @@ impl Segments {
     }
 
     /// Makes the file of a segment, durably.
-    fn create(&self, number: u32) -> io::Result<Arc<dyn StoreFile>> {
+    fn create(&self, number: u32) -> Result<Arc<dyn StoreFile>, Uncreated> {
         let path = self.path(number);
-        let file = self.layer.create(&path)?;
+        let file = self.layer.create(&path).map_err(|error| {
+            let may_be_there = error.kind() == io::ErrorKind::AlreadyExists;
+            Uncreated { error, may_be_there }
+        })?;
         if let Err(error) = self.layer.sync_directory(&self.directory) {
-            // Nothing is in it.
+            // Nothing is in it; but whether it is gone is not sure either.
             let _ = self.layer.remove(&path);
-            return Err(error);
+            return Err(Uncreated { error, may_be_there: true });
         }
         Ok(file)
     }
@@ -244,8 +252,8 @@ impl Segments {
         match self.create(next) {
             Ok(file) => *ready = Some(Ready { number: next, file }),
             // Somebody has just begun it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+            Err(Uncreated { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(Uncreated { error, .. }) => return Err(error),
         }
         Ok(())
     }
