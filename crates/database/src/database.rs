@@ -60,6 +60,23 @@ impl Database {
         Ok(database)
     }
 
+    /// Whether [`Self::open`] will refuse what is there because this program does not know it, found out without touching it.
+    /// Not looked at: what a killed program left in SQLite's log of changes, and PostgreSQL, which is in no data folder.
+    ///
+    /// # Errors
+    /// [`OpenError::Newer`] and [`OpenError::Different`].
+    pub async fn foresee(location: &Location, services: &[Migrations]) -> Result<(), OpenError> {
+        let Location::Sqlite(path) = location else { return Ok(()) };
+        if !path.exists() {
+            return Ok(());
+        }
+        // What else may be the matter with it is said when it is opened.
+        let Ok(database) = Self::open_read_only(path).await else { return Ok(()) };
+        let foreseen = migrations::foresee(&database, services).await;
+        database.close().await;
+        foreseen
+    }
+
     /// Opens the database as it is.
     ///
     /// # Errors

@@ -130,6 +130,15 @@ async fn read_list(transaction: &mut Transaction) -> Result<Applied, OpenError> 
     applied(transaction).await.map_err(OpenError::List)
 }
 
+/// Whether this program knows the tables of these services, as far as they can be read.
+pub(crate) async fn foresee(database: &Database, services: &[Migrations]) -> Result<(), OpenError> {
+    let Ok(mut reading) = Transaction::begin_reading(database).await else { return Ok(()) };
+    let applied = applied(&mut reading).await.unwrap_or_default();
+    reading.roll_back().await;
+    let steps = |service: &Migrations| applied.get(service.service).map_or(&[][..], Vec::as_slice);
+    services.iter().try_for_each(|service| check(service, steps(service)))
+}
+
 /// Whether a database has a list of what was migrated, so that it is one of ours.
 pub(crate) async fn has_list(transaction: &mut Transaction) -> Result<bool, DatabaseError> {
     let found = match transaction.dialect() {

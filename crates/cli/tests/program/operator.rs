@@ -1,11 +1,13 @@
 //! `gf status` and `gf store`: against a running server, and on the files of a stopped one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gf_blobstore::{BlobStore, DiskBlobStore, Encoding, NewBlob, OwnerId, StoreConfig};
+use gf_database::{Database, sql};
 use gf_digest::{Digest, DigestFunction};
 use serde_json::Value;
 
@@ -103,6 +105,52 @@ fn a_folder_of_a_newer_version_is_not_touched() {
     assert!(text(&refused.stderr).contains("newer version"), "{}", text(&refused.stderr));
     assert_eq!(fs::read_dir(format.parent().unwrap()).unwrap().count(), 1);
     assert_eq!(fs::read_to_string(&format).unwrap(), "gloriousflywheel store\nversion 999\nsomething new\n");
+}
+
+/// Files and what is in them.
+type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// All files below a folder.
+fn everything(folder: &Path) -> Files {
+    let mut found = Files::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(everything(&path)),
+            false => drop(found.insert(path.clone(), fs::read(&path).unwrap())),
+        }
+    }
+    found
+}
+
+#[test]
+fn facts_of_a_newer_version_keep_the_whole_folder_untouched() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let mut server = Server::start(home.path(), &[]);
+    server.signal("-TERM");
+    assert_eq!(server.wait_for_end().code(), Some(0));
+    let location = format!("sqlite:{}", data.join("facts.sqlite").display()).parse().unwrap();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let database = Database::connect(&location).await.unwrap();
+        let newer = "INSERT INTO migration (service, step, name, script) VALUES ('tenancy', 999, 'new', 'NEW')";
+        database.execute(sql(newer)).await.unwrap();
+        database.close().await;
+    });
+    // Closing goes on for a moment on a thread of its own.
+    let until = Instant::now() + DEADLINE;
+    while ["wal", "shm"].iter().any(|log| data.join(format!("facts.sqlite-{log}")).exists()) {
+        assert!(Instant::now() < until, "the database is not closed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let before = everything(&data);
+    let refused = gf(home.path()).args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("run the program that wrote them"), "{}", text(&refused.stderr));
+    let after = everything(&data);
+    let all: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
+    let changed: Vec<_> = all.into_iter().filter(|path| before.get(*path) != after.get(*path)).collect();
+    assert!(changed.is_empty(), "{changed:?}");
 }
 
 #[test]

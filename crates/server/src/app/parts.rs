@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gf_blobstore::{BlobStore, DiskBlobStore, MachineTime, StoreConfig};
+use gf_database::Database;
 use gf_execution::{ActionCache, Operations, OperationsConfig, Timeouts};
 use gf_nix_cache::NixCaches;
 use gf_tenancy::{Access, Tenant, TenantName};
 
 use super::StartError;
-use crate::access_services::AccessServices;
+use crate::access_services::{AccessServices, AccessStartError, SERVICES};
 use crate::capacity::Background;
 use crate::config::{Config, StoreSettings};
 use crate::edges::Gate;
@@ -47,6 +48,8 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) async fn open(config: &Config, access: Access) -> Result<Self, StartError> {
         let tenant = first_tenant(config)?;
+        // What a newer program wrote is refused before anything of the folder is touched.
+        Database::foresee(&config.database, &SERVICES).await.map_err(AccessStartError::from)?;
         let began = Instant::now();
         let store = open_store(&config.data_dir, &config.store).await?;
         let opened_in = began.elapsed();
