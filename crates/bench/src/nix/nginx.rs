@@ -20,7 +20,7 @@ const OPEN_FILES: u64 = 262_144;
 /// Of these, for connections and what else a worker holds.
 const OTHER_FILES: u64 = 1024;
 
-/// A running nginx; it is killed when this is dropped.
+/// A running nginx; it is told to end when this is dropped.
 pub(super) struct Nginx {
     child: Child,
     /// `http://ADDRESS:PORT`.
@@ -59,7 +59,7 @@ impl Nginx {
         std::fs::write(&file, configuration)?;
         let mut command = Command::new(program);
         command.arg("-e").arg(folder.join("errors")).arg("-c").arg(&file).arg("-p").arg(folder);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().context("start nginx")?;
         let url = format!("http://127.0.0.1:{port}");
         let begun = Instant::now();
@@ -73,10 +73,20 @@ impl Nginx {
 
     /// Its first process: the others are its children, so pausing it pauses nobody; they sleep when nobody asks.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().ok()?)) {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        }
+        self.terminate()?;
         self.child.wait().await.context("stop nginx").map(drop)
+    }
+
+    fn terminate(&self) -> rustix::io::Result<()> {
+        let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().ok()?));
+        pid.map_or(Ok(()), |pid| rustix::process::kill_process(pid, rustix::process::Signal::TERM))
+    }
+}
+
+impl Drop for Nginx {
+    /// Not killed: its children would go on.
+    fn drop(&mut self) {
+        let _ = self.terminate();
     }
 }
 
