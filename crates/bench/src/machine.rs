@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use crate::data::sha256_bytes_per_second;
 use crate::load::as_float;
 
-/// Left to others while the rest is touched, and how much is touched at a time.
+/// Left to others while the rest is touched; no row writes more than this; and how much is touched at a time.
 const LEFT_BYTES: usize = 1 << 30;
+const MOST_BYTES: usize = 16 << 30;
 const STEP_BYTES: usize = 256 << 20;
 /// Touching ends then, however much is left.
 const TOUCHING: Duration = Duration::from_secs(120);
@@ -56,7 +57,7 @@ impl fmt::Display for Machine {
 
 /// How much was.
 fn touch_free_memory(began: Instant) -> io::Result<usize> {
-    let free = free_memory()?.saturating_sub(LEFT_BYTES);
+    let free = free_memory()?.saturating_sub(LEFT_BYTES).min(MOST_BYTES);
     let mut steps = Vec::new();
     while steps.len() * STEP_BYTES + STEP_BYTES <= free && began.elapsed() < TOUCHING {
         steps.push(vec![1_u8; STEP_BYTES]);

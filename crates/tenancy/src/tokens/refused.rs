@@ -109,7 +109,9 @@ mod tests {
     use crate::attic::tests::{SECRET, signed};
     use crate::audit::{AuditLog, Search, Verdict};
     use crate::testing::Place;
-    use crate::{Access, AccessConfig, AtticConfig, JwtKey, Principal, Secret, TenantConfig, TenantName};
+    use crate::{
+        Access, AccessConfig, AtticConfig, IssuedToken, JwtKey, NewToken, Principal, Secret, TenantConfig, TenantName,
+    };
 
     async fn open(place: &Place) -> (Arc<Tokens>, Access) {
         let tokens = Arc::new(Tokens::open(place.open().await).await.unwrap());
@@ -126,6 +128,13 @@ mod tests {
 
     fn token(subject: &str, expires: &str) -> String {
         signed(&format!(r#"{{"sub":"{subject}"{expires},"https://jwt.attic.rs/v1":{{"caches":{{"*":{{"r":1}}}}}}}}"#))
+    }
+
+    /// A token of our own, good for longer than any test.
+    async fn issue(tokens: &Tokens, admin: &Authorized<Administer>, grant: &str) -> IssuedToken {
+        let (grants, lifetime) = (vec![grant.parse().unwrap()], std::time::Duration::from_secs(3600));
+        let new = NewToken { name: grant.to_owned(), grants, lifetime };
+        tokens.issue(admin, new, &Origin::default()).await.unwrap()
     }
 
     #[tokio::test]
@@ -166,9 +175,7 @@ mod tests {
         let place = Place::sqlite();
         let (tokens, access) = open(&place).await;
         let admin = access.authorize_somewhere(Principal::Server).unwrap();
-        let grants = vec!["viewer".parse().unwrap()];
-        let new = crate::NewToken { name: "own".to_owned(), grants, lifetime: std::time::Duration::from_secs(3600) };
-        let own = tokens.issue(&admin, new, &Origin::default()).await.unwrap();
+        let own = issue(&tokens, &admin, "viewer").await;
         let (attic, own) = (token("ci", ""), own.secret.expose());
         let closed =
             AccessConfig { tenants: Vec::new(), token: Some(Secret::new("s3cret".into())), anonymous_read: false };
@@ -214,9 +221,7 @@ mod tests {
         let place = Place::sqlite();
         let (tokens, access) = open(&place).await;
         let root = access.authorize_somewhere(Principal::Server).unwrap();
-        let grants = vec!["admin@org-acme".parse().unwrap()];
-        let new = crate::NewToken { name: "acme".to_owned(), grants, lifetime: std::time::Duration::from_secs(60) };
-        let issued = tokens.issue(&root, new, &Origin::default()).await.unwrap();
+        let issued = issue(&tokens, &root, "admin@org-acme").await;
         let who = access.authenticate(Some(issued.secret.expose())).unwrap();
         let acme = access.authorize_somewhere(&who).unwrap();
         let text = token("ci", "");
